@@ -1,0 +1,116 @@
+"""What all programs share: flags, and exit status 2 for a mistake that a person can mend."""
+
+import contextlib
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from cberl_jax.errors import Interrupted, UserError
+from cberl_jax.settings import default_config, flatten
+
+USER_ERROR_STATUS = 2
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, runs a program and exits.
+
+    A ``UserError`` and a wrong flag end as one sentence on the standard error stream and exit
+    status 2; anything else is a fault of this package and keeps its traceback.
+
+    Args:
+      main: the program; reads its flags from ``absl.flags.FLAGS`` and returns its exit status.
+    """
+
+    def guarded(arguments: Sequence[str]) -> int | None:
+        try:
+            if arguments[1:]:
+                raise UserError(f"unexpected argument {arguments[1]!r}; flags start with --.")
+            return main()
+        except UserError as error:
+            _fail(error)
+
+    # orbax tells every step of every write at the usual level.
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines ``--config``, a file with ``get_config()``, and ``--config.<setting>=<value>``."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        os.path.join(os.path.dirname(sys.argv[0]), "configs", "demo.py"),
+        "File with the settings; any of them is overridden by --config.<group>.<name>=<value>.",
+    )
+
+
+def define_data() -> flags.FlagHolder:
+    """Defines ``--data``."""
+    return flags.DEFINE_string(
+        "data", None, "Corpus: canonical .npz, a pickle of the field, or simulated:<size>."
+    )
+
+
+def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
+    """The settings that the two flags give."""
+    settings = config.value
+    _check_names(flatten(settings))
+    if data.value is not None:
+        settings.data.path = data.value
+    return settings
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuses settings that do not exist, and config files that lack some."""
+    known = flatten(default_config())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.0)[0]
+            raise UserError(f"there is no setting {name!r}; the nearest is {near!r}")
+    missing = known.keys() - names
+    if missing:
+        raise UserError(
+            f"the config file lacks {', '.join(sorted(missing))}; start from "
+            "cberl_jax.settings.default_config()"
+        )
+
+
+@contextlib.contextmanager
+def explaining_interrupts() -> Iterator[None]:
+    """Ends an interrupted program with the signal's customary status and how to go on."""
+    try:
+        yield
+    except Interrupted as interrupt:
+        print("stopped; a checkpoint is written. The same command goes on.", file=sys.stderr)
+        sys.exit(128 + interrupt.signal)
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """Names of the settings that the arguments override."""
+    found = (re.match(r"--?config\.([^=]+)", argument) for argument in arguments)
+    return [match[1] for match in found if match]
+
+
+def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+    # absl's own parser would exit with status 1, and the config flags' with a traceback.
+    known = flatten(default_config())
+    for name in _overrides(arguments):
+        if name not in known and f"no{name}" not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.0)[0]
+            _fail(f"there is no setting {name!r}; the nearest is {near!r}")
+    try:
+        return flags.FLAGS(list(arguments))
+    except flags.Error as error:
+        _fail(error)
+    except (OSError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+        _fail(f"--config: {error}")
+
+
+def _fail(error: Exception | str) -> None:
+    sentence = " ".join(str(error).split())
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(USER_ERROR_STATUS)

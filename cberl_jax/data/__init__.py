@@ -1,0 +1,1 @@
+"""Corpora: files, validation, the simulation, packing, and where generated utterances go."""

@@ -1,0 +1,155 @@
+"""The corpus in memory: dialogues, their utterances, and what makes one sound.
+
+Section 2 of the design. Everything a file can hold arrives here as one flat record; packing
+into rows, standardisation and the device come later (``packing.py``).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from cberl_jax.errors import UserError
+
+SPLITS = ("train", "dev", "test")
+UNLABELLED = -1
+USUAL_MODALITIES = ("text", "audio", "visual")
+# Files with several text layers name them roberta1, roberta2, ...; see ``layers.py``.
+TEXT_LAYER = "roberta"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Conversations as flat arrays: G dialogues, N utterances in dialogue order, C classes.
+
+    Attributes:
+      classes: names of the C emotions; a label is an index into them.
+      dialogue: [G] str, unique names.
+      split: [G] str, each of ``SPLITS``.
+      length: [G] int32, utterances per dialogue, each at least 1; their sum is N.
+      speaker: [N] str.
+      label: [N] int32 in 0..C-1, or ``UNLABELLED`` for context without a label.
+      features: modality -> [N, d_m] float32; a row is zero where the modality is absent.
+      present: modality -> [N] bool, same keys as ``features``.
+      utterance: [N] str transcripts, or None where the file holds none.
+      source: where it came from, for messages.
+    """
+
+    classes: tuple[str, ...]
+    dialogue: np.ndarray
+    split: np.ndarray
+    length: np.ndarray
+    speaker: np.ndarray
+    label: np.ndarray
+    features: Mapping[str, np.ndarray]
+    present: Mapping[str, np.ndarray]
+    utterance: np.ndarray | None = None
+    source: str = "corpus"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in the file's order."""
+        return tuple(self.features)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Feature width d_m of each modality."""
+        return {name: array.shape[1] for name, array in self.features.items()}
+
+    @property
+    def start(self) -> np.ndarray:
+        """[G] index of each dialogue's first utterance."""
+        return np.concatenate([[0], np.cumsum(self.length)[:-1]]).astype(np.int64)
+
+    @property
+    def dialogue_of(self) -> np.ndarray:
+        """[N] index of the dialogue that each utterance belongs to."""
+        return np.repeat(np.arange(len(self.length)), self.length)
+
+    @property
+    def turn(self) -> np.ndarray:
+        """[N] position of each utterance within its dialogue, from 0."""
+        return np.arange(len(self.label)) - np.repeat(self.start, self.length)
+
+    def in_split(self, split: str) -> np.ndarray:
+        """[N] bool, the utterances of one split."""
+        return np.repeat(self.split == split, self.length)
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """[C] labelled utterances per class in one split."""
+        label = self.label[self.in_split(split)]
+        return np.bincount(label[label >= 0], minlength=len(self.classes))
+
+    def place(self, utterance: int) -> str:
+        """The place of an utterance in words, for messages."""
+        dialogue = self.dialogue_of[utterance]
+        return f"dialogue {str(self.dialogue[dialogue])!r}, utterance {self.turn[utterance]}"
+
+    def error(self, message: str) -> UserError:
+        """An error that opens with the name of the file."""
+        return UserError(f"{self.source}: {message}")
+
+
+def describe(corpus: Corpus) -> str:
+    """What a corpus holds, for a person.
+
+    Args:
+      corpus: a sound corpus (see ``validate.py``).
+
+    Returns:
+      Several lines: dialogues, utterances and class counts per split, feature widths with the
+      share of utterances that lack the modality, missing modalities and the number of speakers.
+    """
+    head = ("split", "dialogues", "utterances", "unlabelled", *corpus.classes)
+    table = [head]
+    for split in SPLITS:
+        inside = corpus.in_split(split)
+        unlabelled = np.sum(corpus.label[inside] == UNLABELLED)
+        counts = (np.sum(corpus.split == split), np.sum(inside), unlabelled)
+        table.append((split, *map(str, counts), *map(str, corpus.class_counts(split))))
+    columns = [max(map(len, column)) for column in zip(*table)]
+    lines = [
+        f"{corpus.source}: {len(corpus.dialogue)} dialogues, {len(corpus.label)} utterances, "
+        f"{len(np.unique(corpus.speaker))} speakers",
+        *("  ".join(f"{cell:>{width}}" for cell, width in zip(row, columns)) for row in table),
+    ]
+    for name, width in corpus.widths.items():
+        absent = 100 * (1 - np.mean(corpus.present[name]))
+        lines.append(f"{name}: {width} wide, absent in {absent:.1f} % of the utterances")
+    # Text layers that are still to be combined (roberta1, ...) stand for the text.
+    held = {"text" if name.startswith(TEXT_LAYER) else name for name in corpus.features}
+    missing = [name for name in USUAL_MODALITIES if name not in held]
+    lines.append("missing modalities: " + (", ".join(missing) or "none"))
+    return "\n".join(lines)
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """A name for the contents, whatever file they came from.
+
+    Args:
+      corpus: any corpus.
+
+    Returns:
+      64 hexadecimal digits (sha256). Equal contents give equal fingerprints on every machine;
+      the source path does not count.
+    """
+    digest = hashlib.sha256()
+
+    def add(name: str, array: np.ndarray, dtype: str) -> None:
+        array = np.ascontiguousarray(array, dtype)
+        digest.update(json.dumps([name, dtype, array.shape]).encode())
+        digest.update(array.tobytes())
+
+    # JSON escapes keep the borders between strings, which joining would lose.
+    for strings in (corpus.classes, corpus.dialogue, corpus.split, corpus.speaker):
+        digest.update(json.dumps([str(text) for text in strings]).encode())
+    if corpus.utterance is not None:
+        digest.update(json.dumps([str(text) for text in corpus.utterance]).encode())
+    add("length", corpus.length, "<i8")
+    add("label", corpus.label, "<i8")
+    for name, array in corpus.features.items():
+        add(name, array, "<f4")
+        add(name, corpus.present[name], "|b1")
+    return digest.hexdigest()

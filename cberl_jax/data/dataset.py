@@ -1,0 +1,100 @@
+"""The packed corpus as it lies on the device, shared by all members."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.packing import Rows, Standardiser, choose_row_length, pack, turns_of
+from cberl_jax.data.placement import Placement
+
+
+class Table(NamedTuple):
+    """Standardised utterances.
+
+    Attributes:
+      features: modality -> [N, d_m] float, zero where absent.
+      present: modality -> [N] bool.
+    """
+
+    features: Mapping[str, np.ndarray]
+    present: Mapping[str, np.ndarray]
+
+
+class Domains(NamedTuple):
+    """The GAN's two domains: utterances of the train split by class.
+
+    Attributes:
+      source: [S] int indices of majority utterances.
+      target: [T] int indices of minority utterances, sorted by class.
+      classes: [Q] int, the minority classes.
+      start: [Q] int, where each class begins in ``target``.
+      count: [Q] int, its utterances.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    classes: np.ndarray
+    start: np.ndarray
+    count: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """All that training reads.
+
+    Attributes:
+      table: the corpus's N utterances.
+      label: [N] int.
+      train: rows of the train split, copies with generated utterances included.
+      dev: rows of the dev split.
+      source: [M] int, what generated utterance k (index N + k in ``train``) is made from.
+      target: [M] int, its class.
+      counts: [C] labelled train utterances per class, generated ones included.
+      domains: the GAN's domains.
+    """
+
+    table: Table
+    label: np.ndarray
+    train: Rows
+    dev: Rows
+    source: np.ndarray
+    target: np.ndarray
+    counts: np.ndarray
+    domains: Domains
+
+
+def create_table(corpus: Corpus, standardiser: Standardiser) -> Table:
+    """Standardises all utterances of a corpus."""
+    present = {m: corpus.present[m] for m in standardiser.mean}
+    return Table(standardiser(corpus.features, corpus.present), present)
+
+
+def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
+    """Splits the labelled train utterances by whether their class is a minority one."""
+    usable = np.flatnonzero(corpus.in_split("train") & (corpus.label >= 0))
+    label = corpus.label[usable]
+    rare = minority[label]
+    target = usable[rare][np.argsort(label[rare], kind="stable")]
+    classes, start, count = np.unique(corpus.label[target], return_index=True, return_counts=True)
+    fields = (usable[~rare], target, classes, start, count)
+    return Domains(*(np.asarray(field, np.int32) for field in fields))
+
+
+def create_dataset(
+    corpus: Corpus, standardiser: Standardiser, placement: Placement, rows_per_batch: int
+) -> Dataset:
+    """Packs the train split with its copies, and the dev split, into whole batches."""
+    row_length = choose_row_length(corpus.length[corpus.split != "test"])
+    turns = {s: turns_of(corpus, np.flatnonzero(corpus.split == s)) for s in ("train", "dev")}
+    generated = np.bincount(placement.target, minlength=len(corpus.classes))
+    return Dataset(
+        table=create_table(corpus, standardiser),
+        label=corpus.label,
+        train=pack(turns["train"].join(placement.copies), row_length, rows_per_batch),
+        dev=pack(turns["dev"], row_length, rows_per_batch),
+        source=placement.source,
+        target=placement.target,
+        counts=(corpus.class_counts("train") + generated).astype(np.float32),
+        domains=create_domains(corpus, placement.minority),
+    )

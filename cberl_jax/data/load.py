@@ -1,0 +1,74 @@
+"""Any corpus that a person can name: a canonical file, a pickle of the field, the simulation.
+
+Section 2 of the design. What a file is, is read off its first bytes, never off its name.
+"""
+
+import os
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.layers import combine_text_layers
+from cberl_jax.data.npz import read_npz, write_npz
+from cberl_jax.data.pickles import read_pickle
+from cberl_jax.data.simulate import simulate
+from cberl_jax.data.validate import validate
+from cberl_jax.errors import UserError
+
+SIMULATED = "simulated:"
+_ZIP_MAGIC = b"PK"
+
+
+def load_corpus(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
+    """Reads a corpus that is ready to train on.
+
+    Args:
+      path: an ``.npz`` file, a pickle of one of the known layouts, or ``simulated:<size>``.
+      text_layers: how several text layers become one, see ``combine_text_layers``.
+
+    Returns:
+      A validated corpus.
+
+    Raises:
+      UserError: if it cannot be read, or is not sound.
+    """
+    return combine_text_layers(read_corpus(path), text_layers)
+
+
+def read_corpus(path: str | os.PathLike) -> Corpus:
+    """Reads a corpus as the file holds it, several text layers kept apart.
+
+    Args:
+      path: as for ``load_corpus``.
+
+    Returns:
+      A validated corpus.
+
+    Raises:
+      UserError: if it cannot be read, or is not sound.
+    """
+    name = os.fspath(path)
+    if name.startswith(SIMULATED):
+        return validate(simulate(name.removeprefix(SIMULATED)))
+    try:
+        with open(name, "rb") as file:
+            magic = file.read(len(_ZIP_MAGIC))
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error}).") from error
+    return read_npz(name) if magic == _ZIP_MAGIC else read_pickle(name)
+
+
+def convert(source: str | os.PathLike, target: str | os.PathLike) -> Corpus:
+    """Writes any readable corpus as a canonical file.
+
+    Args:
+      source: as for ``load_corpus``.
+      target: the ``.npz`` to write, replaced in one step if it is there.
+
+    Returns:
+      The corpus that was written.
+
+    Raises:
+      UserError: if the source cannot be read or the target cannot be written.
+    """
+    corpus = read_corpus(source)
+    write_npz(corpus, target)
+    return corpus

@@ -1,0 +1,184 @@
+"""From a corpus to arrays for the device: standardisation, and dialogues packed into rows.
+
+Several dialogues share one row of length L, told apart by segment numbers, so that hardly any of a
+batch is padding. Rows hold indices into one table of utterances: a copy of a dialogue costs a row
+of integers, not of features.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from cberl_jax.data.corpus import Corpus
+
+# Standardised features beyond this many standard deviations are cut: openSMILE functionals have
+# columns with a few values hundreds of deviations out, which would drown a batch.
+LARGEST_DEVIATION = 10.0
+
+
+class Standardiser(NamedTuple):
+    """Train statistics of each modality, kept with the model.
+
+    Attributes:
+      mean: modality -> [d_m].
+      scale: modality -> [d_m], the standard deviation; 1 for a constant column.
+    """
+
+    mean: Mapping[str, np.ndarray]
+    scale: Mapping[str, np.ndarray]
+
+    def __call__(
+        self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Standardises features, modality -> [N, d_m]; zero where ``present`` is false."""
+        standardised = {}
+        for modality, mean in self.mean.items():
+            values = (features[modality].astype(np.float64) - mean) / self.scale[modality]
+            values = np.clip(values, -LARGEST_DEVIATION, LARGEST_DEVIATION)
+            values[~present[modality]] = 0.0
+            standardised[modality] = values.astype(np.float32)
+        return standardised
+
+
+def fit_standardiser(corpus: Corpus) -> Standardiser:
+    """Means and deviations of the train utterances in which the modality is present."""
+    train = corpus.in_split("train")
+    mean, scale = {}, {}
+    for modality, values in corpus.features.items():
+        seen = values[train & corpus.present[modality]].astype(np.float64)
+        mean[modality] = seen.mean(axis=0).astype(np.float32)
+        deviation = seen.std(axis=0)
+        constant = deviation < 1e-6 * np.maximum(1.0, np.abs(mean[modality]))
+        scale[modality] = np.where(constant, 1.0, deviation).astype(np.float32)
+    return Standardiser(mean, scale)
+
+
+class Turns(NamedTuple):
+    """Dialogues as flat turns that point into the table of utterances: V dialogues, T turns.
+
+    Attributes:
+      length: [V] int, turns per dialogue.
+      index: [T] int, the utterance's place in the table.
+      speaker: [T] int, the speaker's number within the dialogue, from 0.
+      label: [T] int, -1 = none.
+      weight: [T] float, weight in the losses; 0 for context.
+    """
+
+    length: np.ndarray
+    index: np.ndarray
+    speaker: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+
+    def join(self, other: "Turns") -> "Turns":
+        """These dialogues followed by the other ones."""
+        return Turns(*(np.concatenate(pair) for pair in zip(self, other)))
+
+
+def speaker_numbers(corpus: Corpus) -> np.ndarray:
+    """[N] the order in which each utterance's speaker first spoke in the dialogue, from 0."""
+    numbers = np.zeros(len(corpus.label), np.int32)
+    for start, length in zip(corpus.start, corpus.length):
+        known: dict[str, int] = {}
+        names = corpus.speaker[start : start + length]
+        numbers[start : start + length] = [known.setdefault(n, len(known)) for n in names]
+    return numbers
+
+
+def turns_of(corpus: Corpus, dialogues: np.ndarray) -> Turns:
+    """The turns of some dialogues, given by their indices [V]; labelled ones weigh 1."""
+    length = corpus.length[dialogues]
+    index = np.concatenate(
+        [np.arange(s, s + n) for s, n in zip(corpus.start[dialogues], length)]
+        or [np.zeros(0, np.int64)]
+    )
+    label = corpus.label[index]
+    return Turns(
+        length.astype(np.int32),
+        index.astype(np.int32),
+        speaker_numbers(corpus)[index],
+        label.astype(np.int32),
+        (label >= 0).astype(np.float32),
+    )
+
+
+class Rows(NamedTuple):
+    """Dialogues packed into R rows of length L.
+
+    Attributes:
+      index: [R, L] int, the utterance's place in the table; 0 where padding.
+      segment: [R, L] int, the dialogue's number within the row from 1; 0 = padding.
+      speaker: [R, L] int.
+      label: [R, L] int; -1 where padding.
+      weight: [R, L] float; 0 where padding.
+    """
+
+    index: np.ndarray
+    segment: np.ndarray
+    speaker: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+
+
+def assign_rows(length: np.ndarray, row_length: int) -> list[list[int]]:
+    """Longest first, each dialogue into the fullest row that still holds it.
+
+    Args:
+      length: [V] turns per dialogue, none above ``row_length``.
+      row_length: L.
+
+    Returns:
+      Per row the dialogues in it.
+    """
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
+    for dialogue in np.argsort(-length, kind="stable"):
+        need = int(length[dialogue])
+        room = next((r for r in range(need, row_length + 1) if with_room[r]), None)
+        if room is None:
+            room = row_length
+            with_room[room].append(len(rows))
+            rows.append([])
+        row = with_room[room].pop()
+        rows[row].append(int(dialogue))
+        with_room[room - need].append(row)
+    return rows
+
+
+def choose_row_length(length: np.ndarray) -> int:
+    """The row length from the longest dialogue up to half as much again that pads least.
+
+    Ties go to the shorter row. A multiple of four, which vector units like.
+    """
+    longest = int(length.max())
+    shortest = -(-longest // 4) * 4
+    candidates = range(shortest, max(shortest, longest * 3 // 2) + 1, 4)
+    cells = {width: width * len(assign_rows(length, width)) for width in candidates}
+    return min(cells, key=lambda width: (cells[width], width))
+
+
+def pack(turns: Turns, row_length: int, multiple: int = 1) -> Rows:
+    """Packs dialogues into rows, and adds empty rows up to a multiple of ``multiple``."""
+    rows = assign_rows(turns.length, row_length)
+    count = max(1, -(-len(rows) // multiple)) * multiple
+    start = np.concatenate([[0], np.cumsum(turns.length)[:-1]])
+    shape = (count, row_length)
+    packed = Rows(
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.int32),
+        np.full(shape, -1, np.int32),
+        np.zeros(shape, np.float32),
+    )
+    for row, dialogues in enumerate(rows):
+        at = 0
+        for number, dialogue in enumerate(dialogues, start=1):
+            length = turns.length[dialogue]
+            here = slice(at, at + length)
+            there = slice(start[dialogue], start[dialogue] + length)
+            packed.segment[row, here] = number
+            for field in ("index", "speaker", "label", "weight"):
+                getattr(packed, field)[row, here] = getattr(turns, field)[there]
+            at += length
+    return packed

@@ -1,0 +1,121 @@
+"""Where generated utterances go: copies of training dialogues (section 3.1, [ours]).
+
+A generated utterance needs a conversation. Training dialogues that hold an utterance of a minority
+class are copied; in a copy the minority utterances' features are replaced by generated ones, the
+rest stays as context that no loss counts. Which majority utterance each generated one is made from
+is decided here; the features themselves are made anew every epoch by each member's own GAN.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.packing import Turns, turns_of
+
+
+class Placement(NamedTuple):
+    """M generated utterances and the dialogues that hold them.
+
+    Attributes:
+      minority: [C] bool, the classes that are generated.
+      source: [M] int, the majority utterance that each is made from (index into the corpus).
+      target: [M] int, the class that each has to express.
+      copies: the copied dialogues; the turn of generated utterance k has index N + k.
+    """
+
+    minority: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+    copies: Turns
+
+
+def choose_copies(held: np.ndarray, counts: np.ndarray, wanted: np.ndarray, most: int):
+    """Chooses which dialogues to copy, rarest class first.
+
+    Each class in turn takes copies of the dialogues that hold it, least copied first, until its
+    share is reached, or every such dialogue has been copied ``most`` times.
+
+    Args:
+      held: [V, C] utterances of each minority class in each dialogue.
+      counts: [C] real utterances per class.
+      wanted: [C] utterances per class to be reached.
+      most: copies per dialogue.
+
+    Returns:
+      [V] copies of each dialogue.
+    """
+    copies = np.zeros(len(held), np.int64)
+    reached = counts.astype(np.int64).copy()
+    for label in np.argsort(counts, kind="stable"):
+        holders = np.flatnonzero(held[:, label])
+        # Dialogues dense in this class first: fewer context turns per generated one.
+        density = held[holders, label] / np.maximum(held[holders].sum(axis=1), 1)
+        holders = holders[np.argsort(-density, kind="stable")]
+        while reached[label] < wanted[label]:
+            open_ = holders[copies[holders] < most]
+            if not len(open_):
+                break
+            chosen = open_[np.argmin(copies[open_])]
+            copies[chosen] += 1
+            reached += held[chosen]
+    return copies
+
+
+def choose_sources(corpus: Corpus, minority: np.ndarray, speaker: np.ndarray, seed: int):
+    """Draws a majority train utterance for each generated one, of its own speaker if there is one.
+
+    Args:
+      corpus: the corpus.
+      minority: [C] bool.
+      speaker: [M] str, the speaker of each generated utterance.
+      seed: of the draw.
+
+    Returns:
+      [M] int indices into the corpus.
+    """
+    generator = np.random.default_rng(seed)
+    label = np.maximum(corpus.label, 0)
+    usable = corpus.in_split("train") & (corpus.label >= 0) & ~minority[label]
+    pool = np.flatnonzero(usable)
+    of_speaker: dict[str, list[int]] = {}
+    for utterance in pool:
+        of_speaker.setdefault(str(corpus.speaker[utterance]), []).append(int(utterance))
+    draws = [generator.choice(of_speaker.get(str(name)) or pool) for name in speaker]
+    return np.asarray(draws, np.int32)
+
+
+def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: int = 0) -> Placement:
+    """Plans the generated utterances of a corpus.
+
+    Args:
+      corpus: the corpus; only its train split is read.
+      balance: share of the largest class that every class is brought up to, in [0, 1].
+      max_copies: copies of a dialogue at most.
+      seed: of the choice of sources; all members share one placement.
+
+    Returns:
+      A Placement; empty where every class has its share already.
+    """
+    counts = corpus.class_counts("train")
+    wanted = np.floor(balance * counts.max()).astype(np.int64)
+    minority = (counts < wanted) & (counts > 0)
+    train = np.flatnonzero(corpus.split == "train")
+    turns = turns_of(corpus, train)
+    is_minority = (turns.label >= 0) & minority[np.maximum(turns.label, 0)]
+    of_dialogue = np.repeat(np.arange(len(train)), turns.length)
+    held = np.zeros((len(train), len(counts)), np.int64)
+    np.add.at(held, (of_dialogue[is_minority], turns.label[is_minority]), 1)
+
+    copies = choose_copies(held, counts, np.where(minority, wanted, 0), max_copies)
+    copied = turns_of(corpus, np.repeat(train, copies))
+    generated = (copied.label >= 0) & minority[np.maximum(copied.label, 0)]
+    original = copied.index[generated]
+    index = copied.index.copy()
+    index[generated] = len(corpus.label) + np.arange(len(original))
+    return Placement(
+        minority=minority,
+        source=choose_sources(corpus, minority, corpus.speaker[original], seed),
+        target=copied.label[generated],
+        copies=copied._replace(index=index, weight=generated.astype(np.float32)),
+    )

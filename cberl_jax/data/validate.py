@@ -1,0 +1,151 @@
+"""What makes a corpus sound; every reader ends here.
+
+Section 2 of the design. Each message names the file, and the dialogue and utterance where there
+is one. Deliberately allowed: a class without utterances in a split, a train split of one class,
+one-utterance dialogues and constant feature columns.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
+
+
+def validate(corpus: Corpus) -> Corpus:
+    """Checks a corpus and brings its features into the form that the rest relies on.
+
+    Args:
+      corpus: a corpus as a reader built it. Features are [N, d_m] of any float type.
+
+    Returns:
+      The corpus with float32 features whose absent rows are zero, and without the modalities
+      that are absent throughout (width 0, or present nowhere).
+
+    Raises:
+      UserError: with one sentence, for the first fault that is found.
+    """
+    _check_classes(corpus)
+    _check_dialogues(corpus)
+    _check_splits(corpus)
+    _check_utterances(corpus)
+    _check_labels(corpus)
+    features, present = {}, {}
+    for name, array in corpus.features.items():
+        _check_modality(corpus, name)
+        if array.shape[1] and corpus.present[name].any():
+            features[name] = _clean_features(corpus, name)
+            present[name] = corpus.present[name]
+    if not features:
+        raise corpus.error("no modality is present in any utterance.")
+    return dataclasses.replace(corpus, features=features, present=present)
+
+
+def _check_classes(corpus: Corpus) -> None:
+    classes = corpus.classes
+    if len(classes) < 2:
+        raise corpus.error(f"there must be at least 2 classes, not {len(classes)}.")
+    repeated = _first_repeated(classes)
+    if repeated is not None:
+        raise corpus.error(f"the class {repeated!r} is listed twice.")
+    if not all(classes):
+        raise corpus.error("a class has an empty name.")
+
+
+def _check_dialogues(corpus: Corpus) -> None:
+    count = len(corpus.dialogue)
+    if not count:
+        raise corpus.error("there is no dialogue.")
+    for field in ("split", "length"):
+        found = len(getattr(corpus, field))
+        if found != count:
+            raise corpus.error(f"{field} has {found} entries for {count} dialogues.")
+    empty = np.flatnonzero(corpus.length < 1)
+    if empty.size:
+        name, length = str(corpus.dialogue[empty[0]]), corpus.length[empty[0]]
+        raise corpus.error(f"dialogue {name!r} is empty (length {length}).")
+
+
+def _check_splits(corpus: Corpus) -> None:
+    unknown = np.flatnonzero(~np.isin(corpus.split, SPLITS))
+    if unknown.size:
+        split, name = str(corpus.split[unknown[0]]), str(corpus.dialogue[unknown[0]])
+        raise corpus.error(
+            f"dialogue {name!r} is in an unknown split {split!r}; use train, dev or test."
+        )
+    repeated = _first_repeated(corpus.dialogue.tolist())
+    if repeated is not None:
+        found = set(corpus.split[corpus.dialogue == repeated].tolist())
+        if len(found) > 1:
+            places = " and ".join(split for split in SPLITS if split in found)
+            raise corpus.error(f"dialogue {repeated!r} is in two splits, {places}.")
+        raise corpus.error(f"two dialogues are named {repeated!r}.")
+    for split in SPLITS:
+        if not np.any(corpus.split == split):
+            raise corpus.error(f"the {split} split has no dialogue.")
+
+
+def _check_utterances(corpus: Corpus) -> None:
+    count = sum(corpus.length.tolist())
+    fields = {"label": corpus.label, "speaker": corpus.speaker}
+    if corpus.utterance is not None:
+        fields["utterance"] = corpus.utterance
+    for kind in ("features", "present"):
+        arrays = getattr(corpus, kind)
+        fields |= {f"{kind}.{name}": array for name, array in arrays.items()}
+    for name, array in fields.items():
+        if len(array) != count:
+            raise corpus.error(
+                f"{name} has {len(array)} rows, but the dialogues' lengths sum to {count}."
+            )
+
+
+def _check_labels(corpus: Corpus) -> None:
+    if corpus.label.ndim != 1 or corpus.label.dtype.kind not in "iu":
+        raise corpus.error("labels must be one integer per utterance.")
+    top = len(corpus.classes) - 1
+    wrong = np.flatnonzero((corpus.label < UNLABELLED) | (corpus.label > top))
+    if wrong.size:
+        raise corpus.error(
+            f"label {corpus.label[wrong[0]]} at {corpus.place(wrong[0])} is out of range: "
+            f"labels go from 0 to {top}, or {UNLABELLED} for none."
+        )
+    if not corpus.class_counts("train").any():
+        raise corpus.error("the train split has no labelled utterance.")
+
+
+def _check_modality(corpus: Corpus, name: str) -> None:
+    array = corpus.features[name]
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise corpus.error(f"features.{name} must be a table of real numbers, [N, width].")
+    present = corpus.present.get(name)
+    if present is None or present.shape != array.shape[:1] or present.dtype != bool:
+        raise corpus.error(f"present.{name} must hold one boolean per utterance.")
+    if array.shape[1] and present.any() and not present[corpus.in_split("train")].any():
+        raise corpus.error(f"the modality {name} is absent from the whole train split.")
+
+
+def _clean_features(corpus: Corpus, name: str) -> np.ndarray:
+    """Float32 with zeros where the modality is absent; refuses what is not finite."""
+    present = corpus.present[name]
+    # A number beyond float32 becomes infinite here and is reported as such.
+    with np.errstate(over="ignore"):
+        array = corpus.features[name].astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(array) & present[:, None])
+    if wrong.size:
+        row, column = wrong[0]
+        raise corpus.error(
+            f"feature {column} of {name} at {corpus.place(row)} is {array[row, column]}, "
+            "not a finite float32 number."
+        )
+    array[~present] = 0
+    return array
+
+
+def _first_repeated(names) -> str | None:
+    seen = set()
+    for name in names:
+        if name in seen:
+            return str(name)
+        seen.add(name)
+    return None

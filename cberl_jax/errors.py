@@ -1,0 +1,17 @@
+"""What can end a run from outside: a mistake that a person can mend, and a wish to stop."""
+
+
+class UserError(ValueError):
+    """A mistake in a file, a flag or a setting.
+
+    The message is one sentence for a person: what is wrong, in which file, at which place. The
+    programs in ``experiments/`` print it and exit with status 2.
+    """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; a checkpoint is written. ``signal`` is the signal's number."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.signal = number

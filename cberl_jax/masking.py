@@ -1,0 +1,101 @@
+"""Which nodes are masked, and what stands in for them (the sampling strategy of section 3.4)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+LARGEST_PROBABILITY = 0.9
+
+
+class Masking(NamedTuple):
+    """The masked nodes of a batch.
+
+    Attributes:
+      masked: [B, L] bool.
+      swapped: [B, L] bool, masked nodes that get another node's features instead of the token.
+      donor: [B, L] int, the flat index of that other node.
+    """
+
+    masked: jax.Array
+    swapped: jax.Array
+    donor: jax.Array
+
+
+def class_mask_probability(
+    counts: jax.Array, *, rate: jax.typing.ArrayLike, tau: jax.typing.ArrayLike
+) -> jax.Array:
+    """Mask probability per class, p(c) ~ n_c^-tau, with a mean of ``rate`` over utterances.
+
+    ``tau = 0`` masks all classes alike; above it rare classes are masked more often, so that what
+    is known of them has to be said by their conversations too; below it they are spared. No class
+    is masked with a probability over 0.9; the rest of the mean is then borne by the others.
+
+    Args:
+      counts: [C] utterances per class.
+      rate: [] wanted mean over utterances, in [0, 0.9].
+      tau: [] exponent.
+
+    Returns:
+      [C] float.
+    """
+    counts = jnp.maximum(counts, 1.0)
+    shape = jnp.exp(-tau * (jnp.log(counts) - jnp.log(jnp.max(counts))))
+    share = counts / jnp.sum(counts)
+
+    def probability(scale):
+        return jnp.minimum(scale * shape, LARGEST_PROBABILITY)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        too_much = jnp.sum(share * probability(middle)) > rate
+        return jnp.where(too_much, low, middle), jnp.where(too_much, middle, high)
+
+    # The mean grows with the scale, and all classes are at the cap at the upper bound.
+    upper = LARGEST_PROBABILITY / jnp.min(shape)
+    _, scale = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(upper), upper))
+    return probability(scale)
+
+
+def draw_masking(
+    key: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+    probability: jax.Array,
+    *,
+    rate: jax.typing.ArrayLike,
+    swap: jax.typing.ArrayLike,
+) -> Masking:
+    """Draws the masked nodes of a batch.
+
+    Args:
+      key: random key.
+      labels: [B, L] int; below zero = no label.
+      valid: [B, L] bool, False = padding, never masked and never a donor.
+      probability: [C] from ``class_mask_probability``.
+      rate: [] probability for nodes without a label.
+      swap: [] share of the masked nodes that get another node's features.
+
+    Returns:
+      A Masking. A node is never its own donor.
+    """
+    mask_key, swap_key, donor_key = jax.random.split(key, 3)
+    chance = jnp.where(labels < 0, rate, probability[jnp.maximum(labels, 0)])
+    masked = valid & (jax.random.uniform(mask_key, labels.shape) < chance)
+
+    # A uniformly drawn other node: walk a random number of steps through the list of valid ones.
+    flat = valid.reshape(-1)
+    count = jnp.sum(flat)
+    listed = jnp.argsort(~flat, stable=True)
+    place = jnp.cumsum(flat) - 1
+    steps = jax.random.randint(donor_key, flat.shape, 1, jnp.maximum(count, 2))
+    donor = listed[(place + steps) % jnp.maximum(count, 1)].reshape(labels.shape)
+    swapped = masked & (jax.random.uniform(swap_key, labels.shape) < swap) & (count > 1)
+    return Masking(masked, swapped, donor)
+
+
+def no_masking(shape: tuple[int, int]) -> Masking:
+    """The masking of evaluation: nothing is masked."""
+    nothing = jnp.zeros(shape, bool)
+    return Masking(nothing, nothing, jnp.zeros(shape, jnp.int32))

@@ -1,0 +1,1 @@
+"""The networks of CBERL as flax.linen modules; parameters are plain trees."""

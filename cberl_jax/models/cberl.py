@@ -1,0 +1,160 @@
+"""The joint model: fusion, BiLSTM, masked graph network, ensemble (section 3 of the design).
+
+A pure function of its parameters: ``CBERL(...).apply(variables, conversations, masking, rate)``.
+Evaluation gives no random streams and nothing masked. The GAN is a model of its own (``gan.py``).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cberl_jax.graphs import conversation_graph
+from cberl_jax.masking import Masking
+from cberl_jax.models.bilstm import BiLSTM
+from cberl_jax.models.djvae import DJVAE, LatentState
+from cberl_jax.models.ensemble import Ensemble
+from cberl_jax.models.layers import HiddenLayer
+from cberl_jax.models.mgnn import GraphEncoder, MaskTokens, NodeDecoder
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """What decides the shapes of the joint model: one compiled program per value of this.
+
+    Attributes:
+      djvae: fuse with the autoencoder; otherwise by concatenation and a dense layer.
+      bilstm: run the BiLSTM; otherwise utterances meet in the graph alone.
+      graph: run the graph encoder.
+      reconstruction: decode masked nodes.
+      residual: also feed the standardised features straight to the classifiers.
+      causal: see no future: forward LSTM at full width, no edges from later turns.
+      hidden: width of the fused feature, the BiLSTM and the graph's codes.
+      latent: width of the autoencoder's latent.
+      heads: attention heads; they divide ``hidden``.
+      layers: graph attention layers.
+      past: turns before an utterance that it sees in the graph.
+      future: turns after it.
+      classifiers: number K of weak classifiers.
+      classifier_hidden: width of each weak classifier's hidden layer.
+      subspace: share of the features that each weak classifier sees.
+    """
+
+    djvae: bool
+    bilstm: bool
+    graph: bool
+    reconstruction: bool
+    residual: bool
+    causal: bool
+    hidden: int
+    latent: int
+    heads: int
+    layers: int
+    past: int
+    future: int
+    classifiers: int
+    classifier_hidden: int
+    subspace: float
+
+
+class Conversations(NamedTuple):
+    """A batch of packed rows.
+
+    Attributes:
+      features: modality -> [B, L, d_m] standardised, zero where absent.
+      present: modality -> [B, L] bool.
+      segment: [B, L] int, the dialogue's number within its row; 0 = padding.
+      speaker: [B, L] int, the speaker's number within the dialogue.
+    """
+
+    features: Mapping[str, jax.Array]
+    present: Mapping[str, jax.Array]
+    segment: jax.Array
+    speaker: jax.Array
+
+
+class Intermediates(NamedTuple):
+    """What the joint model passes on besides its logits; None where that part is switched off.
+
+    Attributes:
+      code: [B, L, hidden], what the context parts make of each utterance.
+      latent: the autoencoder's beliefs.
+      rebuilt: modality -> [B, L, d_m], the node decoder's features.
+      attention: [E, heads] weights of the last graph layer, edges as in ``graphs.py``.
+    """
+
+    code: jax.Array
+    latent: LatentState | None
+    rebuilt: Mapping[str, jax.Array] | None
+    attention: jax.Array | None
+
+
+class CBERL(nn.Module):
+    """The joint model.
+
+    Attributes:
+      settings: the static settings.
+      widths: (modality, d_m) pairs.
+      classes: number C of emotions.
+    """
+
+    settings: ModelSettings
+    widths: tuple[tuple[str, int], ...]
+    classes: int
+
+    @nn.compact
+    def __call__(
+        self, conversations: Conversations, masking: Masking, rate: jax.typing.ArrayLike
+    ) -> tuple[jax.Array, Intermediates]:
+        """Classifies every utterance.
+
+        Args:
+          conversations: the batch.
+          masking: nodes to hide; ``no_masking`` at evaluation.
+          rate: [] dropout rate, without effect unless a ``dropout`` stream is given.
+
+        Returns:
+          Logits [B, L, K, C] of the weak classifiers, and the Intermediates.
+        """
+        s = self.settings
+        present = conversations.present
+        hidden = MaskTokens(name="mask_tokens")(conversations.features, masking)
+        features = {m: jnp.where(present[m][..., None], x, 0.0) for m, x in hidden.items()}
+
+        latent = rebuilt = attention = None
+        if s.djvae:
+            fused, latent = DJVAE(s.hidden, s.latent, name="djvae")(features, present, rate)
+        else:
+            joined = jnp.concatenate(list(features.values()), axis=-1)
+            fused = HiddenLayer(s.hidden, name="concatenation")(joined, rate)
+        code = fused
+        if s.bilstm:
+            lstm = BiLSTM(s.hidden, causal=s.causal, name="bilstm")
+            code = nn.LayerNorm(name="bilstm_norm")(code + lstm(code, conversations.segment, rate))
+        if s.graph or s.reconstruction:
+            graph = conversation_graph(
+                code,
+                conversations.segment,
+                conversations.speaker,
+                past=s.past,
+                future=0 if s.causal else s.future,
+            )
+        if s.graph:
+            encoder = GraphEncoder(s.hidden, s.heads, s.layers, name="graph")
+            nodes, attention = encoder(graph, rate)
+            graph = graph._replace(nodes=nodes)
+            code = nodes.reshape(code.shape)
+        if s.reconstruction:
+            decoder = NodeDecoder(self.widths, s.hidden, s.heads, name="decoder")
+            flat = decoder(graph, masking.masked.reshape(-1))
+            rebuilt = {m: x.reshape(*code.shape[:2], -1) for m, x in flat.items()}
+
+        heard = [code, fused] + (list(features.values()) if s.residual else [])
+        ensemble = Ensemble(
+            self.classes, s.classifiers, s.classifier_hidden, s.subspace, name="ensemble"
+        )
+        logits = ensemble(jnp.concatenate(heard, axis=-1), rate)
+        return logits, Intermediates(code, latent, rebuilt, attention)

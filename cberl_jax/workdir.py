@@ -1,0 +1,141 @@
+"""The folder of a run: which files it holds, and how they are written whole or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from cberl_jax.errors import UserError
+
+FORMAT = 1
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file that takes the place of ``path`` once it is complete, and not before."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+class Workdir:
+    """The files of one run.
+
+    ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``predictions.npz``, ``report.json`` and
+    ``report.md``; the names are read by other programs.
+    """
+
+    def __init__(self, path: str | os.PathLike, create: bool = True):
+        """Opens the folder.
+
+        Args:
+          path: of the folder.
+          create: make it if it is not there.
+
+        Raises:
+          UserError: it cannot be made, or is not there.
+        """
+        self.path = pathlib.Path(path).absolute()
+        if create:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{path}: cannot make this folder: {error.strerror}") from error
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.predictions_file = self.path / "predictions.npz"
+        self.report_file = self.path / "report.json"
+        self.report_text = self.path / "report.md"
+
+    def claim(self, config: Mapping[str, Any], free: Sequence[str] = ()) -> None:
+        """Writes ``config.json``, or checks that the one there is the same run's.
+
+        Args:
+          config: flat settings and whatever else decides the run's results.
+          free: names that may differ, since no result depends on them.
+
+        Raises:
+          UserError: the folder belongs to a run with other settings; it lists them.
+        """
+        config = {"format": FORMAT, **config}
+        if self.config_file.exists():
+            there = self.read_config()
+            names = sorted((there.keys() | config.keys()) - set(free))
+            names = [n for n in names if there.get(n) != config.get(n)]
+            if names:
+                listed = "; ".join(
+                    f"{n}: {there.get(n)!r} there, {config.get(n)!r} asked for" for n in names
+                )
+                raise UserError(
+                    f"{self.path}: holds a run with other settings ({listed}); name another "
+                    "--workdir, or the same settings to go on with that run"
+                )
+            return
+        self.write_json(self.config_file, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """The contents of ``config.json``.
+
+        Raises:
+          UserError: the folder holds no run, or the file is damaged.
+        """
+        if not self.config_file.exists():
+            raise UserError(f"{self.path}: holds no run (there is no config.json)")
+        try:
+            config = json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.config_file}: is damaged ({error})") from error
+        if config.get("format") != FORMAT:
+            raise UserError(
+                f"{self.config_file}: has format {config.get('format')!r}; "
+                f"this version reads format {FORMAT}"
+            )
+        return config
+
+    @staticmethod
+    def write_json(path: pathlib.Path, content: Any) -> None:
+        """Writes a JSON file."""
+        with replacing(path) as file:
+            file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+
+    def keep_metrics(self, done: Mapping[str, int]) -> None:
+        """Drops the lines of epochs that no checkpoint has: they will be run again.
+
+        Args:
+          done: stage -> epochs that are done.
+        """
+        lines = []
+        if self.metrics_file.exists():
+            # The last line may be half written: the run may have been killed at any moment.
+            lines = [x for x in self.metrics_file.read_bytes().splitlines(True) if x[-1:] == b"\n"]
+        kept = [x for x in lines if (r := json.loads(x))["epoch"] < done.get(r["stage"], 0)]
+        with replacing(self.metrics_file) as file:
+            file.writelines(kept)
+
+    def append_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Adds a line per record; one that is not finite is written as null."""
+        with self.metrics_file.open("a") as file:
+            for record in records:
+                sound = {
+                    k: v if not isinstance(v, float) or np.isfinite(v) else None
+                    for k, v in record.items()
+                }
+                file.write(json.dumps(sound) + "\n")
+
+    def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes ``predictions.npz``."""
+        with replacing(self.predictions_file) as file:
+            np.savez(file, **arrays)

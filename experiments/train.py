@@ -1,0 +1,31 @@
+r"""Trains CBERL with many seeds at once and writes a run's folder.
+
+python experiments/train.py --config=experiments/configs/meld.py --data=meld.npz \
+    --workdir=runs/meld --seeds=8 --config.loss.gamma=2
+
+The same command started again goes on from the last checkpoint.
+"""
+
+from absl import flags
+
+from cberl_jax import cli
+from cberl_jax.report import format_report
+from cberl_jax.train import train_and_evaluate
+
+CONFIG = cli.define_config()
+DATA = cli.define_data()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+SEEDS = flags.DEFINE_integer("seeds", 1, "Number of members; their seeds count from 0.", 1)
+
+
+def main() -> int:
+    """Trains and prints the report."""
+    config = cli.read_config(CONFIG, DATA)
+    with cli.explaining_interrupts():
+        report = train_and_evaluate(config, WORKDIR.value, range(SEEDS.value))
+    print(format_report(report))
+    return 0 if report["test"] else 1
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,300 @@
+"""The corpus record: validation message by message, description, fingerprint, text layers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cberl_jax.data.corpus import Corpus, describe, fingerprint
+from cberl_jax.data.layers import combine_text_layers
+from cberl_jax.data.load import load_corpus
+from cberl_jax.data.validate import validate
+from cberl_jax.errors import UserError
+
+
+def small_corpus() -> Corpus:
+    """Three dialogues of 2, 1 and 2 utterances."""
+    text = np.arange(10, dtype=np.float32).reshape(5, 2)
+    return Corpus(
+        classes=("calm", "glad"),
+        dialogue=np.array(["a", "b", "c"]),
+        split=np.array(["train", "dev", "test"]),
+        length=np.array([2, 1, 2], np.int32),
+        speaker=np.array(["Zoë", "M", "M", "F", "F"]),
+        label=np.array([0, 1, 1, -1, 0], np.int32),
+        features={"text": text, "audio": np.ones((5, 3), np.float32)},
+        present={"text": np.ones(5, bool), "audio": np.array([1, 1, 1, 0, 1], bool)},
+        utterance=np.array(["hi", "ho", "", "well", "no"]),
+        source="small.npz",
+    )
+
+
+def altered(array: np.ndarray, index, value) -> np.ndarray:
+    copy = array.copy()
+    copy[index] = value
+    return copy
+
+
+BASE = small_corpus()
+TEXT, AUDIO = BASE.features["text"], BASE.features["audio"]
+
+FAULTS = {
+    "NaN feature": (
+        {"features": {"text": altered(TEXT, (4, 1), np.nan), "audio": AUDIO}},
+        "feature 1 of text at dialogue 'c', utterance 1 is nan, not a finite float32 number.",
+    ),
+    "infinite feature": (
+        {"features": {"text": altered(TEXT, (0, 0), -np.inf), "audio": AUDIO}},
+        "feature 0 of text at dialogue 'a', utterance 0 is -inf, not a finite float32 number.",
+    ),
+    "feature beyond float32": (
+        {"features": {"text": TEXT.astype(np.float64) * 1e300, "audio": AUDIO}},
+        "feature 1 of text at dialogue 'a', utterance 0 is inf, not a finite float32 number.",
+    ),
+    "label too large": (
+        {"label": altered(BASE.label, 2, 2)},
+        "label 2 at dialogue 'b', utterance 0 is out of range: labels go from 0 to 1, or -1 "
+        "for none.",
+    ),
+    "label too small": (
+        {"label": altered(BASE.label, 1, -2)},
+        "label -2 at dialogue 'a', utterance 1 is out of range: labels go from 0 to 1, or -1 "
+        "for none.",
+    ),
+    "float labels": (
+        {"label": BASE.label.astype(np.float32)},
+        "labels must be one integer per utterance.",
+    ),
+    "one-hot labels": (
+        {"label": np.eye(2, dtype=np.int32)[[0, 1, 1, 0, 0]]},
+        "labels must be one integer per utterance.",
+    ),
+    "too few labels": (
+        {"label": BASE.label[:-1]},
+        "label has 4 rows, but the dialogues' lengths sum to 5.",
+    ),
+    "too few speakers": (
+        {"speaker": BASE.speaker[:-1]},
+        "speaker has 4 rows, but the dialogues' lengths sum to 5.",
+    ),
+    "too few transcripts": (
+        {"utterance": BASE.utterance[1:]},
+        "utterance has 4 rows, but the dialogues' lengths sum to 5.",
+    ),
+    "too many features": (
+        {"features": {"text": np.ones((6, 2)), "audio": AUDIO}},
+        "features.text has 6 rows, but the dialogues' lengths sum to 5.",
+    ),
+    "too few presence flags": (
+        {"present": {"text": np.ones(4, bool), "audio": BASE.present["audio"]}},
+        "present.text has 4 rows, but the dialogues' lengths sum to 5.",
+    ),
+    "presence flags missing": (
+        {"present": {"text": np.ones(5, bool)}},
+        "present.audio must hold one boolean per utterance.",
+    ),
+    "features as integers": (
+        {"features": {"text": TEXT.astype(int), "audio": AUDIO}},
+        "features.text must be a table of real numbers, [N, width].",
+    ),
+    "huge lengths": (
+        {"length": np.array([2**31 - 1] * 3, np.int32)},
+        "label has 5 rows, but the dialogues' lengths sum to 6442450941.",
+    ),
+    "empty dialogue": (
+        {"length": np.array([3, 0, 2], np.int32)},
+        "dialogue 'b' is empty (length 0).",
+    ),
+    "fewer lengths than dialogues": (
+        {"length": np.array([3, 2], np.int32)},
+        "length has 2 entries for 3 dialogues.",
+    ),
+    "fewer splits than dialogues": (
+        {"split": np.array(["train", "test"])},
+        "split has 2 entries for 3 dialogues.",
+    ),
+    "duplicate dialogue in one split": (
+        {"dialogue": np.array(["a", "b", "b"]), "split": np.array(["train", "dev", "dev"])},
+        "two dialogues are named 'b'.",
+    ),
+    "dialogue in two splits": (
+        {"dialogue": np.array(["a", "b", "a"])},
+        "dialogue 'a' is in two splits, train and test.",
+    ),
+    "unknown split": (
+        {"split": np.array(["train", "valid", "test"])},
+        "dialogue 'b' is in an unknown split 'valid'; use train, dev or test.",
+    ),
+    "no train": (
+        {"split": np.array(["dev", "dev", "test"])},
+        "the train split has no dialogue.",
+    ),
+    "no dev": (
+        {"split": np.array(["train", "test", "test"])},
+        "the dev split has no dialogue.",
+    ),
+    "no test": (
+        {"split": np.array(["train", "dev", "dev"])},
+        "the test split has no dialogue.",
+    ),
+    "train without labels": (
+        {"label": np.array([-1, -1, 0, 1, 0], np.int32)},
+        "the train split has no labelled utterance.",
+    ),
+    "no modality": (
+        {"features": {}, "present": {}},
+        "no modality is present in any utterance.",
+    ),
+    "only a modality of width 0": (
+        {"features": {"text": np.zeros((5, 0))}, "present": {"text": np.ones(5, bool)}},
+        "no modality is present in any utterance.",
+    ),
+    "modality absent from train": (
+        {"present": {"text": np.ones(5, bool), "audio": np.array([0, 0, 1, 1, 1], bool)}},
+        "the modality audio is absent from the whole train split.",
+    ),
+    "one class": ({"classes": ("calm",)}, "there must be at least 2 classes, not 1."),
+    "class twice": ({"classes": ("calm", "calm")}, "the class 'calm' is listed twice."),
+    "nameless class": ({"classes": ("calm", "")}, "a class has an empty name."),
+    "no dialogue": (
+        {"dialogue": np.array([], "U1"), "split": np.array([], "U1"), "length": np.array([])},
+        "there is no dialogue.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_named(fault):
+    changes, message = FAULTS[fault]
+    with pytest.raises(UserError) as error:
+        validate(dataclasses.replace(BASE, **changes))
+    assert str(error.value) == f"small.npz: {message}"
+
+
+def test_sound_corpus_keeps_its_contents():
+    corpus = validate(BASE)
+    np.testing.assert_array_equal(corpus.features["text"], TEXT)
+    assert corpus.features["text"].dtype == np.float32
+    assert fingerprint(corpus) != fingerprint(BASE)  # the absent audio row became zero
+
+
+def test_absent_rows_become_zero_even_if_not_finite():
+    audio = altered(AUDIO, 3, np.nan)
+    corpus = validate(dataclasses.replace(BASE, features={"text": TEXT, "audio": audio}))
+    np.testing.assert_array_equal(corpus.features["audio"][3], 0)
+    np.testing.assert_array_equal(corpus.features["audio"][[0, 1, 2, 4]], 1)
+    assert np.isnan(audio[3]).all()  # the caller's array is left alone
+
+
+@pytest.mark.parametrize("width, flag", [(0, True), (4, False)])
+def test_modality_that_is_absent_throughout_is_dropped(width, flag):
+    features = {**BASE.features, "visual": np.full((5, width), np.nan)}
+    present = {**BASE.present, "visual": np.full(5, flag)}
+    corpus = validate(dataclasses.replace(BASE, features=features, present=present))
+    assert corpus.modalities == ("text", "audio")
+    assert tuple(corpus.present) == ("text", "audio")
+
+
+def test_unusual_but_sound_corpora_pass():
+    one_class = dataclasses.replace(BASE, label=np.array([0, 0, 1, 1, 1], np.int32))
+    assert validate(one_class).class_counts("train").tolist() == [2, 0]
+    constant = dataclasses.replace(BASE, features={"text": TEXT * 0, "audio": AUDIO})
+    assert validate(constant).widths == {"text": 2, "audio": 3}
+
+
+def test_description_counts_everything():
+    assert describe(BASE).splitlines() == [
+        "small.npz: 3 dialogues, 5 utterances, 3 speakers",
+        "split  dialogues  utterances  unlabelled  calm  glad",
+        "train          1           2           0     1     1",
+        "  dev          1           1           0     0     1",
+        " test          1           2           1     1     0",
+        "text: 2 wide, absent in 0.0 % of the utterances",
+        "audio: 3 wide, absent in 20.0 % of the utterances",
+        "missing modalities: visual",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": ("calm", "sad")},
+        {"dialogue": np.array(["a", "b", "d"])},
+        {"split": np.array(["train", "test", "dev"])},
+        {"length": np.array([1, 2, 2], np.int32)},
+        {"speaker": np.array(["Zoe", "M", "M", "F", "F"])},
+        {"label": altered(BASE.label, 0, 1)},
+        {"features": {"text": altered(TEXT, (0, 0), 9), "audio": AUDIO}},
+        {"features": {"voice": TEXT, "audio": AUDIO}, "present": {**BASE.present, "voice": 1}},
+        {"present": {**BASE.present, "audio": np.ones(5, bool)}},
+        {"utterance": None},
+    ],
+)
+def test_fingerprint_sees_every_change(changes):
+    assert fingerprint(dataclasses.replace(BASE, **changes)) != fingerprint(BASE)
+
+
+def test_fingerprint_sees_contents_only():
+    other = dataclasses.replace(
+        BASE,
+        source="elsewhere.pkl",
+        label=BASE.label.astype(np.int64),
+        speaker=BASE.speaker.astype("U99"),
+        features={name: np.asfortranarray(array) for name, array in BASE.features.items()},
+    )
+    assert fingerprint(other) == fingerprint(BASE)
+
+
+def layered_corpus() -> Corpus:
+    layers = {f"roberta{k}": np.full((5, 2), float(k), np.float32) for k in (1, 2, 3, 4)}
+    present = dict.fromkeys(layers, np.ones(5, bool)) | {"audio": BASE.present["audio"]}
+    return dataclasses.replace(BASE, features={"audio": AUDIO, **layers}, present=present)
+
+
+@pytest.mark.parametrize(
+    "how, row",
+    [("mean", [2.5, 2.5]), ("concat", [1, 1, 2, 2, 3, 3, 4, 4]), ("1", [1, 1]), ("4", [4, 4])],
+)
+def test_text_layers_become_one_modality(how, row):
+    corpus = combine_text_layers(layered_corpus(), how)
+    assert corpus.modalities == ("text", "audio")
+    np.testing.assert_array_equal(corpus.features["text"], [row] * 5)
+    assert corpus.features["text"].dtype == np.float32
+    assert validate(corpus).widths["text"] == len(row)
+
+
+def test_text_is_present_where_all_layers_are():
+    layered = layered_corpus()
+    present = dict(layered.present) | {"roberta2": np.array([1, 0, 1, 1, 1], bool)}
+    layered = dataclasses.replace(layered, present=present)
+    assert combine_text_layers(layered, "mean").present["text"].tolist() == [1, 0, 1, 1, 1]
+    assert combine_text_layers(layered, "mean").features["text"][1].tolist() == [0, 0]
+    assert combine_text_layers(layered, "1").present["text"].all()
+    np.testing.assert_array_equal(layered.features["roberta2"], 2)
+
+
+def test_corpus_without_layers_passes_through():
+    assert combine_text_layers(BASE, "concat") is BASE
+
+
+def test_wrong_choice_of_layers_is_refused():
+    with pytest.raises(UserError, match="choose from mean, concat, 1, 2, 3, 4"):
+        combine_text_layers(BASE, "sum")
+    layered = layered_corpus()
+    features = {name: layered.features[name] for name in ("roberta1", "roberta2")}
+    with pytest.raises(UserError, match="has no text layer 3, only roberta1, roberta2"):
+        combine_text_layers(dataclasses.replace(layered, features=features), "3")
+    with pytest.raises(UserError, match="holds both text and roberta1"):
+        combine_text_layers(
+            dataclasses.replace(layered, features={"text": TEXT, **features}), "mean"
+        )
+    uneven = {"roberta1": TEXT, "roberta2": AUDIO}
+    with pytest.raises(UserError, match="differ in width"):
+        combine_text_layers(dataclasses.replace(layered, features=uneven), "mean")
+
+
+def test_simulated_corpus_has_a_name():
+    corpus = load_corpus("simulated:small")
+    assert len(corpus.label) == corpus.length.sum()
+    with pytest.raises(UserError, match="enormous"):
+        load_corpus("simulated:enormous")

@@ -1,0 +1,314 @@
+"""The canonical file: what is written is read, and every kind of wrong file is one sentence."""
+
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from cberl_jax.data import npz
+from cberl_jax.data.corpus import Corpus, fingerprint
+from cberl_jax.data.load import load_corpus
+from cberl_jax.data.npz import read_npz, write_npz
+from cberl_jax.errors import UserError
+
+
+def arrays() -> dict[str, np.ndarray]:
+    return {
+        "classes": np.array(["calm", "glad"]),
+        "dialogue": np.array(["a", "b", "c"]),
+        "split": np.array(["train", "dev", "test"]),
+        "length": np.array([2, 1, 2], np.int16),
+        "speaker": np.array(["Zoë", "M", "M", "李", "F"]),
+        "label": np.array([0, 1, 1, -1, 0], np.int8),
+        "utterance": np.array(["hi", "", "you’re", "well", "no"]),
+        "features.text": np.arange(10).reshape(5, 2).astype(np.float16),
+        "features.audio": np.linspace(0, 1, 15, dtype=np.float32).reshape(5, 3),
+        "present.audio": np.array([1, 1, 0, 1, 1], bool),
+    }
+
+
+def saved(path, **changes):
+    """Writes the arrays above with some replaced, or left out where None."""
+    held = {key: value for key, value in (arrays() | changes).items() if value is not None}
+    np.savez_compressed(path, **held)
+    return path
+
+
+def message(path) -> str:
+    with pytest.raises(UserError) as error:
+        read_npz(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+def test_reads_every_key(tmp_path):
+    corpus = read_npz(saved(tmp_path / "c.npz"))
+    assert corpus.classes == ("calm", "glad")
+    assert corpus.speaker.tolist() == ["Zoë", "M", "M", "李", "F"]
+    assert corpus.utterance[2] == "you’re"
+    assert corpus.label.dtype == corpus.length.dtype == np.int32
+    assert corpus.modalities == ("text", "audio")
+    np.testing.assert_array_equal(corpus.features["text"], arrays()["features.text"])
+    assert all(array.dtype == np.float32 for array in corpus.features.values())
+    np.testing.assert_array_equal(corpus.features["audio"][2], 0)
+    assert corpus.present["text"].all() and not corpus.present["audio"][2]
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
+def test_reads_every_float_type_and_order(tmp_path, dtype):
+    text = np.asfortranarray(np.arange(10).reshape(5, 2).astype(dtype))
+    corpus = read_npz(saved(tmp_path / "c.npz", **{"features.text": text}))
+    np.testing.assert_array_equal(corpus.features["text"], np.arange(10).reshape(5, 2))
+
+
+def test_optional_keys_may_be_missing(tmp_path):
+    path = saved(tmp_path / "c.npz", utterance=None, **{"present.audio": None})
+    corpus = read_npz(path)
+    assert corpus.utterance is None and corpus.present["audio"].all()
+
+
+def test_what_is_written_is_read(tmp_path):
+    corpus = read_npz(saved(tmp_path / "c.npz"))
+    write_npz(corpus, tmp_path / "d.npz")
+    assert fingerprint(read_npz(tmp_path / "d.npz")) == fingerprint(corpus)
+    write_npz(corpus, tmp_path / "e.npz")
+    assert (tmp_path / "d.npz").read_bytes() == (tmp_path / "e.npz").read_bytes()
+
+
+def test_written_without_optional_keys(tmp_path):
+    path = saved(tmp_path / "c.npz", utterance=None, **{"present.audio": None})
+    write_npz(read_npz(path), path)
+    assert set(np.load(path)) == set(arrays()) - {"utterance", "present.audio"}
+
+
+@pytest.mark.parametrize("key", npz.REQUIRED)
+def test_missing_key(tmp_path, key):
+    assert message(saved(tmp_path / "c.npz", **{key: None})) == f"the key {key!r} is missing."
+
+
+WRONG_ARRAYS = {
+    "float labels": (
+        {"label": np.zeros(5)},
+        "'label' must hold one integer per entry, not float64",
+    ),
+    "one-hot labels": ({"label": np.eye(5, dtype=int)}, "shape (5, 5) (one-hot?)."),
+    "labels as strings": ({"label": np.array(["0"] * 5)}, "'label' must hold one integer"),
+    "label over 32 bits": (
+        {"label": np.full(5, 2**40)},
+        "'label' holds 1099511627776, which is",
+    ),
+    "unsigned label": ({"label": np.full(5, 2**64 - 1, np.uint64)}, "which is over 32 bits."),
+    "float lengths": ({"length": np.ones(3)}, "'length' must hold one integer per entry"),
+    "speakers as numbers": ({"speaker": np.zeros(5)}, "'speaker' must be a list of strings"),
+    "classes as a scalar": (
+        {"classes": np.array("calm")},
+        "'classes' must be a list of strings",
+    ),
+    "bytes": ({"dialogue": np.array([b"a", b"b", b"c"])}, "'dialogue' holds |S1 values, which"),
+    "objects": (
+        {"speaker": np.array([{}] * 5)},
+        "'speaker' holds object values, which are not",
+    ),
+    "object features": (
+        {"features.text": np.array([[None]] * 5)},
+        "'features.text' holds object",
+    ),
+    "records": ({"label": np.zeros(5, "i4,f4")}, "'label' holds"),
+    "dates": ({"label": np.zeros(5, "M8[s]")}, "'label' holds datetime64[s] values"),
+    "features as integers": (
+        {"features.text": np.ones((5, 2), int)},
+        "must be a table of float16",
+    ),
+    "features in one dimension": ({"features.text": np.ones(5)}, "must be a table of float16"),
+    "features in three": (
+        {"features.text": np.ones((5, 2, 2))},
+        "'features.text' must be a table",
+    ),
+    "presence as numbers": ({"present.audio": np.ones(5)}, "must be a list of booleans"),
+    "presence of nothing": ({"present.smell": np.ones(5, bool)}, "has no features.smell"),
+    "unknown key": ({"feature.text": np.ones((5, 2))}, "unknown key 'feature.text.npy'."),
+    "NaN": (
+        {"features.text": np.full((5, 2), np.nan)},
+        "feature 0 of text at dialogue 'a', utt",
+    ),
+    "label out of range": ({"label": np.full(5, 2)}, "label 2 at dialogue 'a', utterance 0 is"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_ARRAYS)
+def test_wrong_array_is_named(tmp_path, fault):
+    changes, part = WRONG_ARRAYS[fault]
+    assert part in message(saved(tmp_path / "c.npz", **changes))
+
+
+def npy(header: bytes, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    size = struct.pack("<H" if version == b"\x01\x00" else "<I", len(header))
+    return b"\x93NUMPY" + version + size + header + data
+
+
+HEADERS = {
+    "computed shape": npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': (10**3,)}\n"),
+    "huge shape": npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': (99999999999999,)}\n"),
+    "overflowing shape": npy(
+        b"{'descr': '<i4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}\n"
+    ),
+    "huge shape without bytes": npy(
+        b"{'descr': '<i4', 'fortran_order': False, 'shape': (999999999999, 0, 999999999999)}\n"
+    ),
+    "negative shape": npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': (-1,)}\n"),
+    "shape of text": npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': ('a',)}\n"),
+    "code in the header": npy(b"{'descr': exec('x'), 'fortran_order': False, 'shape': (5,)}\n"),
+    "deep header": npy(b"(" * 9000 + b")" * 900),
+    "long header": npy(b" " * 60000),
+    "empty header": npy(b""),
+    "unknown version": npy(b"{}", version=b"\x09\x00"),
+    "no header": b"\x93NUMPY",
+    "no array": b"hello",
+    "nothing": b"",
+    "pickled array": npy(
+        b"{'descr': '|O', 'fortran_order': False, 'shape': ()}\n", pickle.dumps(print)
+    ),
+    "impossible character": npy(
+        b"{'descr': '<U1', 'fortran_order': False, 'shape': (1,)}\n", b"\xff" * 4
+    ),
+    "empty strings": npy(b"{'descr': '<U0', 'fortran_order': False, 'shape': (999999999,)}\n"),
+    "empty rows of strings": npy(
+        b"{'descr': '<U1', 'fortran_order': False, 'shape': (999999999, 0)}\n"
+    ),
+    "trailing bytes": npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': (1,)}\n", b"12345"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_hostile_member(tmp_path, case):
+    path = tmp_path / "c.npz"
+    with zipfile.ZipFile(saved(path, label=None), "a") as archive:
+        archive.writestr("label.npy", HEADERS[case])
+    assert message(path).startswith("'label' ")
+
+
+def test_billion_rows_of_width_0_cost_nothing(tmp_path):
+    path = tmp_path / "c.npz"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000, 0)}\n"
+    with zipfile.ZipFile(saved(path), "a") as archive:
+        archive.writestr("features.visual.npy", npy(header))
+    tracemalloc.start()
+    try:
+        assert message(path).startswith("features.visual has 2000000000 rows")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["../label.npy", "/label.npy", "label", "label.npy/", "a\n.npy"])
+def test_member_names_are_not_paths(tmp_path, name):
+    path = tmp_path / "c.npz"
+    with zipfile.ZipFile(saved(path), "a") as archive:
+        archive.writestr(name, b"")
+    assert message(path) == f"unknown key {name!r}."
+    assert os.listdir(tmp_path) == ["c.npz"]
+
+
+def test_key_twice(tmp_path):
+    path = tmp_path / "c.npz"
+    with zipfile.ZipFile(saved(path), "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("label.npy", b"")
+    assert message(path) == "the key 'label' is there twice."
+
+
+def test_archive_that_declares_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    path = saved(tmp_path / "c.npz")
+    monkeypatch.setattr(npz, "MAX_BYTES", 1000)
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    assert "bytes of arrays; at most 1000 are read." in message(path)
+
+
+def test_member_larger_than_it_declares_is_refused(tmp_path):
+    """A bomb: the archive says 200 bytes, the deflate stream holds a megabyte."""
+    bomb = npy(b"{'descr': '|i1', 'fortran_order': False, 'shape': (1000000,)}\n", bytes(10**6))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("label.npy", bomb)
+    declared = [struct.pack("<I", size) for size in (len(bomb), 200)]
+    path = tmp_path / "c.npz"
+    path.write_bytes(buffer.getvalue().replace(*declared))
+    assert message(path).startswith("'label' is damaged")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.9, 0.999])
+def test_truncated_file(tmp_path, share):
+    data = saved(tmp_path / "c.npz").read_bytes()
+    path = tmp_path / "t.npz"
+    path.write_bytes(data[: int(share * len(data))])
+    assert message(path).startswith("is not an .npz file, or is damaged")
+
+
+def test_every_flipped_byte_is_an_error_or_harmless(tmp_path):
+    """A damaged file may only raise UserError, or give the sound corpus (an unused byte)."""
+    sound = saved(tmp_path / "c.npz").read_bytes()
+    expected = fingerprint(read_npz(tmp_path / "c.npz"))
+    path = tmp_path / "d.npz"
+    refused = 0
+    for position in range(0, len(sound), 29):
+        damaged = bytearray(sound)
+        damaged[position] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            assert fingerprint(read_npz(path)) == expected
+        except UserError:
+            refused += 1
+    assert refused > len(sound) / 58
+
+
+@pytest.mark.parametrize("reader", [read_npz, load_corpus])
+def test_unreadable_paths(tmp_path, reader):
+    with pytest.raises(UserError, match="No such file"):
+        reader(tmp_path / "none.npz")
+    with pytest.raises(UserError, match="Is a directory"):
+        reader(tmp_path)
+
+
+def test_write_that_fails_midway_leaves_the_old_file(tmp_path, monkeypatch):
+    corpus = read_npz(saved(tmp_path / "c.npz"))
+    before = (tmp_path / "c.npz").read_bytes()
+
+    def fail(file, **_):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(UserError, match=r"c.npz: cannot be written \(No space left on device\)"):
+        write_npz(corpus, tmp_path / "c.npz")
+    assert (tmp_path / "c.npz").read_bytes() == before
+    assert os.listdir(tmp_path) == ["c.npz"]
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    corpus = read_npz(saved(tmp_path / "c.npz"))
+    before = (tmp_path / "c.npz").read_bytes()
+
+    def interrupt(file, **_):
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_npz(corpus, tmp_path / "c.npz")
+    assert (tmp_path / "c.npz").read_bytes() == before
+    assert os.listdir(tmp_path) == ["c.npz"]
+
+
+@pytest.mark.parametrize("place", ["none/c.npz", "file/c.npz", "folder"])
+def test_unwritable_paths(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    corpus: Corpus = read_npz(saved(tmp_path / "c.npz"))
+    with pytest.raises(UserError, match="cannot be written"):
+        write_npz(corpus, tmp_path / place)
+    assert sorted(os.listdir(tmp_path)) == ["c.npz", "file", "folder"]
