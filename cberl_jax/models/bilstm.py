@@ -1,8 +1,8 @@
 """The BiLSTM over each dialogue of a packed row (section 3.3).
 
 The states are reset where a dialogue begins, so a dialogue gives the same numbers whatever it
-shares its row with. The input products of all turns are one matrix product outside the scan, and the two
-directions are one scan over a leading axis.
+shares its row with. The input products of all turns are one matrix
+product outside the scan, and the two directions are one scan over a leading axis.
 """
 
 import flax.linen as nn
@@ -15,8 +15,8 @@ from cberl_jax.models.layers import Dropout
 class RecurrentStep(nn.Module):
     """One LSTM step whose input products are already made.
 
-    The equations are those of ``flax.linen.OptimizedLSTMCell``; the forget gate's bias is one at the
-    start (Jozefowicz et al. 2015).
+    The equations are those of ``flax.linen.OptimizedLSTMCell``; the forget gate's bias is one at
+    the start (Jozefowicz et al. 2015).
     """
 
     hidden: int

@@ -1,8 +1,8 @@
 """The ensemble of weak classifiers (section 3.5).
 
 K small networks, each on its own random subspace of the features; their losses, each on its own
-bootstrap of the utterances, are kept apart in ``joint_steps.py`` so that they stay different. All K run as
-one batched matrix product.
+bootstrap of the utterances, are kept apart in ``joint_steps.py`` so that they stay different.
+All K run as one batched matrix product.
 """
 
 import flax.linen as nn
