@@ -22,8 +22,9 @@ def evaluate_predictions(
       classes: names of the C classes.
 
     Returns:
-      ``METRICS`` -> float, and ``per_class``: name -> precision, recall, f1, support. Classes that
-      the split does not hold take no part in the means. A score without a definition is 0.
+      ``METRICS`` -> float, and ``per_class``: name -> precision, recall, f1, support. A class
+      that the split does not hold takes no part in the means, but in macro F1 where it is
+      predicted, as in scikit-learn. A score without a definition is 0.
     """
     counted = label >= 0
     truth, guess = label[counted], probability[counted].argmax(axis=-1)

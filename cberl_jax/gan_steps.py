@@ -128,6 +128,43 @@ def gan_losses(
     return groups, terms
 
 
+def update_group(
+    gan: GAN,
+    group: str,
+    params: dict,
+    optimizers: dict,
+    source: Utterances,
+    target: Utterances,
+    noise: jax.Array,
+    hyper: Hyper,
+) -> tuple[dict, dict, dict[str, jax.Array]]:
+    """One optimiser step of one group of networks on its own loss; the others stay as they are.
+
+    Args:
+      gan: the networks.
+      group: one of ``GROUPS``.
+      params: the parameters of all networks.
+      optimizers: group -> optimiser state.
+      source: majority utterances.
+      target: minority utterances.
+      noise: [B, n].
+      hyper: numeric settings.
+
+    Returns:
+      New parameters and optimiser states, and the record: the group's loss and the terms.
+    """
+    own = {name: params[name] for name in GROUPS[group]}
+
+    def loss_of(own):
+        groups, terms = gan_losses(gan, params | own, source, target, noise, hyper)
+        return groups[group], terms
+
+    (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(own)
+    update, state = gan_optimizer(hyper).update(gradient, optimizers[group])
+    params = params | optax.apply_updates(own, update)
+    return params, optimizers | {group: state}, {group: loss, **terms}
+
+
 def gan_step(
     gan: GAN,
     params: dict,
@@ -137,30 +174,14 @@ def gan_step(
     noise: jax.Array,
     hyper: Hyper,
 ) -> tuple[dict, dict, dict[str, jax.Array]]:
-    """One step of every group, each from the gradient of its own loss alone.
+    """One step of every group in turn, each against the others as they are by then.
 
-    Args:
-      gan: the networks.
-      params: their parameters.
-      optimizers: group -> optimiser state.
-      source: majority utterances.
-      target: minority utterances.
-      noise: [B, n].
-      hyper: numeric settings.
-
-    Returns:
-      New parameters, new optimiser states, the loss of each group and the terms.
+    Args and returns as of ``update_group``; the record holds the losses of all groups.
     """
-    new_params, new_optimizers, record = dict(params), {}, {}
-    for group, members in GROUPS.items():
-        own = {name: params[name] for name in members}
-
-        def loss_of(own, group=group):
-            groups, terms = gan_losses(gan, {**params, **own}, source, target, noise, hyper)
-            return groups[group], terms
-
-        (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(own)
-        update, new_optimizers[group] = gan_optimizer(hyper).update(gradient, optimizers[group])
-        new_params.update(optax.apply_updates(own, update))
-        record |= {group: loss, **terms}
-    return new_params, new_optimizers, record
+    record = {}
+    for group in GROUPS:
+        params, optimizers, part = update_group(
+            gan, group, params, optimizers, source, target, noise, hyper
+        )
+        record |= part
+    return params, optimizers, record

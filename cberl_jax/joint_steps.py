@@ -19,7 +19,7 @@ from cberl_jax.losses import (
     scaled_cosine_error,
     weighted_mean,
 )
-from cberl_jax.masking import Masking, class_mask_probability, draw_masking
+from cberl_jax.masking import Masking, class_mask_probability, draw_masking, no_masking
 from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.djvae import LatentState
 from cberl_jax.models.gan import join
@@ -49,13 +49,15 @@ def joint_optimizer(hyper: Hyper, steps: int) -> optax.GradientTransformation:
         warm = jnp.minimum(1.0, progress / jnp.maximum(hyper["optim.warmup"], 1e-9))
         return hyper["optim.learning_rate"] * warm * 0.5 * (1 + jnp.cos(jnp.pi * step / steps))
 
+    def is_matrix(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    # One flat vector in place of a hundred leaves: a fifth of the program less to compile.
+    direction = optax.chain(optax.clip_by_global_norm(hyper["optim.clip"]), optax.scale_by_adam())
     return optax.chain(
-        optax.clip_by_global_norm(hyper["optim.clip"]),
-        optax.adamw(
-            learning_rate,
-            weight_decay=hyper["optim.weight_decay"],
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
+        optax.flatten(direction),
+        optax.add_decayed_weights(hyper["optim.weight_decay"], mask=is_matrix),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
@@ -191,15 +193,16 @@ def joint_step(
       New variables, new optimiser state, the loss terms.
     """
     mask_key, dropout_key, latent_key = jax.random.split(key, 3)
-    probability = class_mask_probability(counts, rate=hyper["mask.rate"], tau=hyper["mask.tau"])
-    masking = draw_masking(
-        mask_key,
-        batch.label,
-        batch.conversations.segment > 0,
-        probability,
-        rate=hyper["mask.rate"],
-        swap=hyper["mask.swap"],
-    )
+    masking = no_masking(batch.label.shape)
+    if model.settings.reconstruction:
+        masking = draw_masking(
+            mask_key,
+            batch.label,
+            batch.conversations.segment > 0,
+            class_mask_probability(counts, rate=hyper["mask.rate"], tau=hyper["mask.tau"]),
+            rate=hyper["mask.rate"],
+            swap=hyper["mask.swap"],
+        )
     class_weights = class_balanced_weights(counts, beta=hyper["loss.class_balance"])
     warm = jnp.minimum(1.0, progress / jnp.maximum(hyper["loss.kl_warmup"], 1e-9))
     keys = {"dropout": dropout_key, "latent": latent_key}

@@ -148,7 +148,7 @@ def scaled_cosine_error(
         target = jnp.where(where[..., None], target, 1.0)
     # Features of 1e30 must not overflow in the norm, nor a zero vector divide by zero.
     prediction, target = _bounded(prediction), _bounded(target)
-    distance = 1.0 - optax.cosine_similarity(prediction, target, epsilon=1e-6)
+    distance = 1.0 - optax.cosine_similarity(prediction, target, epsilon=1e-12)
     # The floor keeps the gradient of the power finite at a perfect reconstruction.
     return _masked(jnp.maximum(distance, 1e-7) ** alpha, where)
 
@@ -189,7 +189,7 @@ def gaussian_kl(
     """
     gap = log_variance - other_log_variance
     square = (mean - other_mean) ** 2 * jnp.exp(-other_log_variance)
-    return 0.5 * (jnp.exp(gap) - 1.0 - gap + square)
+    return 0.5 * (jnp.expm1(gap) - gap + square)
 
 
 def free_bits(kl: jax.Array, weights: jax.Array, *, minimum: jax.typing.ArrayLike) -> jax.Array:

@@ -14,7 +14,7 @@ class Masking(NamedTuple):
     Attributes:
       masked: [B, L] bool.
       swapped: [B, L] bool, masked nodes that get another node's features instead of the token.
-      donor: [B, L] int, the flat index of that other node.
+      donor: [B, L] int, the flat index of that other node, which is not masked itself.
     """
 
     masked: jax.Array
@@ -78,20 +78,19 @@ def draw_masking(
       swap: [] share of the masked nodes that get another node's features.
 
     Returns:
-      A Masking. A node is never its own donor.
+      A Masking. Donors are nodes that are neither padding nor masked; where there are none, every
+      masked node gets the token.
     """
-    mask_key, swap_key, donor_key = jax.random.split(key, 3)
+    for_mask, for_swap, for_donor = jax.random.uniform(key, (3, *labels.shape))
     chance = jnp.where(labels < 0, rate, probability[jnp.maximum(labels, 0)])
-    masked = valid & (jax.random.uniform(mask_key, labels.shape) < chance)
+    masked = valid & (for_mask < chance)
 
-    # A uniformly drawn other node: walk a random number of steps through the list of valid ones.
-    flat = valid.reshape(-1)
-    count = jnp.sum(flat)
-    listed = jnp.argsort(~flat, stable=True)
-    place = jnp.cumsum(flat) - 1
-    steps = jax.random.randint(donor_key, flat.shape, 1, jnp.maximum(count, 2))
-    donor = listed[(place + steps) % jnp.maximum(count, 1)].reshape(labels.shape)
-    swapped = masked & (jax.random.uniform(swap_key, labels.shape) < swap) & (count > 1)
+    # A masked donor would carry its own hidden features to its neighbours.
+    shown = (valid & ~masked).reshape(-1)
+    count = jnp.sum(shown)
+    listed = jnp.argsort(~shown, stable=True)
+    donor = listed[(for_donor * count).astype(jnp.int32)]
+    swapped = masked & (for_swap < swap) & (count > 0)
     return Masking(masked, swapped, donor)
 
 

@@ -198,6 +198,8 @@ def check_config(config: ConfigDict) -> None:
             f"model.hidden = {flat['model.hidden']}: has to be a multiple of model.heads = "
             f"{flat['model.heads']}"
         )
+    if flat["model.reconstruction"] and not flat["model.graph"]:
+        raise UserError("model.reconstruction = True: needs model.graph = True")
     if flat["model.bilstm"] and flat["model.hidden"] % 2:
         raise UserError(f"model.hidden = {flat['model.hidden']}: has to be even with model.bilstm")
     if flat["train.select"] not in SELECTIONS:

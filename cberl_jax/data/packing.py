@@ -49,7 +49,7 @@ def fit_standardiser(corpus: Corpus) -> Standardiser:
         seen = values[train & corpus.present[modality]].astype(np.float64)
         mean[modality] = seen.mean(axis=0).astype(np.float32)
         deviation = seen.std(axis=0)
-        constant = deviation < 1e-6 * np.maximum(1.0, np.abs(mean[modality]))
+        constant = deviation <= 1e-6 * np.abs(seen).max(axis=0)
         scale[modality] = np.where(constant, 1.0, deviation).astype(np.float32)
     return Standardiser(mean, scale)
 

@@ -1,9 +1,10 @@
 """Where generated utterances go: copies of training dialogues (section 3.1, [ours]).
 
 A generated utterance needs a conversation. Training dialogues that hold an utterance of a minority
-class are copied; in a copy the minority utterances' features are replaced by generated ones, the
-rest stays as context that no loss counts. Which majority utterance each generated one is made from
-is decided here; the features themselves are made anew every epoch by each member's own GAN.
+class are copied; in a copy the minority utterances' features are replaced by generated ones until
+their class has its share, the rest stays as context that no loss counts. Which majority utterance
+each generated one is made from is decided here; the features themselves are made anew every epoch
+by each member's own GAN.
 """
 
 from typing import NamedTuple
@@ -85,6 +86,14 @@ def choose_sources(corpus: Corpus, minority: np.ndarray, speaker: np.ndarray, se
     return np.asarray(draws, np.int32)
 
 
+def _choose_generated(label: np.ndarray, lacking: np.ndarray, minority: np.ndarray) -> np.ndarray:
+    """[T] bool, the copied turns to be generated: of each minority class as many as it lacks."""
+    generated = np.zeros(len(label), bool)
+    for number in np.flatnonzero(minority):
+        generated[np.flatnonzero(label == number)[: lacking[number]]] = True
+    return generated
+
+
 def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: int = 0) -> Placement:
     """Plans the generated utterances of a corpus.
 
@@ -98,7 +107,7 @@ def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: in
       A Placement; empty where every class has its share already.
     """
     counts = corpus.class_counts("train")
-    wanted = np.floor(balance * counts.max()).astype(np.int64)
+    wanted = int(balance * counts.max())
     minority = (counts < wanted) & (counts > 0)
     train = np.flatnonzero(corpus.split == "train")
     turns = turns_of(corpus, train)
@@ -108,8 +117,14 @@ def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: in
     np.add.at(held, (of_dialogue[is_minority], turns.label[is_minority]), 1)
 
     copies = choose_copies(held, counts, np.where(minority, wanted, 0), max_copies)
-    copied = turns_of(corpus, np.repeat(train, copies))
-    generated = (copied.label >= 0) & minority[np.maximum(copied.label, 0)]
+    dialogues = np.repeat(train, copies)
+    copied = turns_of(corpus, dialogues)
+    generated = _choose_generated(copied.label, wanted - counts, minority)
+    # A class may have its share before the last copy that was meant for it.
+    of_copy = np.repeat(np.arange(len(dialogues)), copied.length)
+    used = np.bincount(of_copy, weights=generated, minlength=len(dialogues)) > 0
+    generated = generated[np.repeat(used, copied.length)]
+    copied = turns_of(corpus, dialogues[used])
     original = copied.index[generated]
     index = copied.index.copy()
     index[generated] = len(corpus.label) + np.arange(len(original))

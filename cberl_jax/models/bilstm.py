@@ -79,25 +79,23 @@ class BiLSTM(nn.Module):
     causal: bool = False
 
     @nn.compact
-    def __call__(
-        self, values: jax.Array, segment: jax.Array, rate: jax.typing.ArrayLike
-    ) -> jax.Array:
+    def __call__(self, values: jax.Array, segment: jax.Array, dropout: Dropout) -> jax.Array:
         """Runs over packed rows.
 
         Args:
           values: [B, L, d].
           segment: [B, L] int, 0 = padding.
-          rate: [] dropout rate on the output.
+          dropout: of this pass, for the output.
 
         Returns:
           [B, L, hidden].
         """
         if self.causal:
-            return Dropout()(Direction(self.hidden, name="forward")(values, segment), rate)
+            return dropout(Direction(self.hidden, name="forward")(values, segment))
         both = nn.vmap(
             Direction, in_axes=0, variable_axes={"params": 0}, split_rngs={"params": True}
         )
         forward, backward = both(self.hidden // 2, name="directions")(
             jnp.stack([values, values[:, ::-1]]), jnp.stack([segment, segment[:, ::-1]])
         )
-        return Dropout()(jnp.concatenate([forward, backward[:, ::-1]], axis=-1), rate)
+        return dropout(jnp.concatenate([forward, backward[:, ::-1]], axis=-1))

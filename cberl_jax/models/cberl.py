@@ -17,7 +17,7 @@ from cberl_jax.masking import Masking
 from cberl_jax.models.bilstm import BiLSTM
 from cberl_jax.models.djvae import DJVAE, LatentState
 from cberl_jax.models.ensemble import Ensemble
-from cberl_jax.models.layers import HiddenLayer
+from cberl_jax.models.layers import Dropout, HiddenLayer
 from cberl_jax.models.mgnn import GraphEncoder, MaskTokens, NodeDecoder
 
 
@@ -29,7 +29,7 @@ class ModelSettings:
       djvae: fuse with the autoencoder; otherwise by concatenation and a dense layer.
       bilstm: run the BiLSTM; otherwise utterances meet in the graph alone.
       graph: run the graph encoder.
-      reconstruction: decode masked nodes.
+      reconstruction: mask nodes in training and decode them; needs ``graph``.
       residual: also feed the standardised features straight to the classifiers.
       causal: see no future: forward LSTM at full width, no edges from later turns.
       hidden: width of the fused feature, the BiLSTM and the graph's codes.
@@ -121,20 +121,25 @@ class CBERL(nn.Module):
         """
         s = self.settings
         present = conversations.present
-        hidden = MaskTokens(name="mask_tokens")(conversations.features, masking)
-        features = {m: jnp.where(present[m][..., None], x, 0.0) for m, x in hidden.items()}
+        features = conversations.features
+        if s.reconstruction:
+            features = MaskTokens(name="mask_tokens")(features, masking)
+        features = {m: jnp.where(present[m][..., None], x, 0.0) for m, x in features.items()}
 
+        dropout = self._draw_dropout(rate, present)
         latent = rebuilt = attention = None
         if s.djvae:
-            fused, latent = DJVAE(s.hidden, s.latent, name="djvae")(features, present, rate)
+            fused, latent = DJVAE(s.hidden, s.latent, name="djvae")(features, present, dropout)
         else:
             joined = jnp.concatenate(list(features.values()), axis=-1)
-            fused = HiddenLayer(s.hidden, name="concatenation")(joined, rate)
+            fused = HiddenLayer(s.hidden, name="concatenation")(joined, dropout)
         code = fused
         if s.bilstm:
             lstm = BiLSTM(s.hidden, causal=s.causal, name="bilstm")
-            code = nn.LayerNorm(name="bilstm_norm")(code + lstm(code, conversations.segment, rate))
-        if s.graph or s.reconstruction:
+            code = nn.LayerNorm(name="bilstm_norm")(
+                code + lstm(code, conversations.segment, dropout)
+            )
+        if s.graph:
             graph = conversation_graph(
                 code,
                 conversations.segment,
@@ -142,9 +147,8 @@ class CBERL(nn.Module):
                 past=s.past,
                 future=0 if s.causal else s.future,
             )
-        if s.graph:
             encoder = GraphEncoder(s.hidden, s.heads, s.layers, name="graph")
-            nodes, attention = encoder(graph, rate)
+            nodes, attention = encoder(graph, dropout)
             graph = graph._replace(nodes=nodes)
             code = nodes.reshape(code.shape)
         if s.reconstruction:
@@ -156,5 +160,17 @@ class CBERL(nn.Module):
         ensemble = Ensemble(
             self.classes, s.classifiers, s.classifier_hidden, s.subspace, name="ensemble"
         )
-        logits = ensemble(jnp.concatenate(heard, axis=-1), rate)
+        logits = ensemble(jnp.concatenate(heard, axis=-1), dropout)
+        assert dropout.left == 0, "_draw_dropout and the layers disagree"
         return logits, Intermediates(code, latent, rebuilt, attention)
+
+    def _draw_dropout(
+        self, rate: jax.typing.ArrayLike, present: Mapping[str, jax.Array]
+    ) -> Dropout:
+        """One draw for all layers: fusion, BiLSTM, graph, and the ensemble's input and hidden."""
+        s = self.settings
+        width = s.hidden * (1 + s.bilstm + s.graph * s.layers)
+        width += 2 * s.hidden + s.residual * sum(width for _, width in self.widths)
+        width += s.classifiers * s.classifier_hidden
+        key = self.make_rng("dropout") if self.has_rng("dropout") else None
+        return Dropout(key, rate, next(iter(present.values())).shape, width)

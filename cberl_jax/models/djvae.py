@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cberl_jax.models.layers import HiddenLayer
+from cberl_jax.models.layers import Dropout, HiddenLayer
 
 # Experts narrower or wider than this add nothing but overflow.
 LOG_VARIANCE_RANGE = (-6.0, 4.0)
@@ -82,7 +82,7 @@ class DJVAE(nn.Module):
         self,
         features: Mapping[str, jax.Array],
         present: Mapping[str, jax.Array],
-        rate: jax.typing.ArrayLike,
+        dropout: Dropout,
     ) -> tuple[jax.Array, LatentState]:
         """Fuses the modalities of every utterance.
 
@@ -91,7 +91,7 @@ class DJVAE(nn.Module):
         Args:
           features: modality -> [..., d_m].
           present: modality -> [...] bool.
-          rate: [] dropout rate.
+          dropout: of this pass.
 
         Returns:
           The fused feature [..., hidden], and the LatentState.
@@ -99,7 +99,7 @@ class DJVAE(nn.Module):
         encoded, experts = {}, {}
         for modality, values in features.items():
             there = present[modality][..., None]
-            code = HiddenLayer(self.hidden, name=f"encoder_{modality}")(values, rate)
+            code = nn.gelu(nn.Dense(self.hidden, name=f"encoder_{modality}")(values))
             encoded[modality] = jnp.where(there, code, 0.0)
             mean = nn.Dense(self.latent, name=f"mean_{modality}")(code)
             log_variance = nn.Dense(self.latent, name=f"log_variance_{modality}")(code)
@@ -112,10 +112,10 @@ class DJVAE(nn.Module):
             latent = latent + noise * jnp.exp(0.5 * joint.log_variance)
         reconstruction = {
             modality: nn.Dense(values.shape[-1], name=f"decoder_{modality}")(
-                HiddenLayer(self.hidden, name=f"decoder_hidden_{modality}")(latent, 0.0)
+                nn.gelu(nn.Dense(self.hidden, name=f"decoder_hidden_{modality}")(latent))
             )
             for modality, values in features.items()
         }
         fused = jnp.concatenate([latent, *encoded.values()], axis=-1)
-        fused = HiddenLayer(self.hidden, name="fuse")(fused, rate)
+        fused = HiddenLayer(self.hidden, name="fuse")(fused, dropout)
         return fused, LatentState(joint, experts, reconstruction)

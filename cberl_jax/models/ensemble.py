@@ -34,7 +34,9 @@ def draw_subspaces(key: jax.Array, classifiers: int, width: int, share: float) -
 
 
 class Ensemble(nn.Module):
-    """K two-layer classifiers on random subspaces; the subspaces are in ``constants``.
+    """K two-layer classifiers with a linear path; their random subspaces are in ``constants``.
+
+    The linear path gives each the floor of a logistic regression within a few steps.
 
     Attributes:
       classes: C.
@@ -49,8 +51,8 @@ class Ensemble(nn.Module):
     subspace: float
 
     @nn.compact
-    def __call__(self, values: jax.Array, rate: jax.typing.ArrayLike) -> jax.Array:
-        """Maps features [..., d] to logits [..., K, C]; ``rate`` is the dropout rate."""
+    def __call__(self, values: jax.Array, dropout: Dropout) -> jax.Array:
+        """Maps features [B, L, d] to logits [B, L, K, C]."""
         count, width = self.classifiers, values.shape[-1]
         subspaces = self.variable(
             "constants",
@@ -62,13 +64,15 @@ class Ensemble(nn.Module):
         inner = self.param("hidden_kernel", init, (count, width, self.hidden))
         inner_bias = self.param("hidden_bias", nn.initializers.zeros, (count, self.hidden))
         outer = self.param("kernel", init, (count, self.hidden, self.classes))
+        linear = self.param("linear", nn.initializers.zeros, (count, width, self.classes))
         outer_bias = self.param("bias", nn.initializers.zeros, (count, self.classes))
 
-        values = Dropout(name="input_dropout")(values, rate)
+        values = dropout(values)
         seen = inner * (subspaces / self.subspace**0.5)[..., None]
         hidden = nn.gelu(jnp.einsum("...d,kdh->...kh", values, seen) + inner_bias)
-        hidden = Dropout(name="hidden_dropout")(hidden, rate)
-        return jnp.einsum("...kh,khc->...kc", hidden, outer) + outer_bias
+        hidden = dropout(hidden)
+        straight = jnp.einsum("...d,kdc->...kc", values, linear * subspaces[..., None])
+        return jnp.einsum("...kh,khc->...kc", hidden, outer) + straight + outer_bias
 
 
 def average_probability(logits: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jraph
 
 from cberl_jax.graphs import RELATIONS, dense_relations
 from cberl_jax.masking import Masking
-from cberl_jax.models.layers import Dropout, HiddenLayer
+from cberl_jax.models.layers import Dropout
 
 NO_EDGE = -1e9
 SLOPE = 0.2  # of LeakyReLU, as in the graph attention paper
@@ -75,12 +75,10 @@ def attend_dense(
     def per_row(x):
         return x.reshape(rows, length, *x.shape[1:])
 
-    receiver, sender = per_row(of_receiver), per_row(of_sender)
-    scores = jnp.full((rows, length, length, values.shape[1]), NO_EDGE)
-    for relation in range(of_receiver.shape[1]):
-        pair = receiver[:, :, None, relation] + sender[:, None, :, relation]
-        there = (relations == relation)[..., None]
-        scores = jnp.where(there, nn.leaky_relu(pair, SLOPE), scores)
+    pairs = per_row(of_receiver)[:, :, None] + per_row(of_sender)[:, None, :]
+    is_relation = relations[..., None] == jnp.arange(len(RELATIONS))
+    scores = jnp.sum(jnp.where(is_relation[..., None], pairs, 0.0), axis=3)
+    scores = jnp.where((relations >= 0)[..., None], nn.leaky_relu(scores, SLOPE), NO_EDGE)
     weights = jax.nn.softmax(scores, axis=2)
     output = jnp.einsum("bijh,bjhd->bihd", weights, per_row(values))
     of_edge = weights.reshape(rows * length, length, -1)
@@ -146,16 +144,13 @@ class GraphEncoder(nn.Module):
     layers: int
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, rate: jax.typing.ArrayLike
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, graph: jraph.GraphsTuple, dropout: Dropout) -> tuple[jax.Array, jax.Array]:
         """Returns the nodes' codes [N, width] and the last layer's attention [E, heads]."""
         nodes = nn.Dense(self.width, name="embed")(graph.nodes)
         for layer in range(self.layers):
             attention = RelationalAttention(self.width, self.heads, name=f"attention_{layer}")
             heard, weights = attention(graph._replace(nodes=nodes))
-            heard = Dropout(name=f"dropout_{layer}")(nn.gelu(heard), rate)
-            nodes = nn.LayerNorm(name=f"norm_{layer}")(nodes + heard)
+            nodes = nn.LayerNorm(name=f"norm_{layer}")(nodes + dropout(nn.gelu(heard)))
         return nodes, weights
 
 
@@ -192,7 +187,7 @@ class NodeDecoder(nn.Module):
         heard, _ = RelationalAttention(self.width, self.heads, name="attention")(
             graph._replace(nodes=code)
         )
-        hidden = HiddenLayer(self.width, name="hidden")(heard, 0.0)
+        hidden = nn.gelu(heard)
         return {
             modality: nn.Dense(width, name=f"decoder_{modality}")(hidden)
             for modality, width in self.widths

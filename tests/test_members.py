@@ -1,0 +1,212 @@
+"""Members: epochs of many at once are the epochs of each, on one device or several."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cberl_jax import epochs
+from cberl_jax.checkpoints import open_checkpoints
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.settings import default_config
+from cberl_jax.sweep import Fleet, create_members, members_like
+from cberl_jax.train import member_hyper, prepare
+
+TINY = {
+    "gan.hidden": 4,
+    "gan.noise": 2,
+    "gan.steps": 3,
+    "gan.batch_size": 8,
+    "gan.balance": 0.4,
+    "model.hidden": 8,
+    "model.latent": 3,
+    "model.heads": 2,
+    "model.past": 3,
+    "model.future": 3,
+    "model.classifiers": 2,
+    "model.classifier_hidden": 4,
+    "train.epochs": 4,
+    "train.rows_per_batch": 4,
+}
+SEEDS = np.arange(5, dtype=np.int32)
+
+
+def tiny_config(**changes):
+    config = default_config()
+    config.update_from_flattened_dict(TINY | changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
+    return prepare(tiny_config(), corpus)
+
+
+@functools.cache
+def _programs():
+    return {}
+
+
+def compiled(prepared, epoch, members, devices=1):
+    """One compilation per stage and number of members and devices: most of a test's time.
+
+    Returns the fleet, the compiled epoch, and the data and settings that it reads.
+    """
+    key = (epoch, members, devices)
+    fleet = Fleet(members, jax.local_devices()[:devices])
+    hyper = fleet.spread(member_hyper(tiny_config(), members))
+    shared = fleet.share(prepared.data)
+    if key not in _programs():
+        state = fleet.spread(created(prepared, SEEDS[:members]))
+        function = functools.partial(epoch, prepared.program)
+        _programs()[key] = fleet.compile(function, state, shared, hyper)
+    return fleet, _programs()[key], shared, hyper
+
+
+def created(prepared, seeds):
+    """The members of ``seeds``, picked out of all of ``SEEDS``."""
+    if "start" not in _programs():
+        state = create_members(prepared.program, SEEDS, member_hyper(tiny_config(), len(SEEDS)))
+        _programs()["start"] = jax.tree.map(np.asarray, state)
+    place = np.searchsorted(SEEDS, seeds)
+    return jax.tree.map(lambda x: x[place], _programs()["start"])
+
+
+def run(prepared, seeds, epochs_done, devices=1, hyper=None):
+    """``epochs_done`` epochs of both stages; the members' states on the host, and the records."""
+    state, records = created(prepared, seeds), []
+    for epoch in (epochs.gan_epoch, epochs.joint_epoch):
+        fleet, step, shared, usual = compiled(prepared, epoch, len(seeds), devices)
+        state = fleet.spread(state)
+        for _ in range(epochs_done):
+            state, record = step(state, shared, usual if hyper is None else hyper)
+            records.append(fleet.collect(record))
+        state = fleet.collect(state)
+    return state, records
+
+
+def member(tree, number):
+    return jax.tree.map(lambda x: x[number], tree)
+
+
+@pytest.fixture(scope="module")
+def together(prepared):
+    return run(prepared, SEEDS, 2)
+
+
+def test_members_together_equal_members_alone(prepared, together):
+    for number in (0, 4):
+        alone, _ = run(prepared, SEEDS[number : number + 1], 2)
+        chex.assert_trees_all_close(
+            member(alone, 0), member(together[0], number), rtol=2e-3, atol=2e-4
+        )
+
+
+def test_seeds_differ(together):
+    params = together[0].joint.variables["params"]["ensemble"]["hidden_kernel"]
+    assert np.abs(params[0] - params[1]).max() > 0.01
+
+
+def test_pmap_of_vmap_equals_vmap_where_members_do_not_divide_by_devices(prepared, together):
+    spread, records = run(prepared, SEEDS, 2, devices=4)
+    chex.assert_trees_all_close(spread, together[0], rtol=2e-3, atol=2e-4)
+    assert records[-1]["dev_accuracy"].shape == (5,)
+
+
+def test_one_trace_per_stage(prepared):
+    traces = []
+
+    def counted(state, data, hyper):
+        traces.append(1)
+        return epochs.gan_epoch(prepared.program, state, data, hyper)
+
+    fleet, _, shared, hyper = compiled(prepared, epochs.gan_epoch, 5)
+    state = created(prepared, SEEDS)
+    step = fleet.compile(counted, state, shared, hyper)
+    for _ in range(3):
+        state, _ = step(state, shared, hyper)
+    assert len(traces) == 1
+
+
+def test_joint_training_leaves_the_gan_bit_identical(prepared, together):
+    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5)
+    after, _ = step(together[0], shared, hyper)
+    chex.assert_trees_all_equal(fleet.collect(after.gan), together[0].gan)
+
+
+def test_a_stopped_member_no_longer_changes(prepared, together):
+    state, _ = together
+    stopped = np.array([True, False, False, False, False])
+    state = state.replace(joint=state.joint.replace(stopped=stopped))
+    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5)
+    after, record = step(state, shared, hyper)
+    after = fleet.collect(after)
+    for field in ("variables", "optimizer", "average", "best", "best_score", "best_epoch"):
+        new, old = getattr(after.joint, field), getattr(state.joint, field)
+        chex.assert_trees_all_equal(member(new, 0), member(old, 0))
+    assert record["active"].tolist() == [False, True, True, True, True]
+    new, old = (s.joint.variables["params"]["ensemble"]["bias"][1] for s in (after, state))
+    assert np.any(new != old)
+
+
+@pytest.mark.parametrize("name", ["optim.learning_rate", "gan.learning_rate"])
+def test_a_diverging_member_is_marked_and_the_others_are_bit_identical(prepared, together, name):
+    hyper = member_hyper(tiny_config(), 5)
+    hyper[name][2] = np.inf
+    state, records = run(prepared, SEEDS, 2, hyper=hyper)
+    diverged = state.joint.diverged
+    assert diverged[2] == 0 and np.all(np.delete(diverged, 2) == epochs.NEVER)
+    assert bool(state.joint.stopped[2])
+    for number in (0, 1, 3, 4):
+        chex.assert_trees_all_equal(member(state, number), member(together[0], number))
+    chex.assert_tree_all_finite(state.joint.average)
+    assert not records[-1]["active"][2]
+
+
+def test_early_stopping_counts_epochs_without_a_better_score(prepared, together):
+    state, _ = together
+    # After epoch 2, member 0 has gone 11 epochs without a better score, member 1 only 9.
+    best_epoch = np.array([-9, -7, 0, 0, 0], np.int32)
+    joint = state.joint.replace(best_score=np.full(5, 2.0, np.float32), best_epoch=best_epoch)
+    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5)
+    after, _ = step(state.replace(joint=joint), shared, hyper)
+    assert fleet.collect(after.joint.stopped).tolist() == [True, False, False, False, False]
+    chex.assert_trees_all_equal(fleet.collect(after.joint.best), joint.best)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_training_goes_on_from_a_checkpoint_exactly(prepared, tmp_path, devices):
+    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5, devices)
+    first, _ = step(fleet.spread(created(prepared, SEEDS)), shared, hyper)
+    straight, _ = step(first, shared, hyper)
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, fleet.collect(first), prepared.standardiser)
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        like = members_like(prepared.program, SEEDS, member_hyper(tiny_config(), 5))
+        restored, standardiser = checkpoints.restore(like, prepared.standardiser)
+    chex.assert_trees_all_equal(restored, fleet.collect(first))
+    chex.assert_trees_all_equal(standardiser, prepared.standardiser)
+    again, _ = step(fleet.spread(restored), shared, hyper)
+    chex.assert_trees_all_equal(fleet.collect(again), fleet.collect(straight))
+
+
+def test_generated_utterances_take_the_place_of_their_sources_and_lack_what_those_lack(prepared):
+    data, program = prepared.data, prepared.program
+    real = len(data.label)
+    made = {m: jnp.full((len(data.source), d), 7.0) for m, d in program.model.widths}
+    conversations = epochs.gather(data.table, data.train, data.source, made)
+    is_made = (data.train.index >= real) & (data.train.segment > 0)
+    assert is_made.sum() == len(data.source) > 0
+    number = data.train.index[is_made] - real
+    for modality, values in conversations.features.items():
+        there = np.asarray(data.table.present[modality])[data.source[number]]
+        np.testing.assert_array_equal(conversations.present[modality][is_made], there)
+        assert np.all(np.asarray(values)[is_made][there] == 7.0)
+        assert np.all(np.asarray(values)[is_made][~there] == 0.0)
+        kept = (data.train.segment > 0) & ~is_made
+        expected = np.asarray(data.table.features[modality])[data.train.index[kept]]
+        np.testing.assert_array_equal(np.asarray(values)[kept], expected)
