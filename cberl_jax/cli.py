@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -34,18 +35,30 @@ def run(main: Callable[[], int | None]) -> None:
         except UserError as error:
             _fail(error)
 
+    _keep_compiled_programs()
     # orbax tells every step of every write at the usual level.
     flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def _keep_compiled_programs() -> None:
+    """Compiled programs outlive the process: the second start of a run skips the compilation."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cberl_jax"))
+
+
 def define_config() -> flags.FlagHolder:
     """Defines ``--config``, a file with ``get_config()``, and ``--config.<setting>=<value>``."""
-    return config_flags.DEFINE_config_file(
+    # Without a default: one would be loaded, overrides and all, before there is anybody to catch
+    # what is wrong with them.
+    holder = config_flags.DEFINE_config_file(
         "config",
-        os.path.join(os.path.dirname(sys.argv[0]), "configs", "demo.py"),
+        None,
         "File with the settings; any of them is overridden by --config.<group>.<name>=<value>.",
     )
+    flags.mark_flag_as_required("config")
+    return holder
 
 
 def define_data() -> flags.FlagHolder:
@@ -58,7 +71,12 @@ def define_data() -> flags.FlagHolder:
 def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
     """The settings that the two flags give."""
     settings = config.value
-    _check_names(flatten(settings))
+    try:
+        names = flatten(settings)
+    except OSError as error:
+        file = config_flags.get_config_filename(flags.FLAGS[config.name])
+        raise UserError(f"{file}: is not a config file that can be read") from error
+    _check_names(names)
     if data.value is not None:
         settings.data.path = data.value
     return settings
@@ -106,8 +124,8 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
         return flags.FLAGS(list(arguments))
     except flags.Error as error:
         _fail(error)
-    except (OSError, TypeError, ValueError, AttributeError, SyntaxError) as error:
-        _fail(f"--config: {error}")
+    except Exception as error:  # The config file is the person's own code: it can raise anything.
+        _fail(f"--config: {type(error).__name__}: {error}")
 
 
 def _fail(error: Exception | str) -> None:

@@ -71,7 +71,7 @@ def default_config() -> ConfigDict:
     config.gan = ConfigDict(
         {
             "enabled": True,
-            "balance": 0.25,  # share of the largest class that every class is brought up to
+            "balance": 0.15,  # share of the largest class that every class is brought up to
             "max_copies": 4,  # copies of a dialogue at most
             "hidden": 128,
             "noise": 16,
@@ -82,7 +82,7 @@ def default_config() -> ConfigDict:
             "identity": 5.0,  # weight of the L1 between a source feature and its way back
             "joint": 1.0,  # weight of the discriminator of the reconstructed triple
             "classify": 1.0,  # weight of the emotion classifier's word
-            "weight": 0.5,  # weight of a generated utterance in the joint stage
+            "weight": 0.3,  # weight of a generated utterance in the joint stage
         }
     )
     config.model = ConfigDict(
@@ -116,8 +116,8 @@ def default_config() -> ConfigDict:
     config.loss = ConfigDict(
         {
             "gamma": 1.0,  # focal loss
-            "class_balance": 0.0,  # beta of the effective number of samples; 0 = equal weights
-            "label_smoothing": 0.0,
+            "class_balance": 0.999,  # beta of the effective number of samples; 0 = equal weights
+            "label_smoothing": 0.05,
             "mask": 0.5,  # lambda_mask
             "vae": 0.5,  # lambda_vae
             "beta": 1.0,  # weight of KL(q || N(0, I)); 1 = the evidence lower bound
@@ -128,9 +128,9 @@ def default_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "learning_rate": 1e-3,
-            "weight_decay": 1e-2,
-            "dropout": 0.4,
+            "learning_rate": 2e-3,
+            "weight_decay": 0.5,
+            "dropout": 0.3,
             "clip": 1.0,  # largest norm of a gradient
             "ema": 0.98,  # decay of the averaged weights that are evaluated; 0 = the last weights
             "warmup": 0.05,  # share of the training over which the learning rate grows
@@ -138,7 +138,7 @@ def default_config() -> ConfigDict:
     )
     config.train = ConfigDict(
         {
-            "epochs": 20,
+            "epochs": 12,
             "rows_per_batch": 8,
             "patience": 10,  # epochs without a better dev score before a member stops
             "select": "mean_f1",  # dev metric that picks the epoch, one of SELECTIONS

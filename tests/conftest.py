@@ -11,10 +11,11 @@ os.environ["XLA_FLAGS"] = f"{OUTSIDE or ''} {FLAGS}".strip()
 import pytest  # noqa: E402
 
 
-@pytest.fixture
-def program_environment():
-    """The environment that a person's shell would give a program."""
+@pytest.fixture(scope="session")
+def program_environment(tmp_path_factory):
+    """What a person's shell would give a program, with a compilation cache of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     if OUTSIDE is not None:
         environment["XLA_FLAGS"] = OUTSIDE
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
     return environment

@@ -1,0 +1,248 @@
+"""The programs as a person starts them: a run that learns, goes on, is read again, and refuses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+from cberl_jax.data.load import load_corpus
+from cberl_jax.data.packing import fit_standardiser
+
+ROOT = Path(__file__).parent.parent
+# Widths at which a run takes a minute, and still learns far more than the floor.
+SMALL = [
+    "--config.gan.epochs=2",
+    "--config.gan.steps=20",
+    "--config.gan.hidden=32",
+    "--config.model.hidden=48",
+    "--config.model.latent=8",
+    "--config.model.classifiers=2",
+    "--config.model.classifier_hidden=16",
+]
+
+
+def program(name, *arguments):
+    return [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
+
+
+def train(*arguments, config="demo"):
+    return program("train", f"--config=experiments/configs/{config}.py", *arguments)
+
+
+def start(command, environment, **options):
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, program_environment):
+    """A finished run of two seeds on the simulated corpus, and what it printed."""
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    command = train(f"--workdir={workdir}", "--seeds=2", *SMALL)
+    done = start(command, program_environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return workdir, command, done.stdout
+
+
+def single_utterance_floor():
+    """Macro F1 on test of a logistic regression that sees one utterance at a time."""
+    corpus = load_corpus("simulated:small")
+    standardised = fit_standardiser(corpus)(corpus.features, corpus.present)
+    features = np.concatenate(list(standardised.values()), axis=1)
+    train, test = corpus.in_split("train"), corpus.in_split("test")
+    floor = LogisticRegression(max_iter=500).fit(features[train], corpus.label[train])
+    return f1_score(corpus.label[test], floor.predict(features[test]), average="macro")
+
+
+def test_a_run_learns_what_single_utterances_do_not_tell(finished):
+    report = json.loads((finished[0] / "report.json").read_text())
+    assert report["test"]["macro_f1"]["mean"] > single_utterance_floor() + 0.03
+
+
+def test_a_run_leaves_the_files_and_names_that_other_programs_read(finished):
+    workdir, _, printed = finished
+    report = json.loads((workdir / "report.json").read_text())
+    assert set(report) == {
+        *("corpus", "classes", "members", "test", "dev", "augmentation", "timing", "versions")
+    }
+    assert [set(m) for m in report["members"]] == [{"seed", "status", "epoch", "dev", "test"}] * 2
+    for split in ("dev", "test"):
+        for name in ("accuracy", "weighted_f1", "macro_f1", "balanced_accuracy"):
+            assert set(report[split][name]) == {"mean", "std", "ci95"}
+        for scores in report[split]["per_class"].values():
+            assert set(scores) == {"precision", "recall", "f1", "support"}
+    assert set(report["timing"]) == {
+        *("device", "compile_s", "gan_s", "train_s", "epoch_s"),
+        *("utterances_per_s", "peak_memory_bytes"),
+    }
+    assert report["augmentation"]["disgust"]["generated"] > 0
+    assert (workdir / "report.md").read_text().strip() in printed
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    joint = [(x["epoch"], x["member"]) for x in lines if x["stage"] == "joint"]
+    assert len(set(joint)) == len(joint) and (0, 0) in joint and (0, 1) in joint
+    assert sum(x["stage"] == "gan" for x in lines) == 4
+
+
+def test_predictions_are_those_that_the_report_scores(finished):
+    workdir, _, _ = finished
+    report = json.loads((workdir / "report.json").read_text())
+    predictions = np.load(workdir / "predictions.npz")
+    corpus = load_corpus("simulated:small")
+    for split in ("dev", "test"):
+        probability, label = predictions[f"{split}.probability"], predictions[f"{split}.label"]
+        np.testing.assert_allclose(probability.sum(axis=-1), 1.0, atol=1e-5)
+        np.testing.assert_array_equal(label, corpus.label[corpus.in_split(split)])
+        for member, p in zip(report["members"], probability):
+            accuracy = np.mean(p.argmax(axis=-1) == label)
+            assert member[split]["accuracy"] == pytest.approx(accuracy)
+        names = corpus.dialogue[corpus.dialogue_of[corpus.in_split(split)]]
+        np.testing.assert_array_equal(predictions[f"{split}.dialogue"], names)
+
+
+def test_the_kept_epoch_is_the_best_on_dev(finished):
+    workdir, _, _ = finished
+    report = json.loads((workdir / "report.json").read_text())
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for number, member in enumerate(report["members"]):
+        own = [x for x in lines if x["stage"] == "joint" and x["member"] == number]
+        best = max(own, key=lambda x: x["dev_mean_f1"])
+        assert member["epoch"] == best["epoch"] + 1
+        assert member["dev"]["weighted_f1"] == pytest.approx(best["dev_weighted_f1"], abs=1e-5)
+        assert member["dev"]["macro_f1"] == pytest.approx(best["dev_macro_f1"], abs=1e-5)
+
+
+def test_evaluate_gives_the_runs_own_result(finished, program_environment):
+    workdir, _, printed = finished
+    done = start(program("evaluate", f"--workdir={workdir}"), program_environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in printed
+
+
+def test_the_same_command_on_a_finished_run_trains_nothing(finished, program_environment):
+    workdir, command, _ = finished
+    before = np.load(workdir / "predictions.npz")["test.probability"]
+    done = start(command, program_environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "going on after" in done.stdout and "joint " not in done.stdout.split("#")[0]
+    np.testing.assert_array_equal(np.load(workdir / "predictions.npz")["test.probability"], before)
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_result(finished, program_environment, tmp_path):
+    workdir, command, _ = finished
+    command = [x if not x.startswith("--workdir") else f"--workdir={tmp_path}" for x in command]
+    running = subprocess.Popen(
+        command, env=program_environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with running.stdout as printed:
+        next(line for line in printed if line.startswith("joint 3/"))
+        running.send_signal(signal.SIGTERM)
+        rest = printed.read()
+    assert running.wait(timeout=120) == 128 + signal.SIGTERM, rest
+    assert not (tmp_path / "report.json").exists()
+    done = start(command, program_environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"going on after [5-9] epochs", done.stdout)
+    ours, theirs = (np.load(x / "predictions.npz") for x in (tmp_path, workdir))
+    for name in theirs.files:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    metrics = [(x / "metrics.jsonl").read_text() for x in (tmp_path, workdir)]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
+@pytest.mark.parametrize("cores", [1, 2])
+def test_first_steps_do_not_hang_on_few_cores(cores, program_environment, tmp_path):
+    available = sorted(os.sched_getaffinity(0))
+    if len(available) < cores:
+        pytest.skip(f"this machine has fewer than {cores} cores")
+    # The model at its default widths: narrow ones never showed the deadlock.
+    command = train(
+        f"--workdir={tmp_path}", "--seeds=4",
+        "--config.train.epochs=1", "--config.gan.epochs=1", "--config.gan.steps=2",
+    )  # fmt: skip
+    started = time.monotonic()
+    done = start(
+        command,
+        program_environment,
+        timeout=420,
+        preexec_fn=lambda: os.sched_setaffinity(0, available[:cores]),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "joint 1/1" in done.stdout, time.monotonic() - started
+
+
+def test_another_setting_in_the_same_folder_is_refused_with_the_difference(
+    finished, program_environment
+):
+    workdir, command, _ = finished
+    done = start([*command, "--config.loss.gamma=3"], program_environment, timeout=120)
+    assert done.returncode == 2
+    assert re.search(r"loss\.gamma: [\d.]+ there, 3\.0 asked for", done.stderr)
+    assert json.loads((workdir / "config.json").read_text())["loss.gamma"] != 3.0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.gan.balanc=0.5"], "nearest is 'gan.balance'"),
+        (["--config.gan.balance=much"], "gan.balance"),
+        (["--config.gan.balance=2"], "gan.balance = 2.0: has to be from 0 to 1"),
+        (["--config.model.hidden=30"], "multiple of model.heads"),
+        (["--config.model.graph=False"], "needs model.graph"),
+        (["--config.train.select=luck"], "weighted_f1, macro_f1"),
+        (["--config.data.modalities=smell"], "has no modality 'smell'"),
+        (["--config=nowhere.py"], "nowhere.py"),
+        (["--data=simulated:vast"], "vast"),
+        (["--data=nowhere.npz"], "nowhere.npz"),
+        (["--seeds=0"], "seeds"),
+        (["--sedes=3"], "sedes"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence_and_status_2(
+    arguments, message, program_environment, tmp_path
+):
+    workdir = tmp_path / "run"
+    done = start(train(f"--workdir={workdir}", *arguments), program_environment, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", ["demo", "meld", "mosi", "iemocap"])
+def test_a_config_file_opens_with_its_command_and_holds_known_settings(name):
+    text = (ROOT / "experiments" / "configs" / f"{name}.py").read_text()
+    assert f"python experiments/train.py --config=experiments/configs/{name}.py" in text
+    assert "Expected:" in text
+    from cberl_jax.settings import check_config, default_config, flatten
+
+    scope = {}
+    exec(compile(text, name, "exec"), scope)
+    config = scope["get_config"]()
+    assert flatten(config).keys() == flatten(default_config()).keys()
+    check_config(config)
+
+
+def test_evaluate_refuses_a_folder_without_a_run_and_another_corpus(
+    finished, program_environment, tmp_path
+):
+    done = start(program("evaluate", f"--workdir={tmp_path}"), program_environment, timeout=120)
+    assert done.returncode == 2 and "holds no run" in done.stderr
+    data = os.environ.get("CBERL_DATA")
+    if data is None:
+        pytest.skip("CBERL_DATA does not name a folder with real corpora")
+    arguments = (f"--workdir={finished[0]}", f"--data={data}/mosi.npz")
+    done = start(program("evaluate", *arguments), program_environment, timeout=120)
+    assert done.returncode == 2 and "are not those of the run" in done.stderr
