@@ -5,14 +5,14 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cberl_jax.errors import Interrupted, UserError
-from cberl_jax.settings import default_config, flatten
+from cberl_jax.settings import SETTINGS, describe_settings, flatten
 
 USER_ERROR_STATUS = 2
 
@@ -28,6 +28,9 @@ def run(main: Callable[[], int | None]) -> None:
     """
 
     def guarded(arguments: Sequence[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            # orbax tells every step of every write at the usual level.
+            logging.set_verbosity(logging.WARNING)
         try:
             if arguments[1:]:
                 raise UserError(f"unexpected argument {arguments[1]!r}; flags start with --.")
@@ -36,8 +39,6 @@ def run(main: Callable[[], int | None]) -> None:
             _fail(error)
 
     _keep_compiled_programs()
-    # orbax tells every step of every write at the usual level.
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(guarded, flags_parser=_parse_flags)
 
 
@@ -55,7 +56,8 @@ def define_config() -> flags.FlagHolder:
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
-        "File with the settings; any of them is overridden by --config.<group>.<name>=<value>.",
+        "File with the settings; any of them is overridden by --config.<group>.<name>=<value>. "
+        f"The settings and their defaults:\n{describe_settings()}",
     )
     flags.mark_flag_as_required("config")
     return holder
@@ -82,14 +84,18 @@ def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
     return settings
 
 
-def _check_names(names: Sequence[str]) -> None:
-    """Refuses settings that do not exist, and config files that lack some."""
-    known = flatten(default_config())
+def _check_known(names: Iterable[str]) -> None:
+    """Refuses a setting that does not exist."""
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.0)[0]
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, 1, 0.0)[0]
             raise UserError(f"there is no setting {name!r}; the nearest is {near!r}")
-    missing = known.keys() - names
+
+
+def _check_names(names: Mapping[str, object]) -> None:
+    """Refuses settings that do not exist, and config files that lack some."""
+    _check_known(names)
+    missing = SETTINGS.keys() - names
     if missing:
         raise UserError(
             f"the config file lacks {', '.join(sorted(missing))}; start from "
@@ -115,14 +121,10 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     # absl's own parser would exit with status 1, and the config flags' with a traceback.
-    known = flatten(default_config())
-    for name in _overrides(arguments):
-        if name not in known and f"no{name}" not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.0)[0]
-            _fail(f"there is no setting {name!r}; the nearest is {near!r}")
     try:
+        _check_known(_overrides(arguments))
         return flags.FLAGS(list(arguments))
-    except flags.Error as error:
+    except (flags.Error, UserError) as error:
         _fail(error)
     except Exception as error:  # The config file is the person's own code: it can raise anything.
         _fail(f"--config: {type(error).__name__}: {error}")

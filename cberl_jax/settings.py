@@ -1,4 +1,4 @@
-"""Every setting with its default, and the line between what is compiled in and what is traced.
+"""Every setting with its default, bounds and meaning; which are compiled in and which are traced.
 
 A *numeric* setting is an array: members that differ only in these share one compiled program. All
 others are *static*: they decide shapes or switch parts off. A setting's dotted name is the same in
@@ -6,149 +6,127 @@ a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 """
 
 import math
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import ModelSettings
 
+Value = bool | int | float | str
+
 # mean_f1 is the mean of weighted and macro F1.
 SELECTIONS = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "mean_f1")
 
-# Every numeric setting with its bounds, both allowed.
-NUMERIC = {
-    "gan.learning_rate": (0.0, math.inf),
-    "gan.identity": (0.0, math.inf),
-    "gan.joint": (0.0, math.inf),
-    "gan.classify": (0.0, math.inf),
-    "gan.weight": (0.0, math.inf),
-    "mask.rate": (0.0, 0.9),
-    "mask.tau": (-4.0, 4.0),
-    "mask.swap": (0.0, 1.0),
-    "mask.alpha": (1.0, 10.0),
-    "mask.classify": (0.0, 1.0),
-    "loss.gamma": (0.0, 100.0),
-    "loss.class_balance": (0.0, 0.999999),
-    "loss.label_smoothing": (0.0, 0.9),
-    "loss.mask": (0.0, math.inf),
-    "loss.vae": (0.0, math.inf),
-    "loss.beta": (0.0, math.inf),
-    "loss.align": (0.0, math.inf),
-    "loss.free_bits": (0.0, math.inf),
-    "loss.kl_warmup": (0.0, 1.0),
-    "optim.learning_rate": (0.0, math.inf),
-    "optim.weight_decay": (0.0, math.inf),
-    "optim.dropout": (0.0, 0.95),
-    "optim.clip": (1e-6, math.inf),
-    "optim.ema": (0.0, 0.99999),
-    "optim.warmup": (0.0, 1.0),
-}
 
-AT_LEAST_ONE = (
-    "gan.hidden",
-    "gan.noise",
-    "gan.epochs",
-    "gan.steps",
-    "gan.batch_size",
-    "gan.max_copies",
-    "model.hidden",
-    "model.latent",
-    "model.heads",
-    "model.layers",
-    "model.classifiers",
-    "model.classifier_hidden",
-    "train.epochs",
-    "train.rows_per_batch",
-    "train.patience",
-)
+class Setting(NamedTuple):
+    """One setting.
+
+    Attributes:
+      default: tuned on the dev splits of MELD and MOSI (BUILD_NOTES.md).
+      meaning: in a few words.
+      low: smallest value allowed.
+      high: largest value allowed.
+      numeric: traced, not compiled in.
+    """
+
+    default: Value
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+    numeric: bool = False
+
+
+def _numeric(default: float, meaning: str, high: float = math.inf, low: float = 0.0) -> Setting:
+    return Setting(default, meaning, low, high, numeric=True)
+
+
+def _count(default: int, meaning: str, low: int = 1) -> Setting:
+    return Setting(default, meaning, low)
+
+
+SETTINGS = {
+    "data.path": Setting("", "canonical .npz, pickle of the field, or simulated:<size>"),
+    "data.text_layers": Setting("mean", "how roberta1..4 become text: mean, concat, or 1 to 4"),
+    "data.modalities": Setting("all", "all, or names joined by commas"),
+    "gan.enabled": Setting(True, "generate minority utterances"),
+    "gan.balance": Setting(
+        0.15, "share of the largest class that every class is brought up to", 0.0, 1.0
+    ),
+    "gan.max_copies": _count(4, "copies of a training dialogue at most"),
+    "gan.hidden": _count(128, "width of the GAN's hidden layers"),
+    "gan.noise": _count(16, "width of the noise that the modalities share"),
+    "gan.epochs": _count(5, "epochs of the GAN stage"),
+    "gan.steps": _count(60, "optimiser steps in each of them"),
+    "gan.batch_size": _count(128, "utterances of each domain in a step"),
+    "gan.learning_rate": _numeric(5e-4, "Adam's learning rate in the GAN stage"),
+    "gan.identity": _numeric(5.0, "weight of the L1 between a source feature and its way back"),
+    "gan.joint": _numeric(1.0, "weight of the discriminator of the reconstructed triple"),
+    "gan.classify": _numeric(1.0, "weight of the GAN's emotion classifier"),
+    "gan.weight": _numeric(0.3, "weight of a generated utterance in the joint stage"),
+    "model.djvae": Setting(True, "fuse by the joint autoencoder; else by concatenation"),
+    "model.bilstm": Setting(True, "run the BiLSTM"),
+    "model.graph": Setting(True, "run the graph encoder"),
+    "model.reconstruction": Setting(True, "mask nodes in training and rebuild them; needs graph"),
+    "model.residual": Setting(True, "feed the standardised features to the classifiers too"),
+    "model.causal": Setting(False, "see no future turn"),
+    "model.hidden": _count(128, "width of fusion, BiLSTM and graph; a multiple of heads, even"),
+    "model.latent": _count(32, "width of the autoencoder's latent"),
+    "model.heads": _count(4, "attention heads"),
+    "model.layers": _count(1, "graph attention layers"),
+    "model.past": _count(8, "turns before an utterance that it sees in the graph", 0),
+    "model.future": _count(8, "turns after an utterance that it sees in the graph", 0),
+    "model.classifiers": _count(5, "weak classifiers"),
+    "model.classifier_hidden": _count(32, "width of each one's hidden layer"),
+    "model.subspace": Setting(0.7, "share of the features that each sees", 1e-6, 1.0),
+    "mask.rate": _numeric(0.15, "mean share of masked nodes", 0.9),
+    "mask.tau": _numeric(0.0, "masking by class, p(c) ~ n_c^-tau", 4.0, -4.0),
+    "mask.swap": _numeric(0.1, "share of masked nodes that get another node's features", 1.0),
+    "mask.alpha": _numeric(2.0, "exponent of the scaled cosine error", 10.0, 1.0),
+    "mask.classify": _numeric(1.0, "weight of a masked node in the focal loss", 1.0),
+    "loss.gamma": _numeric(1.0, "focusing factor of the focal loss", 100.0),
+    "loss.class_balance": _numeric(
+        0.999, "beta of the effective number of samples; 0 = equal class weights", 0.999999
+    ),
+    "loss.label_smoothing": _numeric(0.05, "share of the target spread over all classes", 0.9),
+    "loss.mask": _numeric(0.5, "lambda_mask, weight of the scaled cosine error"),
+    "loss.vae": _numeric(0.5, "lambda_vae, weight of the autoencoder's loss"),
+    "loss.beta": _numeric(1.0, "weight of KL(q || N(0, I)); 1 = the evidence lower bound"),
+    "loss.align": _numeric(0.1, "lambda_align, weight of sum_m KL(q || q_m)"),
+    "loss.free_bits": _numeric(0.1, "nats per latent unit that cost nothing"),
+    "loss.kl_warmup": _numeric(0.3, "share of the training over which beta grows from 0", 1.0),
+    "optim.learning_rate": _numeric(2e-3, "AdamW's peak learning rate in the joint stage"),
+    "optim.weight_decay": _numeric(0.5, "AdamW's weight decay, on matrices"),
+    "optim.dropout": _numeric(0.3, "dropout rate of all layers", 0.95),
+    "optim.clip": _numeric(1.0, "largest norm of a gradient", low=1e-6),
+    "optim.ema": _numeric(0.98, "decay of the averaged weights that are evaluated", 0.99999),
+    "optim.warmup": _numeric(0.05, "share of the training over which the rate grows", 1.0),
+    "train.epochs": _count(12, "epochs of the joint stage"),
+    "train.rows_per_batch": _count(8, "packed rows in a step"),
+    "train.patience": _count(10, "epochs without a better dev score before a member stops"),
+    "train.select": Setting("mean_f1", f"dev metric that picks the epoch: {', '.join(SELECTIONS)}"),
+    "train.checkpoint_seconds": Setting(
+        60.0, "time between checkpoints; 0 = after every epoch", 0.0
+    ),
+}
+NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
 def default_config() -> ConfigDict:
-    """All settings at their defaults, tuned on the dev splits of MELD and MOSI (BUILD_NOTES.md)."""
-    config = ConfigDict()
-    # A path, or simulated:<size>; empty: to be named by --data.
-    config.data = ConfigDict({"path": "", "text_layers": "mean", "modalities": "all"})
-    config.gan = ConfigDict(
-        {
-            "enabled": True,
-            "balance": 0.15,  # share of the largest class that every class is brought up to
-            "max_copies": 4,  # copies of a dialogue at most
-            "hidden": 128,
-            "noise": 16,
-            "epochs": 5,
-            "steps": 60,  # optimiser steps an epoch
-            "batch_size": 128,  # utterances of each domain
-            "learning_rate": 5e-4,
-            "identity": 5.0,  # weight of the L1 between a source feature and its way back
-            "joint": 1.0,  # weight of the discriminator of the reconstructed triple
-            "classify": 1.0,  # weight of the emotion classifier's word
-            "weight": 0.3,  # weight of a generated utterance in the joint stage
-        }
-    )
-    config.model = ConfigDict(
-        {
-            "djvae": True,
-            "bilstm": True,
-            "graph": True,
-            "reconstruction": True,
-            "residual": True,
-            "causal": False,
-            "hidden": 128,
-            "latent": 32,
-            "heads": 4,
-            "layers": 1,
-            "past": 8,
-            "future": 8,
-            "classifiers": 5,
-            "classifier_hidden": 32,
-            "subspace": 0.7,
-        }
-    )
-    config.mask = ConfigDict(
-        {
-            "rate": 0.15,  # mean share of masked nodes
-            "tau": 0.0,  # p(class) ~ n_class^-tau
-            "swap": 0.1,  # share of masked nodes that get another node's features
-            "alpha": 2.0,  # exponent of the scaled cosine error
-            "classify": 1.0,  # weight of a masked node in the focal loss
-        }
-    )
-    config.loss = ConfigDict(
-        {
-            "gamma": 1.0,  # focal loss
-            "class_balance": 0.999,  # beta of the effective number of samples; 0 = equal weights
-            "label_smoothing": 0.05,
-            "mask": 0.5,  # lambda_mask
-            "vae": 0.5,  # lambda_vae
-            "beta": 1.0,  # weight of KL(q || N(0, I)); 1 = the evidence lower bound
-            "align": 0.1,  # lambda_align, weight of sum_m KL(q || q_m)
-            "free_bits": 0.1,  # nats per latent unit that cost nothing
-            "kl_warmup": 0.3,  # share of the training over which beta grows from 0
-        }
-    )
-    config.optim = ConfigDict(
-        {
-            "learning_rate": 2e-3,
-            "weight_decay": 0.5,
-            "dropout": 0.3,
-            "clip": 1.0,  # largest norm of a gradient
-            "ema": 0.98,  # decay of the averaged weights that are evaluated; 0 = the last weights
-            "warmup": 0.05,  # share of the training over which the learning rate grows
-        }
-    )
-    config.train = ConfigDict(
-        {
-            "epochs": 12,
-            "rows_per_batch": 8,
-            "patience": 10,  # epochs without a better dev score before a member stops
-            "select": "mean_f1",  # dev metric that picks the epoch, one of SELECTIONS
-            "checkpoint_seconds": 60.0,  # time between checkpoints; 0 = after every epoch
-        }
-    )
-    return config
+    """All settings at their defaults, by group."""
+    groups: dict[str, dict[str, Value]] = {}
+    for name, setting in SETTINGS.items():
+        group, own = name.split(".")
+        groups.setdefault(group, {})[own] = setting.default
+    return ConfigDict(groups)
 
 
-def flatten(config: ConfigDict) -> dict[str, bool | int | float | str]:
+def describe_settings() -> str:
+    """A line per setting, for the help."""
+    return "\n".join(f"{name} = {s.default!r}: {s.meaning}" for name, s in SETTINGS.items())
+
+
+def flatten(config: ConfigDict) -> dict[str, Value]:
     """Dotted name -> value of every setting."""
     return {
         f"{group}.{name}": value
@@ -175,34 +153,21 @@ def check_config(config: ConfigDict) -> None:
       UserError: naming the setting, its value and what is allowed.
     """
     flat = flatten(config)
-    for name, (low, high) in NUMERIC.items():
-        if not low <= flat[name] <= high:
-            raise UserError(f"{name} = {flat[name]}: has to be from {low} to {high}")
-    positive = (
-        "gan.hidden gan.noise gan.epochs gan.steps gan.batch_size gan.max_copies "
-        "model.hidden model.latent model.heads model.layers model.classifiers "
-        "model.classifier_hidden train.epochs train.rows_per_batch train.patience"
-    )
-    for name in positive.split():
-        if flat[name] < 1:
-            raise UserError(f"{name} = {flat[name]}: has to be at least 1")
-    for name in ("model.past", "model.future", "train.checkpoint_seconds"):
-        if flat[name] < 0:
-            raise UserError(f"{name} = {flat[name]}: has to be at least 0")
-    if not 0 <= flat["gan.balance"] <= 1:
-        raise UserError(f"gan.balance = {flat['gan.balance']}: has to be from 0 to 1")
-    if not 0 < flat["model.subspace"] <= 1:
-        raise UserError(f"model.subspace = {flat['model.subspace']}: has to be above 0, at most 1")
-    if flat["model.hidden"] % flat["model.heads"]:
+    for name, setting in SETTINGS.items():
+        value = flat[name]
+        # Written so that NaN is refused too.
+        if not isinstance(value, str) and not setting.low <= value <= setting.high:
+            raise UserError(f"{name} = {value}: has to be from {setting.low} to {setting.high}")
+    model = config.model
+    if model.hidden % model.heads:
         raise UserError(
-            f"model.hidden = {flat['model.hidden']}: has to be a multiple of model.heads = "
-            f"{flat['model.heads']}"
+            f"model.hidden = {model.hidden}: has to be a multiple of model.heads = {model.heads}"
         )
-    if flat["model.reconstruction"] and not flat["model.graph"]:
+    if model.bilstm and model.hidden % 2:
+        raise UserError(f"model.hidden = {model.hidden}: has to be even with model.bilstm")
+    if model.reconstruction and not model.graph:
         raise UserError("model.reconstruction = True: needs model.graph = True")
-    if flat["model.bilstm"] and flat["model.hidden"] % 2:
-        raise UserError(f"model.hidden = {flat['model.hidden']}: has to be even with model.bilstm")
-    if flat["train.select"] not in SELECTIONS:
+    if config.train.select not in SELECTIONS:
         raise UserError(
-            f"train.select = {flat['train.select']!r}: has to be one of {', '.join(SELECTIONS)}"
+            f"train.select = {config.train.select!r}: has to be one of {', '.join(SELECTIONS)}"
         )
