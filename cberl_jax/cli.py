@@ -73,12 +73,18 @@ def define_data() -> flags.FlagHolder:
 def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
     """The settings that the two flags give."""
     settings = config.value
+    file = config_flags.get_config_filename(flags.FLAGS[config.name])
     try:
-        names = flatten(settings)
+        flat = flatten(settings)
+        grouped = isinstance(settings, ConfigDict)
     except OSError as error:
-        file = config_flags.get_config_filename(flags.FLAGS[config.name])
         raise UserError(f"{file}: is not a config file that can be read") from error
-    _check_names(names)
+    except AttributeError:
+        grouped = False
+    if not grouped:
+        raise UserError(f"{file}: get_config() has to return what default_config() does, changed")
+    _check_names(flat)
+    _check_types(flat)
     if data.value is not None:
         settings.data.path = data.value
     return settings
@@ -103,6 +109,14 @@ def _check_names(names: Mapping[str, object]) -> None:
         )
 
 
+def _check_types(flat: Mapping[str, object]) -> None:
+    """Refuses a setting whose type is not that of its default; a float may be written as an int."""
+    for name, value in flat.items():
+        wanted = type(SETTINGS[name].default)
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(f"{name} = {value!r}: has to be of type {wanted.__name__}")
+
+
 @contextlib.contextmanager
 def explaining_interrupts() -> Iterator[None]:
     """Ends an interrupted program with the signal's customary status and how to go on."""
@@ -110,7 +124,7 @@ def explaining_interrupts() -> Iterator[None]:
         yield
     except Interrupted as interrupt:
         print("stopped; a checkpoint is written. The same command goes on.", file=sys.stderr)
-        sys.exit(128 + interrupt.signal)
+        sys.exit(128 + interrupt.number)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -127,7 +141,7 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     except (flags.Error, UserError) as error:
         _fail(error)
     except Exception as error:  # The config file is the person's own code: it can raise anything.
-        _fail(f"--config: {type(error).__name__}: {error}")
+        _fail(f"--config: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
 
 
 def _fail(error: Exception | str) -> None:

@@ -261,7 +261,8 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper):
         batch = Batch(
             gather(data.table, batch_rows, data.source, made),
             batch_rows.label,
-            weight[..., None] * bootstrap[batch_rows.index],
+            weight,
+            bootstrap[batch_rows.index],
         )
         done = joint.epoch * batches + number
         variables, optimizer, terms = joint_step(

@@ -10,8 +10,8 @@ class UserError(ValueError):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; a checkpoint is written. ``signal`` is the signal's number."""
+    """The run was asked to stop; a checkpoint is written. ``number`` is the signal's."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}")
-        self.signal = number
+        self.number = number

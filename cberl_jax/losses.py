@@ -1,8 +1,8 @@
 """Every loss of CBERL as arrays in, unreduced array out (section 3 of the design).
 
-Class means, modality sums and weights between terms belong to the steps; only ``weighted_mean``
-and ``free_bits`` reduce here, since the batch mean is part of what they define. Letters: ``...``
-any leading axes, C classes, d features, z latent units.
+Class means, modality sums and weights between terms belong to the steps; of the batch axes only
+``weighted_mean`` and ``free_bits`` reduce, since the mean is part of what they define. Letters:
+``...`` any leading axes, C classes, d features, z latent units.
 """
 
 import jax
@@ -96,11 +96,11 @@ def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> 
         E_c = (1 - beta^n_c) / (1 - beta),    alpha_c ~ 1 / E_c,    sum_c alpha_c = C
 
     Args:
-      counts: [C] samples per class, generated ones included; a class without any counts as one.
+      counts: [C] samples per class, generated ones included.
       beta: [] in [0, 1); 0 gives equal weights, towards 1 the inverse frequency.
 
     Returns:
-      [C] float weights with mean one.
+      [C] float weights with mean one over the classes that have samples, zero for the others.
 
     Example:
       >>> class_balanced_weights(jnp.array([10.0, 10.0]), beta=0.9)
@@ -109,9 +109,10 @@ def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> 
     References:
       Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, equation 2.
     """
-    counts = jnp.maximum(counts, 1.0)
-    weights = (1.0 - beta) / -jnp.expm1(counts * jnp.log(jnp.maximum(beta, 1e-30)))
-    return weights * (counts.shape[-1] / jnp.sum(weights))
+    held = counts > 0
+    exponent = jnp.where(held, counts, 1.0) * jnp.log(jnp.maximum(beta, 1e-30))
+    weights = jnp.where(held, (1.0 - beta) / -jnp.expm1(exponent), 0.0)
+    return weights * (jnp.sum(held) / jnp.sum(weights))
 
 
 def scaled_cosine_error(

@@ -75,7 +75,7 @@ SETTINGS = {
     "model.heads": _count(4, "attention heads"),
     "model.layers": _count(1, "graph attention layers"),
     "model.past": _count(8, "turns before an utterance that it sees in the graph", 0),
-    "model.future": _count(8, "turns after an utterance that it sees in the graph", 0),
+    "model.future": _count(8, "turns after it that it sees, unless causal", 0),
     "model.classifiers": _count(5, "weak classifiers"),
     "model.classifier_hidden": _count(32, "width of each one's hidden layer"),
     "model.subspace": Setting(0.7, "share of the features that each sees", 1e-6, 1.0),
@@ -155,8 +155,9 @@ def check_config(config: ConfigDict) -> None:
     flat = flatten(config)
     for name, setting in SETTINGS.items():
         value = flat[name]
-        # Written so that NaN is refused too.
-        if not isinstance(value, str) and not setting.low <= value <= setting.high:
+        if isinstance(value, str):
+            continue
+        if not (math.isfinite(value) and setting.low <= value <= setting.high):
             raise UserError(f"{name} = {value}: has to be from {setting.low} to {setting.high}")
     model = config.model
     if model.hidden % model.heads:

@@ -100,7 +100,7 @@ class Fleet:
 
         Args:
           function: a pure function of one member's state, the shared data and its settings.
-          state: the members' states, from ``spread``; donated if the function returns its like.
+          state: the members' states, from ``spread``.
           shared: from ``share``.
           hyper: from ``spread``.
 

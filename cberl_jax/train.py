@@ -6,14 +6,12 @@ goes on. This file owns time, signals and what is printed; the mathematics is in
 
 import contextlib
 import functools
-import importlib.metadata
-import platform
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,96 +19,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.checkpoints import Checkpoints, open_checkpoints
-from cberl_jax.data.corpus import Corpus, fingerprint
-from cberl_jax.data.dataset import Dataset, create_dataset, create_table
-from cberl_jax.data.layers import select_modalities
-from cberl_jax.data.load import load_corpus
-from cberl_jax.data.packing import (
-    Standardiser,
-    choose_row_length,
-    fit_standardiser,
-    pack,
-    turns_of,
-)
-from cberl_jax.data.placement import place_generated
-from cberl_jax.epochs import NEVER, MemberState, Program, gan_epoch, joint_epoch, predict
-from cberl_jax.errors import Interrupted, UserError
-from cberl_jax.models.cberl import CBERL
-from cberl_jax.models.gan import GAN
+from cberl_jax.data.corpus import fingerprint
+from cberl_jax.epochs import gan_epoch, joint_epoch
+from cberl_jax.errors import Interrupted
+from cberl_jax.inference import member_states, predict_splits, versions
+from cberl_jax.prepare import Prepared, load_data, member_hyper, prepare
 from cberl_jax.report import create_report, write_report
-from cberl_jax.settings import (
-    check_config,
-    default_config,
-    flatten,
-    model_settings,
-    numeric_settings,
-)
+from cberl_jax.settings import check_config, flatten
 from cberl_jax.sweep import Fleet, create_members, members_like
 from cberl_jax.workdir import Workdir
 
 # Where the corpus lies (its content is checked) and how often a checkpoint is written.
 FREE_SETTINGS = ("data.path", "train.checkpoint_seconds")
-PACKAGES = ("cberl-jax", "jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "numpy")
-
-
-class Prepared(NamedTuple):
-    """A corpus made ready for training.
-
-    Attributes:
-      corpus: the corpus, with the chosen modalities.
-      standardiser: its train statistics.
-      data: its packed rows.
-      program: the static half of the training.
-      generated: [C] generated utterances per class.
-    """
-
-    corpus: Corpus
-    standardiser: Standardiser
-    data: Dataset
-    program: Program
-    generated: np.ndarray
-
-
-def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int]) -> Program:
-    """The static half of a training; without a GAN where nothing is ``generated`` [C]."""
-    classes = len(corpus.classes)
-    model = CBERL(model_settings(config), tuple(corpus.widths.items()), classes)
-    gan = GAN(config.gan.hidden, config.gan.noise, classes) if any(generated) else None
-    return Program(
-        model=model,
-        gan=gan,
-        gan_steps=config.gan.steps,
-        gan_batch=config.gan.batch_size,
-        rows=config.train.rows_per_batch,
-        epochs=config.train.epochs,
-        patience=config.train.patience,
-        select=config.train.select,
-    )
-
-
-def load_data(config: ConfigDict) -> Corpus:
-    """Reads the corpus that the settings name, with the modalities that they choose."""
-    if not config.data.path:
-        raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
-    corpus = load_corpus(config.data.path, config.data.text_layers)
-    return select_modalities(corpus, config.data.modalities)
-
-
-def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
-    """Standardises and packs a corpus, and plans its generated utterances."""
-    standardiser = fit_standardiser(corpus)
-    balance = config.gan.balance if config.gan.enabled else 0.0
-    placement = place_generated(corpus, balance=balance, max_copies=config.gan.max_copies)
-    data = create_dataset(corpus, standardiser, placement, config.train.rows_per_batch)
-    generated = np.bincount(placement.target, minlength=len(corpus.classes))
-    program = create_program(config, corpus, generated)
-    return Prepared(corpus, standardiser, data, program, generated)
-
-
-def member_hyper(config: ConfigDict, members: int) -> dict[str, np.ndarray]:
-    """The numeric settings of S members that share them all, each [S]."""
-    numeric = numeric_settings(config)
-    return {name: np.full((members,), value, np.float32) for name, value in numeric.items()}
 
 
 class Clock:
@@ -130,8 +50,10 @@ class Clock:
 class Stopper:
     """Turns SIGTERM and Ctrl-C into a wish that the training loop reads between epochs."""
 
-    def __init__(self):
+    def __init__(self, say: Callable[[str], None]):
+        """Args: what takes a line of progress."""
         self.wish: int | None = None
+        self._say = say
 
     @contextlib.contextmanager
     def listening(self):
@@ -148,7 +70,10 @@ class Stopper:
 
     def _hear(self, number, frame):
         del frame
+        if self.wish is not None:
+            raise KeyboardInterrupt
         self.wish = number
+        self._say("stopping after this epoch; once more stops at once, without a checkpoint")
 
 
 class Run:
@@ -250,7 +175,11 @@ class Run:
         )
 
     def timing(self) -> dict[str, Any]:
-        """The report's ``timing``; None where this call did nothing of the kind."""
+        """The report's ``timing``, in seconds and bytes.
+
+        It is that of this call: a run that went on from a checkpoint counts what came after it, and
+        an activity that was over by then is None.
+        """
         seconds = self.clock.seconds
         rows = self.prepared.data.train
         epochs = self.done["joint"] - self.started_at
@@ -296,24 +225,6 @@ class Run:
         return report
 
 
-def member_states(state: MemberState) -> list[dict[str, Any]]:
-    """Status and kept epoch (from 1) of each member."""
-    joint = state.joint
-    gan_diverged = np.full(len(joint.epoch), NEVER) if state.gan is None else state.gan.diverged
-    members = []
-    for kept, joint_broke, gan_broke in zip(joint.best_epoch, joint.diverged, gan_diverged):
-        sound = joint_broke == NEVER and gan_broke == NEVER
-        members.append({"status": "ok" if sound else "diverged", "epoch": int(kept) + 1})
-    return members
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in PACKAGES
-    }
-
-
 def peak_memory(devices: Sequence[jax.Device]) -> int:
     """Peak bytes on the fullest accelerator, or of the process where devices do not tell."""
     stats = [device.memory_stats() for device in devices]
@@ -321,53 +232,6 @@ def peak_memory(devices: Sequence[jax.Device]) -> int:
         return max(s["peak_bytes_in_use"] for s in stats)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def predict_splits(
-    program: Program,
-    state: MemberState,
-    corpus: Corpus,
-    standardiser: Standardiser,
-    fleet: Fleet,
-) -> dict[str, np.ndarray]:
-    """Probabilities of every member for dev and test, in one program.
-
-    Args:
-      program: the static settings.
-      state: the members' states on the host; the kept parameters are used.
-      corpus: the corpus.
-      standardiser: the train statistics that belong to the state.
-      fleet: the devices.
-
-    Returns:
-      Per split ``<split>.probability`` [S, n, C], ``<split>.label`` [n] int,
-      ``<split>.dialogue`` [n] str and ``<split>.utterance`` [n] int, the turn from 0; and
-      ``classes`` [C] str.
-    """
-    chosen = corpus.split != "train"
-    row_length = choose_row_length(corpus.length[chosen])
-    rows = pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, program.rows)
-
-    def of_member(variables, shared, _):
-        return predict(program, variables, *shared)
-
-    variables = fleet.spread({**state.joint.variables, "params": state.joint.best})
-    shared = fleet.share((create_table(corpus, standardiser), rows))
-    nothing = fleet.spread(np.zeros(fleet.members, np.float32))
-    function = fleet.compile(of_member, variables, shared, nothing)
-    packed = fleet.collect(function(variables, shared, nothing))
-    probability = np.zeros((fleet.members, len(corpus.label), len(corpus.classes)), np.float32)
-    used = rows.segment > 0
-    probability[:, rows.index[used]] = packed[:, used]
-
-    arrays = {"classes": np.asarray(corpus.classes)}
-    for split in ("dev", "test"):
-        here = corpus.in_split(split)
-        arrays[f"{split}.probability"] = probability[:, here]
-        arrays[f"{split}.label"] = corpus.label[here]
-        arrays[f"{split}.dialogue"] = corpus.dialogue[corpus.dialogue_of[here]]
-        arrays[f"{split}.utterance"] = corpus.turn[here]
-    return arrays
 
 
 def _run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
@@ -413,51 +277,9 @@ def train_and_evaluate(
     prepared = prepare(config, corpus)
     folder = Workdir(workdir)
     folder.claim(_run_identity(config, prepared, seeds), FREE_SETTINGS)
-    with Stopper().listening() as stopper, open_checkpoints(folder.checkpoints) as checkpoints:
+    if folder.report_file.exists():
+        say("this run is finished")
+        return folder.read_report()
+    with Stopper(say).listening() as stopper, open_checkpoints(folder.checkpoints) as checkpoints:
         run = Run(prepared, config, folder, seeds, checkpoints, stopper, say)
         return run.execute()
-
-
-def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
-    """Scores a run's kept parameters again.
-
-    Args:
-      workdir: the run's folder.
-      data: the corpus; by default the one the run was trained on.
-
-    Returns:
-      A report; its ``timing`` is empty.
-
-    Raises:
-      UserError: there is no finished run, or the corpus has other classes or feature widths.
-    """
-    folder = Workdir(workdir, create=False)
-    stored = folder.read_config()
-    config = default_config()
-    config.update_from_flattened_dict({name: stored[name] for name in flatten(config)})
-    if data is not None:
-        config.data.path = data
-    corpus = load_data(config)
-    if list(corpus.classes) != stored["classes"] or corpus.widths != stored["widths"]:
-        raise UserError(
-            f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
-            f"those of the run ({stored['classes']}, {stored['widths']})"
-        )
-    program = create_program(config, corpus, stored["generated"])
-    seeds = stored["seeds"]
-    like = members_like(program, np.asarray(seeds, np.int32), member_hyper(config, len(seeds)))
-    with open_checkpoints(folder.checkpoints) as checkpoints:
-        if checkpoints.latest is None:
-            raise UserError(f"{folder.path}: holds no checkpoint yet")
-        state, standardiser = checkpoints.restore(like, fit_standardiser(corpus))
-    fleet = Fleet(len(seeds), tuple(jax.local_devices()[: len(seeds)]))
-    predictions = predict_splits(program, state, corpus, standardiser, fleet)
-    return create_report(
-        corpus,
-        seeds,
-        member_states(state),
-        predictions,
-        generated=np.asarray(stored["generated"]),
-        timing={},
-        versions=versions(),
-    )

@@ -24,6 +24,10 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        # A temporary file is its owner's alone; this one is to have the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
@@ -104,6 +108,10 @@ class Workdir:
                 f"this version reads format {FORMAT}"
             )
         return config
+
+    def read_report(self) -> dict[str, Any]:
+        """The contents of ``report.json``."""
+        return json.loads(self.report_file.read_text())
 
     @staticmethod
     def write_json(path: pathlib.Path, content: Any) -> None:

@@ -11,9 +11,9 @@ import pytest
 from cberl_jax import epochs
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.prepare import member_hyper, prepare
 from cberl_jax.settings import default_config
 from cberl_jax.sweep import Fleet, create_members, members_like
-from cberl_jax.train import member_hyper, prepare
 
 TINY = {
     "gan.hidden": 4,

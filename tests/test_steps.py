@@ -133,11 +133,11 @@ def joint_case(hyper):
         jnp.asarray(generator.integers(0, 2, shape), jnp.int32),
     )
     label = jnp.where(segment > 0, jnp.asarray(generator.integers(0, CLASSES, shape)), -1)
-    weight = jnp.where(segment > 0, 1.0, 0.0)[..., None] * jnp.ones(3)
+    weight = jnp.where(segment > 0, 1.0, 0.0)
     init = jax.jit(MODEL.init)
     variables = init(jax.random.key(0), conversations, no_masking(shape), 0.0)
     optimizer = joint_optimizer(hyper, 10).init(variables["params"])
-    return variables, optimizer, Batch(conversations, label, weight)
+    return variables, optimizer, Batch(conversations, label, weight, jnp.ones((*shape, 3)))
 
 
 MODEL = CBERL(SETTINGS, WIDTHS, CLASSES)
@@ -195,6 +195,7 @@ def test_a_batch_of_padding_gives_a_zero_loss_and_finite_parameters(joint_case, 
         batch.conversations._replace(segment=nothing, present={m: nothing > 0 for m, _ in WIDTHS}),
         jnp.full_like(batch.label, -1),
         jnp.zeros_like(batch.weight),
+        batch.bootstrap,
     )
     variables, _, terms = run_joint_step((variables, optimizer, empty), hyper)
     assert float(terms["focal"]) == 0.0

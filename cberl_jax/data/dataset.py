@@ -85,7 +85,7 @@ def create_dataset(
     corpus: Corpus, standardiser: Standardiser, placement: Placement, rows_per_batch: int
 ) -> Dataset:
     """Packs the train split with its copies, and the dev split, into whole batches."""
-    row_length = choose_row_length(corpus.length[corpus.split != "test"])
+    row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
     turns = {s: turns_of(corpus, np.flatnonzero(corpus.split == s)) for s in ("train", "dev")}
     generated = np.bincount(placement.target, minlength=len(corpus.classes))
     return Dataset(

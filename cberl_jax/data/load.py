@@ -30,7 +30,7 @@ def load_corpus(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
     Raises:
       UserError: if it cannot be read, or is not sound.
     """
-    return combine_text_layers(read_corpus(path), text_layers)
+    return validate(combine_text_layers(read_corpus(path), text_layers))
 
 
 def read_corpus(path: str | os.PathLike) -> Corpus:

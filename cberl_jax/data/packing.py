@@ -146,15 +146,23 @@ def assign_rows(length: np.ndarray, row_length: int) -> list[list[int]]:
     return rows
 
 
-def choose_row_length(length: np.ndarray) -> int:
+def choose_row_length(length: np.ndarray, multiple: int = 1) -> int:
     """The row length from the longest dialogue up to half as much again that pads least.
 
     Ties go to the shorter row. A multiple of four, which vector units like.
+
+    Args:
+      length: [V] turns per dialogue.
+      multiple: rows come in multiples of this.
+
+    Returns:
+      L.
     """
     longest = int(length.max())
     shortest = -(-longest // 4) * 4
     candidates = range(shortest, max(shortest, longest * 3 // 2) + 1, 4)
-    cells = {width: width * len(assign_rows(length, width)) for width in candidates}
+    rows = {width: -(-len(assign_rows(length, width)) // multiple) for width in candidates}
+    cells = {width: width * rows[width] for width in candidates}
     return min(cells, key=lambda width: (cells[width], width))
 
 

@@ -117,7 +117,8 @@ def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: in
     np.add.at(held, (of_dialogue[is_minority], turns.label[is_minority]), 1)
 
     copies = choose_copies(held, counts, np.where(minority, wanted, 0), max_copies)
-    dialogues = np.repeat(train, copies)
+    # Round by round, so that what is left out below is last copies, not last dialogues.
+    dialogues = np.concatenate([train[copies > number] for number in range(max_copies)])
     copied = turns_of(corpus, dialogues)
     generated = _choose_generated(copied.label, wanted - counts, minority)
     # A class may have its share before the last copy that was meant for it.

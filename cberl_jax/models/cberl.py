@@ -121,7 +121,8 @@ class CBERL(nn.Module):
         """
         s = self.settings
         present = conversations.present
-        features = conversations.features
+        # By name: jit sorts the keys of a dict, and the layers below concatenate.
+        features = {m: conversations.features[m] for m in sorted(conversations.features)}
         if s.reconstruction:
             features = MaskTokens(name="mask_tokens")(features, masking)
         features = {m: jnp.where(present[m][..., None], x, 0.0) for m, x in features.items()}

@@ -1,0 +1,143 @@
+"""Trained members applied to a corpus: predictions, and a finished run scored again."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+
+from cberl_jax.checkpoints import open_checkpoints
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import create_table
+from cberl_jax.data.packing import (
+    Standardiser,
+    choose_row_length,
+    fit_standardiser,
+    pack,
+    turns_of,
+)
+from cberl_jax.epochs import NEVER, MemberState, Program, predict
+from cberl_jax.errors import UserError
+from cberl_jax.prepare import create_program, load_data, member_hyper
+from cberl_jax.report import create_report
+from cberl_jax.settings import SETTINGS, default_config
+from cberl_jax.sweep import Fleet, members_like
+from cberl_jax.version import __version__
+from cberl_jax.workdir import Workdir
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "numpy")
+
+
+def member_states(state: MemberState) -> list[dict[str, Any]]:
+    """Status and kept epoch (from 1) of each member."""
+    joint = state.joint
+    gan_diverged = np.full(len(joint.epoch), NEVER) if state.gan is None else state.gan.diverged
+    members = []
+    for kept, joint_broke, gan_broke in zip(joint.best_epoch, joint.diverged, gan_diverged):
+        sound = joint_broke == NEVER and gan_broke == NEVER
+        members.append({"status": "ok" if sound else "diverged", "epoch": int(kept) + 1})
+    return members
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that numbers depend on."""
+    own = {"python": platform.python_version(), "cberl-jax": __version__}
+    return own | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def predict_splits(
+    program: Program,
+    state: MemberState,
+    corpus: Corpus,
+    standardiser: Standardiser,
+    fleet: Fleet,
+) -> dict[str, np.ndarray]:
+    """Probabilities of every member for dev and test, in one program.
+
+    Args:
+      program: the static settings.
+      state: the members' states on the host; the kept parameters are used.
+      corpus: the corpus.
+      standardiser: the train statistics that belong to the state.
+      fleet: the devices.
+
+    Returns:
+      Per split ``<split>.probability`` [S, n, C], ``<split>.label`` [n] int,
+      ``<split>.dialogue`` [n] str and ``<split>.utterance`` [n] int, the turn from 0; and
+      ``classes`` [C] str.
+    """
+    chosen = corpus.split != "train"
+    row_length = choose_row_length(corpus.length[chosen], program.rows)
+    rows = pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, program.rows)
+
+    def of_member(variables, shared, _):
+        return predict(program, variables, *shared)
+
+    variables = fleet.spread({**state.joint.variables, "params": state.joint.best})
+    shared = fleet.share((create_table(corpus, standardiser), rows))
+    nothing = fleet.spread(np.zeros(fleet.members, np.float32))
+    function = fleet.compile(of_member, variables, shared, nothing)
+    packed = fleet.collect(function(variables, shared, nothing))
+    probability = np.zeros((fleet.members, len(corpus.label), len(corpus.classes)), np.float32)
+    used = rows.segment > 0
+    probability[:, rows.index[used]] = packed[:, used]
+
+    arrays = {"classes": np.asarray(corpus.classes)}
+    for split in ("dev", "test"):
+        here = corpus.in_split(split)
+        arrays[f"{split}.probability"] = probability[:, here]
+        arrays[f"{split}.label"] = corpus.label[here]
+        arrays[f"{split}.dialogue"] = corpus.dialogue[corpus.dialogue_of[here]]
+        arrays[f"{split}.utterance"] = corpus.turn[here]
+    return arrays
+
+
+def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
+    """Scores a run's kept parameters again.
+
+    Args:
+      workdir: the run's folder.
+      data: the corpus; by default the one the run was trained on.
+
+    Returns:
+      A report; its ``timing`` is empty.
+
+    Raises:
+      UserError: there is no finished run, or the corpus has other classes or feature widths.
+    """
+    folder = Workdir(workdir, create=False)
+    stored = folder.read_config()
+    if not folder.report_file.exists():
+        raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
+    config = default_config()
+    lacking = sorted(SETTINGS.keys() - stored.keys())
+    if lacking:
+        raise UserError(
+            f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
+        )
+    config.update_from_flattened_dict({name: stored[name] for name in SETTINGS})
+    if data is not None:
+        config.data.path = data
+    corpus = load_data(config)
+    if list(corpus.classes) != stored["classes"] or corpus.widths != stored["widths"]:
+        raise UserError(
+            f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
+            f"those of the run ({stored['classes']}, {stored['widths']})"
+        )
+    program = create_program(config, corpus, stored["generated"])
+    seeds = stored["seeds"]
+    like = members_like(program, np.asarray(seeds, np.int32), member_hyper(config, len(seeds)))
+    with open_checkpoints(folder.checkpoints) as checkpoints:
+        state, standardiser = checkpoints.restore(like, fit_standardiser(corpus))
+    fleet = Fleet(len(seeds), tuple(jax.local_devices()[: len(seeds)]))
+    predictions = predict_splits(program, state, corpus, standardiser, fleet)
+    return create_report(
+        corpus,
+        seeds,
+        member_states(state),
+        predictions,
+        generated=np.asarray(stored["generated"]),
+        timing={},
+        versions=versions(),
+    )

@@ -1,0 +1,86 @@
+"""From settings to what a training needs: corpus, packed rows, the static program, members."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import Dataset, create_dataset
+from cberl_jax.data.layers import select_modalities
+from cberl_jax.data.load import load_corpus
+from cberl_jax.data.packing import Standardiser, fit_standardiser
+from cberl_jax.data.placement import place_generated
+from cberl_jax.epochs import Program
+from cberl_jax.errors import UserError
+from cberl_jax.models.cberl import CBERL
+from cberl_jax.models.gan import GAN
+from cberl_jax.settings import model_settings, numeric_settings
+
+
+class Prepared(NamedTuple):
+    """A corpus made ready for training.
+
+    Attributes:
+      corpus: the corpus, with the chosen modalities.
+      standardiser: its train statistics.
+      data: its packed rows.
+      program: the static half of the training.
+      generated: [C] generated utterances per class.
+    """
+
+    corpus: Corpus
+    standardiser: Standardiser
+    data: Dataset
+    program: Program
+    generated: np.ndarray
+
+
+def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int]) -> Program:
+    """The static half of a training; without a GAN where nothing is ``generated`` [C]."""
+    classes = len(corpus.classes)
+    model = CBERL(model_settings(config), tuple(corpus.widths.items()), classes)
+    gan = GAN(config.gan.hidden, config.gan.noise, classes) if any(generated) else None
+    return Program(
+        model=model,
+        gan=gan,
+        gan_steps=config.gan.steps,
+        gan_batch=config.gan.batch_size,
+        rows=config.train.rows_per_batch,
+        epochs=config.train.epochs,
+        patience=config.train.patience,
+        select=config.train.select,
+    )
+
+
+def load_data(config: ConfigDict) -> Corpus:
+    """Reads the corpus that the settings name, with the modalities that they choose."""
+    if not config.data.path:
+        raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
+    corpus = load_corpus(config.data.path, config.data.text_layers)
+    return select_modalities(corpus, config.data.modalities)
+
+
+def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
+    """Standardises and packs a corpus, and plans its generated utterances.
+
+    Raises:
+      UserError: dev or test has no label, so there would be nothing to choose or report by.
+    """
+    for split in ("dev", "test"):
+        if not corpus.class_counts(split).any():
+            raise corpus.error(f"split {split!r} has no labelled utterance")
+    standardiser = fit_standardiser(corpus)
+    balance = config.gan.balance if config.gan.enabled else 0.0
+    placement = place_generated(corpus, balance=balance, max_copies=config.gan.max_copies)
+    data = create_dataset(corpus, standardiser, placement, config.train.rows_per_batch)
+    generated = np.bincount(placement.target, minlength=len(corpus.classes))
+    program = create_program(config, corpus, generated)
+    return Prepared(corpus, standardiser, data, program, generated)
+
+
+def member_hyper(config: ConfigDict, members: int) -> dict[str, np.ndarray]:
+    """The numeric settings of S members that share them all, each [S]."""
+    numeric = numeric_settings(config)
+    return {name: np.full((members,), value, np.float32) for name, value in numeric.items()}
