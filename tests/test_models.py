@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -498,6 +499,23 @@ PARTS = {
     "reconstruction": {"decoder", "mask_tokens"},
     "residual": set(),
 }
+
+
+@pytest.mark.parametrize("djvae", [True, False])
+def test_the_order_in_which_the_modalities_are_given_means_nothing(djvae):
+    model = make_model(djvae=djvae)
+    variables = make_variables(model, PACKED)
+    swapped = PACKED._replace(
+        features=dict(reversed(PACKED.features.items())),
+        present=dict(reversed(PACKED.present.items())),
+    )
+    assert list(swapped.features) != list(PACKED.features)
+    masking = masking_of([1])
+    # Without jit, which would sort the keys.
+    given = model.apply(variables, PACKED, masking, 0.0)
+    other = model.apply(variables, swapped, masking, 0.0)
+    chex.assert_trees_all_close(given, other, atol=1e-6)
+    chex.assert_trees_all_close(given, run(model, variables, PACKED, masking), atol=1e-5)
 
 
 OFF = [["graph", "reconstruction"] if p == "graph" else [p] for p in PARTS]

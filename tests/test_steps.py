@@ -110,14 +110,21 @@ def test_gan_loss_does_not_hear_absent_modalities(gan_case, hyper):
     chex.assert_trees_all_equal(first, second)
 
 
-def test_classifier_and_generators_learn_to_agree(gan_case, hyper):
-    gan, params, optimizers, source, target, noise = gan_case
-    hyper = {**hyper, "gan.learning_rate": jnp.float32(5e-3)}
-    step = jax.jit(lambda p, o: gan_step(gan, p, o, source, target, noise, hyper))
+def test_classifier_and_generators_learn_to_agree(hyper):
+    gan = GAN(hidden=32, noise=2, classes=CLASSES)
+    params = gan.init(jax.random.key(0), dict(WIDTHS))
+    optimizers = {
+        group: gan_optimizer(hyper).init({n: params[n] for n in names})
+        for group, names in GROUPS.items()
+    }
+    source, target = utterances(0, batch=32), utterances(1, batch=32)
+    noise = jax.random.normal(jax.random.key(1), (32, 2))
+    rates = {"gan.learning_rate": jnp.float32(5e-3), "gan.identity": jnp.float32(0.5)}
+    step = jax.jit(lambda p, o: gan_step(gan, p, o, source, target, noise, hyper | rates))
     _, _, first = step(params, optimizers)
     for _ in range(200):
         params, optimizers, last = step(params, optimizers)
-    assert last["agreement"] > 0.7 > first["agreement"]
+    assert last["agreement"] > 0.9 and first["agreement"] < 0.6
     assert last["classifier"] < 0.5 * first["classifier"]
 
 
@@ -201,6 +208,35 @@ def test_a_batch_of_padding_gives_a_zero_loss_and_finite_parameters(joint_case, 
     assert float(terms["focal"]) == 0.0
     assert float(terms["masked"]) == 0.0
     chex.assert_tree_all_finite(variables)
+
+
+def test_context_without_weight_is_in_no_loss(joint_case, hyper):
+    variables, optimizer, batch = joint_case
+    hyper = {**hyper, "mask.rate": jnp.float32(0.5)}
+    context = batch._replace(weight=jnp.zeros_like(batch.weight))
+    _, _, terms = run_joint_step((variables, optimizer, context), hyper)
+    for name in ("focal", "masked", "reconstruction", "align"):
+        assert float(terms[name]) == 0.0, name
+    _, _, terms = run_joint_step((variables, optimizer, batch), hyper)
+    for name in ("focal", "masked", "reconstruction", "align"):
+        assert float(terms[name]) > 0.0, name
+
+
+def test_weight_decay_spares_biases_tokens_and_norms(joint_case, hyper):
+    params = joint_case[0]["params"]
+    hyper = {**hyper, "optim.weight_decay": jnp.float32(0.1)}
+    optimizer = joint_optimizer(hyper, 10)
+    still = jax.tree.map(jnp.zeros_like, params)
+    update, _ = optimizer.update(still, optimizer.init(params), params)
+    decayed = {
+        jax.tree_util.keystr(path): bool(jnp.any(x != 0))
+        for path, x in jax.tree.leaves_with_path(update)
+    }
+    values = {jax.tree_util.keystr(p): x for p, x in jax.tree.leaves_with_path(params)}
+    for name, is_decayed in decayed.items():
+        kernel = any(word in name for word in ("kernel", "vector", "linear"))
+        # A kernel that starts at zero has nothing to decay.
+        assert is_decayed == (kernel and bool(jnp.any(values[name] != 0))), name
 
 
 def test_djvae_loss_is_the_negative_evidence_lower_bound_per_feature(hyper):
