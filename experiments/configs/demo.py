@@ -3,8 +3,8 @@ r"""The demonstration: four seeds on the small simulated corpus.
     python experiments/train.py --config=experiments/configs/demo.py --workdir=runs/demo \
         --seeds=4
 
-Expected: about two minutes on two cores; test macro F1 0.566 over eight seeds (0.411 with the context
-parts and the GAN off; exact Bayes 0.70).
+Expected: a minute on two cores; test macro F1 0.566 over eight seeds (0.411 with the context parts
+and the GAN off; of the exact Bayes classifier about 0.70).
 """
 
 from cberl_jax.settings import default_config

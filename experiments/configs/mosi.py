@@ -3,7 +3,7 @@ r"""CMU-MOSI: positive or negative in monologues, all three modalities.
     python experiments/train.py --config=experiments/configs/mosi.py --data=mosi.npz \
         --workdir=runs/mosi --seeds=8
 
-Expected: about two minutes on two cores; test accuracy 0.776.
+Expected: about a minute on two cores; test accuracy 0.776.
 """
 
 from cberl_jax.settings import default_config
