@@ -4,7 +4,7 @@ r"""The demonstration: four seeds on the small simulated corpus.
         --seeds=4
 
 Expected: a minute on two cores; test macro F1 0.566 over eight seeds (0.411 with the context parts
-and the GAN off; of the exact Bayes classifier about 0.70).
+and the GAN off; the exact Bayes classifier has 0.762, and 0.493 from single utterances).
 """
 
 from cberl_jax.settings import default_config
