@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from cberl_jax.data.bayes import bayes_report
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.load import SIMULATED
+from cberl_jax.data.simulate import create_process
 from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise_members
 from cberl_jax.workdir import Workdir, replacing
 
@@ -60,12 +63,33 @@ def create_report(
         "members": members,
         "test": summarise_members([m["test"] for m in sound]) if sound else None,
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
+        "bayes": best_possible(corpus),
         "augmentation": {
             name: {"real": int(real[c]), "generated": int(generated[c])}
             for c, name in enumerate(corpus.classes)
         },
         "timing": dict(timing),
         "versions": dict(versions),
+    }
+
+
+def best_possible(corpus: Corpus) -> dict[str, dict[str, float]] | None:
+    """The exact Bayes result on the test split of a simulated corpus, None for any other.
+
+    Balanced accuracy is that of the rule made for it, the posterior over the prior; the other
+    metrics are those of the most probable class.
+
+    Returns:
+      ``full`` (whole conversations) and ``context_free`` (single utterances), each ``METRICS`` ->
+      float.
+    """
+    if not corpus.source.startswith(SIMULATED):
+        return None
+    best = bayes_report(corpus, create_process())
+    rules = {name: "balanced" if name == "balanced_accuracy" else "argmax" for name in METRICS}
+    return {
+        view: {name: float(best[view][rule][name]) for name, rule in rules.items()}
+        for view in ("full", "context_free")
     }
 
 
@@ -86,60 +110,59 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
 
 
-def format_report(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: results, classes, members."""
-    sound = sum(m["status"] == "ok" for m in report["members"])
-    lost = [str(m["seed"]) for m in report["members"] if m["status"] != "ok"]
-    lines = [f"# {report['corpus']}: {sound} of {len(report['members'])} seeds", ""]
-    if lost:
-        lines += [f"Diverged and left out: seed {', '.join(lost)}.", ""]
-    if not sound:
-        return "\n".join([*lines, "No member is left to report on.", ""])
-    lines += [
-        "Mean ± standard deviation [95 % interval of the mean] over seeds. The epoch is chosen on "
-        "dev; test is read once.",
-        "",
-        _table(
-            ["metric", "dev", "test"],
-            [[TITLES[n], _cell(report["dev"][n]), _cell(report["test"][n])] for n in METRICS],
-        ),
-        "",
-    ]
+def _result_table(report: Mapping[str, Any]) -> str:
+    """The metrics on dev and test; on a simulated corpus also the best that there could be."""
+    head = ["metric", "dev", "test"]
+    rows = [[TITLES[n], _cell(report["dev"][n]), _cell(report["test"][n])] for n in METRICS]
+    if report["bayes"]:
+        head += ["best from single utterances", "best possible", "share of it"]
+        for name, row in zip(METRICS, rows):
+            single, best = report["bayes"]["context_free"][name], report["bayes"]["full"][name]
+            share = report["test"][name]["mean"] / best
+            row += [f"{single:.3f}", f"{best:.3f}", f"{100 * share:.0f} %"]
+    return _table(head, rows)
+
+
+def _class_table(report: Mapping[str, Any]) -> str:
+    """A line per class: scores on test, and how many utterances there were."""
+    head = ["class", "precision", "recall", "F1 (test)", "test utterances", "train", "generated"]
     rows = []
     for name, scores in report["test"]["per_class"].items():
         counts = report["augmentation"][name]
         figures = [f"{scores[field]['mean']:.3f}" for field in ("precision", "recall")]
-        rows.append(
-            [
-                name,
-                *figures,
-                _cell(scores["f1"]),
-                str(scores["support"]),
-                str(counts["real"]),
-                str(counts["generated"]),
-            ]
-        )
-    head = [
-        "class",
-        "precision",
-        "recall",
-        "F1 (test)",
-        "test utterances",
-        "train",
-        "generated",
+        numbers = (scores["support"], counts["real"], counts["generated"])
+        rows.append([name, *figures, _cell(scores["f1"]), *map(str, numbers)])
+    return _table(head, rows)
+
+
+def _member_table(report: Mapping[str, Any]) -> str:
+    """A line per member."""
+    head = ["seed", "status", "epoch", *(TITLES[name] for name in METRICS)]
+    rows = []
+    for member in report["members"]:
+        test = member["test"]
+        figures = [f"{test[name]:.3f}" if test else "-" for name in METRICS]
+        rows.append([str(member["seed"]), member["status"], str(member["epoch"]), *figures])
+    return _table(head, rows)
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The report as Markdown: results, classes, members."""
+    sound = sum(m["status"] == "ok" for m in report["members"])
+    lost = [str(m["seed"]) for m in report["members"] if m["status"] != "ok"]
+    parts = [f"# {report['corpus']}: {sound} of {len(report['members'])} seeds"]
+    if lost:
+        parts.append(f"Diverged and left out: seed {', '.join(lost)}.")
+    if not sound:
+        return "\n\n".join([*parts, "No member is left to report on."]) + "\n"
+    parts += [
+        "Mean ± standard deviation [95 % interval of the mean] over seeds. The epoch is chosen on "
+        "dev; test is read once.",
+        _result_table(report),
+        _class_table(report),
+        _member_table(report),
     ]
-    lines += [_table(head, rows), ""]
-    rows = [
-        [
-            str(m["seed"]),
-            m["status"],
-            str(m["epoch"]),
-            *(f"{m['test'][n]:.3f}" if m["test"] else "-" for n in METRICS),
-        ]
-        for m in report["members"]
-    ]
-    lines += [_table(["seed", "status", "epoch", *(f"{TITLES[n]}" for n in METRICS)], rows), ""]
-    return "\n".join(lines)
+    return "\n\n".join(parts) + "\n"
 
 
 def write_report(workdir: Workdir, report: Mapping[str, Any]) -> None:
