@@ -19,7 +19,7 @@ from cberl_jax.data.packing import (
 )
 from cberl_jax.epochs import NEVER, MemberState, Program, predict
 from cberl_jax.errors import UserError
-from cberl_jax.prepare import create_program, load_data, member_hyper
+from cberl_jax.prepare import check_labelled, create_program, load_data, member_hyper
 from cberl_jax.report import create_report
 from cberl_jax.settings import SETTINGS, default_config
 from cberl_jax.sweep import Fleet, members_like
@@ -104,7 +104,8 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
       A report; its ``timing`` is empty.
 
     Raises:
-      UserError: there is no finished run, or the corpus has other classes or feature widths.
+      UserError: there is no finished run, or the corpus has other classes or feature widths, or
+        nothing labelled to score.
     """
     folder = Workdir(workdir, create=False)
     stored = folder.read_config()
@@ -120,6 +121,7 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     if data is not None:
         config.data.path = data
     corpus = load_data(config)
+    check_labelled(corpus)
     if list(corpus.classes) != stored["classes"] or corpus.widths != stored["widths"]:
         raise UserError(
             f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "

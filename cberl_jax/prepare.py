@@ -62,15 +62,24 @@ def load_data(config: ConfigDict) -> Corpus:
     return select_modalities(corpus, config.data.modalities)
 
 
-def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
-    """Standardises and packs a corpus, and plans its generated utterances.
+def check_labelled(corpus: Corpus) -> None:
+    """Refuses a corpus without anything to choose an epoch or to report a score by.
 
     Raises:
-      UserError: dev or test has no label, so there would be nothing to choose or report by.
+      UserError: dev or test has no labelled utterance.
     """
     for split in ("dev", "test"):
         if not corpus.class_counts(split).any():
             raise corpus.error(f"split {split!r} has no labelled utterance")
+
+
+def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
+    """Standardises and packs a corpus, and plans its generated utterances.
+
+    Raises:
+      UserError: as of ``check_labelled``.
+    """
+    check_labelled(corpus)
     standardiser = fit_standardiser(corpus)
     balance = config.gan.balance if config.gan.enabled else 0.0
     placement = place_generated(corpus, balance=balance, max_copies=config.gan.max_copies)

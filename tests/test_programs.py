@@ -1,5 +1,6 @@
 """The programs as a person starts them: a run that learns, goes on, is read again, and refuses."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from cberl_jax.data.load import load_corpus
+from cberl_jax.data.npz import write_npz
 from cberl_jax.data.packing import fit_standardiser
 
 ROOT = Path(__file__).parent.parent
@@ -155,7 +157,9 @@ def test_a_run_that_is_ended_goes_on_to_the_same_result(
     assert early.returncode == 2 and "not finished" in early.stderr
     done = start(command, program_environment, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"going on after \d+ epochs", done.stdout)
+    went_on = re.search(r"going on after (\d+) epochs", done.stdout)
+    # Two epochs of the GAN stage, and at least two of the joint stage were safe by then.
+    assert int(went_on[1]) >= 4
     ours, theirs = (np.load(x / "predictions.npz") for x in (tmp_path, workdir))
     for name in theirs.files:
         np.testing.assert_array_equal(ours[name], theirs[name])
@@ -268,6 +272,12 @@ def test_evaluate_refuses_a_folder_without_a_run_and_another_corpus(
 ):
     done = start(program("evaluate", f"--workdir={tmp_path}"), program_environment, timeout=120)
     assert done.returncode == 2 and "holds no run" in done.stderr
+    corpus = load_corpus("simulated:small")
+    unlabelled = np.where(corpus.in_split("test"), -1, corpus.label)
+    write_npz(dataclasses.replace(corpus, label=unlabelled), tmp_path / "unlabelled.npz")
+    arguments = (f"--workdir={finished[0]}", f"--data={tmp_path / 'unlabelled.npz'}")
+    done = start(program("evaluate", *arguments), program_environment, timeout=120)
+    assert done.returncode == 2 and "'test' has no labelled utterance" in done.stderr
     data = os.environ.get("CBERL_DATA")
     if data is None:
         pytest.skip("CBERL_DATA does not name a folder with real corpora")
