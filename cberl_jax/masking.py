@@ -43,19 +43,13 @@ def class_mask_probability(
     shape = jnp.exp(-tau * (jnp.log(counts) - jnp.log(jnp.max(counts))))
     share = counts / jnp.sum(counts)
 
-    def probability(scale):
-        return jnp.minimum(scale * shape, LARGEST_PROBABILITY)
-
-    def halve(_, bounds):
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        too_much = jnp.sum(share * probability(middle)) > rate
-        return jnp.where(too_much, low, middle), jnp.where(too_much, middle, high)
-
-    # The mean grows with the scale, and all classes are at the cap at the upper bound.
-    upper = LARGEST_PROBABILITY / jnp.min(shape)
-    _, scale = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(upper), upper))
-    return probability(scale)
+    # At the scale that takes class j to the cap, class i has min(1, shape_i / shape_j) of the cap.
+    # If the mean is too low even there, class j is at the cap; the others share what is left.
+    at_cap = LARGEST_PROBABILITY * jnp.minimum(1.0, shape / shape[:, None])
+    capped = jnp.sum(at_cap * share, axis=-1) <= rate
+    left = rate - LARGEST_PROBABILITY * jnp.sum(share, where=capped)
+    scale = left / jnp.maximum(jnp.sum(share * shape, where=~capped), 1e-30)
+    return jnp.where(capped, LARGEST_PROBABILITY, scale * shape)
 
 
 def draw_masking(
@@ -81,7 +75,9 @@ def draw_masking(
       A Masking. Donors are nodes that are neither padding nor masked; where there are none, every
       masked node gets the token.
     """
-    for_mask, for_swap, for_donor = jax.random.uniform(key, (3, *labels.shape))
+    # Drawn flat, which compiles faster.
+    drawn = jax.random.uniform(key, (3 * labels.size,))
+    for_mask, for_swap, for_donor = drawn.reshape(3, *labels.shape)
     chance = jnp.where(labels < 0, rate, probability[jnp.maximum(labels, 0)])
     masked = valid & (for_mask < chance)
 

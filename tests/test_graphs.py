@@ -1,5 +1,7 @@
 """The conversation's edges against a brute-force builder, and attention over them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jraph
@@ -8,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cberl_jax.graphs import RELATIONS, conversation_graph, dense_relations
-from cberl_jax.models.mgnn import RelationalAttention, attend_dense, attend_edges
+from cberl_jax.graphs import RELATIONS, Blocks, conversation_graph
+from cberl_jax.models.mgnn import RelationalAttention, attend_blocks, attend_edges
 
 ROWS, LENGTH = 2, 7
 WINDOWS = ((0, 0), (2, 1), (1, 0), (0, 3), (9, 9))
@@ -91,16 +93,70 @@ def test_structure_is_static_sorted_and_without_stray_slots(past, future, rows):
     assert np.all((relation >= 0) & (relation < len(RELATIONS)))
 
 
+# Rows of 130 turns: of one block, of eight with a short last one, and of five.
+LONG_LENGTH = 130
+LONG_WINDOWS = ((200, 90), (8, 8), (0, 0), (5, 0), (0, 3), (2, 1), (20, 10))
+
+
+def long_rows() -> tuple[np.ndarray, np.ndarray]:
+    """Two rows: one of dialogues of all lengths and padding, one of a single dialogue."""
+    generator = np.random.default_rng(0)
+    lengths = (1, 30, 2, 17, 16, 1, 40, 9)
+    segment = np.ones((ROWS, LONG_LENGTH), np.int32)
+    segment[0] = np.repeat(range(1, 10), [*lengths, LONG_LENGTH - sum(lengths)]) % 9
+    return segment, generator.integers(0, 3, segment.shape).astype(np.int32)
+
+
+def edges_of_blocks(blocks: Blocks, segment: np.ndarray, speaker: np.ndarray):
+    """(receiver, sender, relation) of every edge between blocks."""
+    cells = jnp.arange(segment.size)
+    receivers, senders, relations = (
+        np.asarray(x)
+        for x in (
+            blocks.receivers(cells),
+            blocks.senders(cells),
+            blocks.relations(jnp.asarray(segment), jnp.asarray(speaker)),
+        )
+    )
+    # Cells that only fill up a row's last block hear themselves: they are not nodes.
+    fill = np.arange(relations.shape[0] * blocks.size) % (blocks.count * blocks.size)
+    real = (fill < blocks.length).reshape(receivers.shape)
+    for group, i, j in np.argwhere(relations >= 0):
+        if real[group, i]:
+            relation = RELATIONS[relations[group, i, j]]
+            yield int(receivers[group, i]), int(senders[group, j]), relation
+
+
 @pytest.mark.parametrize("past, future", WINDOWS)
 @settings(max_examples=10, deadline=None)
 @given(rows=packed_rows())
-def test_dense_relations_are_the_same_edges(past, future, rows):
-    dense = np.asarray(dense_relations(build_graph(*rows, past, future), LENGTH))
-    found = {
-        (row * LENGTH + i, row * LENGTH + j, RELATIONS[dense[row, i, j]])
-        for row, i, j in np.argwhere(dense >= 0)
-    }
-    assert found == brute_force_edges(*rows, past, future)
+def test_a_short_row_is_one_block_of_the_same_edges(past, future, rows):
+    blocks = Blocks(LENGTH, past, future)
+    assert (blocks.count, blocks.size) == (1, LENGTH)
+    found = list(edges_of_blocks(blocks, *rows))
+    assert len(found) == len(set(found))
+    assert set(found) == brute_force_edges(*rows, past, future)
+
+
+@pytest.mark.parametrize("past, future", LONG_WINDOWS)
+def test_the_blocks_of_a_long_row_are_the_same_edges(past, future):
+    blocks = Blocks(LONG_LENGTH, past, future)
+    assert (blocks.count > 1) == (past < LONG_LENGTH)
+    found = list(edges_of_blocks(blocks, *long_rows()))
+    assert len(found) == len(set(found))
+    assert set(found) == brute_force_edges(*long_rows(), past, future)
+
+
+@pytest.mark.parametrize("length", [LENGTH, LONG_LENGTH])
+def test_blocks_join_to_the_rows_they_were_cut_from(length):
+    values = jnp.arange(ROWS * length * 2.0).reshape(-1, 2)
+    blocks = Blocks(length, 3, 1)
+    np.testing.assert_array_equal(blocks.rows(blocks.receivers(values)), values)
+
+
+def test_pairs_grow_with_the_length_of_a_row_and_not_with_its_square():
+    pairs = [np.prod(Blocks(n, 8, 8).relations(*2 * (jnp.ones((1, n)),)).shape) for n in (256, 512)]
+    assert pairs[1] <= 2 * pairs[0]
 
 
 def test_edges_by_hand():
@@ -143,6 +199,9 @@ def scored():
     return tuple(jnp.asarray(generator.normal(size=s), jnp.float32) for s in shapes)
 
 
+attend_window = functools.partial(attend_blocks, past=2)
+
+
 def attend_by_loops(values, of_receiver, of_sender, edges):
     """Softmax of LeakyReLU scores over each receiver's edges, node by node."""
     output, weights = np.zeros(values.shape), {}
@@ -157,7 +216,7 @@ def attend_by_loops(values, of_receiver, of_sender, edges):
     return output, weights
 
 
-@pytest.mark.parametrize("attend", [attend_edges, attend_dense])
+@pytest.mark.parametrize("attend", [attend_edges, attend_window])
 def test_attention_is_that_of_the_loops(attend, graph, scored):
     output, weights = jax.jit(attend)(*scored, graph)
     edges = brute_force_edges(SEGMENT, SPEAKER, 2, 1)
@@ -169,29 +228,32 @@ def test_attention_is_that_of_the_loops(attend, graph, scored):
         np.testing.assert_allclose(weights[edge], wanted, atol=1e-6)
 
 
-def test_dense_attention_is_edge_attention(graph, scored):
-    @jax.jit
-    def both(values, of_receiver, of_sender):
-        pair = [a(values, of_receiver, of_sender, graph) for a in (attend_edges, attend_dense)]
-        return jax.tree.map(lambda *x: jnp.stack(x), *pair)
+@pytest.mark.parametrize(
+    "length, past, future", [(LENGTH, 2, 1), *((LONG_LENGTH, *window) for window in LONG_WINDOWS)]
+)
+def test_block_attention_is_edge_attention(length, past, future):
+    rows = (SEGMENT, SPEAKER) if length == LENGTH else long_rows()
+    graph = build_graph(*rows, past, future)
+    nodes = ROWS * length
+    generator = np.random.default_rng(1)
+    shapes = ((nodes, HEADS, WIDTH), *2 * ((nodes, len(RELATIONS), HEADS),))
+    scored = tuple(generator.normal(size=s).astype(np.float32) for s in shapes)
+    shapes = (shapes[0], (len(graph.senders), HEADS))
+    first, second = (generator.normal(size=s).astype(np.float32) for s in shapes)
 
-    @jax.jit
-    def gradients(scored):
-        generator = np.random.default_rng(1)
-        shapes = ((NODES, HEADS, WIDTH), (len(graph.senders), HEADS))
-        first, second = (generator.normal(size=s).astype(np.float32) for s in shapes)
-
-        def total(attend, scored):
+    def run(attend):
+        def total(scored):
             output, weights = attend(*scored, graph)
-            return jnp.sum(first * output) + jnp.sum(second * weights)
+            return jnp.sum(first * output) + jnp.sum(second * weights), (output, weights)
 
-        return [jax.grad(lambda s, a=a: total(a, s))(scored) for a in (attend_edges, attend_dense)]
+        (_, found), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(scored)
+        return [*found, *slopes]
 
-    for values in both(*scored):
-        np.testing.assert_allclose(values[0], values[1], atol=1e-5)
-    for of_edges, of_dense in zip(*gradients(scored)):
-        assert np.abs(of_edges).max() > 0.1
-        np.testing.assert_allclose(of_edges, of_dense, atol=1e-5)
+    of_blocks = run(functools.partial(attend_blocks, past=past))
+    for by_edges, by_blocks in zip(run(attend_edges), of_blocks):
+        # Who hears nobody else has a weight of one and no use for its scores.
+        assert np.abs(by_edges).max() > 0.1 or past + future == 0
+        np.testing.assert_allclose(by_edges, by_blocks, atol=1e-5)
 
 
 def test_attention_weights_of_a_receiver_sum_to_one(graph, scored):
@@ -202,7 +264,7 @@ def test_attention_weights_of_a_receiver_sum_to_one(graph, scored):
 
 def test_attention_to_extreme_scores_is_finite(graph, scored):
     values, of_receiver, of_sender = scored
-    for attend in (attend_edges, attend_dense):
+    for attend in (attend_edges, attend_window):
         output, weights = jax.jit(attend)(values, 1e4 * of_receiver, 1e4 * of_sender, graph)
         assert np.all(np.isfinite(output))
         assert np.all(np.isfinite(weights))
@@ -233,7 +295,7 @@ def test_attention_with_one_relation_for_all_is_jraph_gat(graph, scored):
 def test_relational_attention_follows_its_equation(dense, graph):
     generator = np.random.default_rng(2)
     nodes = generator.normal(size=(NODES, 4)).astype(np.float32)
-    layer = RelationalAttention(HEADS * WIDTH, HEADS, dense=dense)
+    layer = RelationalAttention(HEADS * WIDTH, HEADS, past=2, dense=dense)
     filled = graph._replace(nodes=jnp.asarray(nodes))
     params = jax.jit(layer.init)(jax.random.key(0), filled)["params"]
     params = jax.tree.map(

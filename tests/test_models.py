@@ -12,7 +12,7 @@ import pytest
 
 from cberl_jax.graphs import conversation_graph
 from cberl_jax.masking import Masking, draw_masking, no_masking
-from cberl_jax.models.bilstm import BiLSTM
+from cberl_jax.models.bilstm import BiLSTM, run_lstm
 from cberl_jax.models.cberl import CBERL, Conversations, ModelSettings
 from cberl_jax.models.djvae import DJVAE, Gaussian, product_of_experts
 from cberl_jax.models.ensemble import Ensemble, average_probability, draw_subspaces
@@ -285,7 +285,7 @@ def test_drawn_masking_never_shows_a_masked_node_its_own_input(model, variables)
             parts = [logits.reshape(1, LENGTH, -1), *between.rebuilt.values()]
             return jnp.concatenate(parts, axis=-1)[0]
 
-        slopes = jax.jacfwd(outputs)(jnp.ones((1, LENGTH)))[:, :, 0]
+        slopes = jax.jacrev(outputs)(jnp.ones((1, LENGTH)))[:, :, 0]
         return jnp.max(jnp.abs(jnp.diagonal(slopes, axis1=0, axis2=2)), axis=0)
 
     own = np.asarray(jax.lax.map(own_influence, drawn))
@@ -298,7 +298,7 @@ def test_a_masked_code_reaches_nobody_through_the_decoder():
     shape = (1, LENGTH)
     codes = jnp.asarray(np.random.default_rng(0).normal(size=(*shape, 8)), jnp.float32)
     graph = conversation_graph(codes, PACKED.segment, PACKED.speaker, past=2, future=1)
-    decoder = NodeDecoder(WIDTHS, 8, 2)
+    decoder = NodeDecoder(WIDTHS, 8, 2, past=2)
     masked = jnp.arange(LENGTH) == 5
     variables = draw_variables(decoder, graph, masked)
 
@@ -361,6 +361,25 @@ def test_the_causal_bilstm_is_the_forward_lstm_at_full_width():
     expected = jnp.concatenate([flax_rnn(params, part, False) for part in parts])
     found = bilstm.apply(variables, values, PACKED.segment, NOTHING_DROPPED)[0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_written_gradient_of_the_lstm_is_that_of_autodiff():
+    generator = np.random.default_rng(2)
+    members, turns, rows, hidden = 2, 6, 3, 4
+    shapes = ((turns, rows, 4 * hidden), (turns, rows, hidden), (hidden, 4 * hidden))
+    gates, slopes, kernel = (jnp.asarray(generator.normal(size=(members, *s))) for s in shapes)
+    keep = jnp.asarray(generator.random((members, turns, rows, 1)) < 0.7, gates.dtype)
+
+    def gradients(lstm):
+        def total(gates, kernel, keep, slopes):
+            return jnp.sum(slopes * lstm(gates, keep, kernel))
+
+        of_member = jax.value_and_grad(total, argnums=(0, 1))
+        return jax.jit(jax.vmap(of_member))(gates, kernel, keep, slopes)
+
+    expected = gradients(run_lstm.__wrapped__)
+    assert all(np.abs(x).max() > 0.1 for x in expected[1])
+    chex.assert_trees_all_close(gradients(run_lstm), expected, atol=1e-5)
 
 
 def test_forget_gates_start_open():
@@ -565,9 +584,20 @@ def test_the_graph_alone_hears_its_window():
 
 
 def test_dropout_keeps_the_mean_and_zeroes_its_share():
-    dropped = np.asarray(Dropout(jax.random.key(0), 0.3, (10, 10), 100)(jnp.ones((10, 10, 100))))
-    np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.7], rtol=1e-6)
-    assert abs(np.mean(dropped == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 10000)
+    dropped = np.asarray(Dropout(jax.random.key(0), 0.3, (10, 10), 102)(jnp.ones((10, 10, 102))))
+    # 0.3 is nearest to 77 / 256.
+    np.testing.assert_allclose(np.unique(dropped), [0, 256 / (256 - 77)], rtol=1e-6)
+    assert abs(np.mean(dropped == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 10200)
+
+
+@pytest.mark.parametrize("rate", [1 / 1024, 0.1, 0.5, 0.95])
+def test_the_expectation_under_dropout_is_exact_at_every_rate(rate):
+    # Over all bytes there are, each once, the mean of what is kept is the value itself.
+    dropout = Dropout(jax.random.key(0), rate, (1, 1), 256)
+    dropout._bits = jnp.arange(256, dtype=jnp.uint8)[None, None]
+    kept = dropout(jnp.full((1, 1, 256), 3.0))
+    np.testing.assert_allclose(jnp.mean(kept), 3.0, rtol=1e-5)
+    assert abs(np.mean(kept == 0) - rate) <= 1 / 512
 
 
 def test_calls_of_one_dropout_are_independent_of_each_other():

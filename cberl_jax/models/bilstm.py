@@ -12,34 +12,87 @@ import jax.numpy as jnp
 from cberl_jax.models.layers import Dropout
 
 
-class RecurrentStep(nn.Module):
-    """One LSTM step whose input products are already made.
+@jax.custom_vjp
+def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
+    """An LSTM over time whose input products are already made.
 
-    The equations are those of ``flax.linen.OptimizedLSTMCell``; the forget gate's bias is one at
-    the start (Jozefowicz et al. 2015).
+    The equations are those of ``flax.linen.OptimizedLSTMCell``. The gradient is written out so that
+    the kernel's is one matrix product after the backward scan, not a sum over its steps, and so
+    that only the activations are stored.
+
+    Args:
+      gates: [L, B, 4 h] products of the input, biases included; entry, forget, candidate, exit.
+      keep: [L, B, 1] float, zero where the state is reset before the turn.
+      kernel: [h, 4 h] from the output to the next gates.
+
+    Returns:
+      [L, B, h] outputs.
     """
+    return _run_forward(gates, keep, kernel)[0]
+
+
+def _run_forward(gates, keep, kernel):
+    def step(carry, inputs):
+        cell, output = carry
+        gates, keep = inputs
+        entry, forget, candidate, exit_ = jnp.split(gates + (output * keep) @ kernel, 4, axis=-1)
+        entry, forget, exit_ = nn.sigmoid(entry), nn.sigmoid(forget), nn.sigmoid(exit_)
+        candidate = jnp.tanh(candidate)
+        before = cell * keep
+        cell = forget * before + entry * candidate
+        squashed = jnp.tanh(cell)
+        output = exit_ * squashed
+        return (cell, output), (output, (entry, forget, candidate, exit_, before, squashed))
+
+    start = jnp.zeros((gates.shape[1], len(kernel)), gates.dtype)
+    _, (outputs, activations) = jax.lax.scan(step, (start, start), (gates, keep))
+    return outputs, (outputs, activations, keep, kernel)
+
+
+def _run_backward(residuals, slopes):
+    outputs, activations, keep, kernel = residuals
+    back = kernel.T
+
+    def step(carry, inputs):
+        of_cell, of_output = carry
+        slope, (entry, forget, candidate, exit_, before, squashed), keep = inputs
+        of_output = of_output + slope
+        of_cell = of_cell + of_output * exit_ * (1 - squashed**2)
+        of_gates = (
+            of_cell * candidate * entry * (1 - entry),
+            of_cell * before * forget * (1 - forget),
+            of_cell * entry * (1 - candidate**2),
+            of_output * squashed * exit_ * (1 - exit_),
+        )
+        of_gates = jnp.concatenate(of_gates, axis=-1)
+        return (of_cell * forget * keep, of_gates @ back * keep), of_gates
+
+    start = jnp.zeros_like(outputs[0])
+    _, of_gates = jax.lax.scan(step, (start, start), (slopes, activations, keep), reverse=True)
+    heard = jnp.pad(outputs[:-1], ((1, 0), (0, 0), (0, 0))) * keep
+    # Resets are given, not learnt: their slope is never asked for.
+    return of_gates, jnp.zeros_like(keep), jnp.einsum("lbh,lbg->hg", heard, of_gates)
+
+
+run_lstm.defvjp(_run_forward, _run_backward)
+
+
+class Recurrence(nn.Module):
+    """``run_lstm`` with its kernel."""
 
     hidden: int
 
     @nn.compact
-    def __call__(self, carry, inputs):
-        """Advances (c, h), each [B, hidden], by the gates' input products [B, 4 hidden].
-
-        The second input, [B, 1] float, is zero where a dialogue begins.
-        """
-        cell, output = carry
-        gates, keep = inputs
+    def __call__(self, gates: jax.Array, keep: jax.Array) -> jax.Array:
+        """Maps [L, B, 4 hidden] and [L, B, 1] to [L, B, hidden]."""
         kernel_init = nn.initializers.orthogonal()
-        recurrent = nn.Dense(4 * self.hidden, use_bias=False, kernel_init=kernel_init)
-        gates = gates + recurrent(output * keep)
-        entry, forget, candidate, exit_ = jnp.split(gates, 4, axis=-1)
-        cell = nn.sigmoid(forget) * cell * keep + nn.sigmoid(entry) * jnp.tanh(candidate)
-        output = nn.sigmoid(exit_) * jnp.tanh(cell)
-        return (cell, output), output
+        dense = nn.Dense(4 * self.hidden, use_bias=False, kernel_init=kernel_init)
+        dense(jnp.zeros((1, self.hidden)))  # For its kernel alone.
+        return run_lstm(gates, keep, dense.variables["params"]["kernel"])
 
 
 def _gate_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Zero, but one for the forget gate, the second of four."""
+    """Zero, but one for the forget gate, the second of four (Jozefowicz et al. 2015)."""
     del key
     return jnp.zeros(shape, dtype).reshape(4, -1).at[1].set(1.0).reshape(shape)
 
@@ -55,16 +108,8 @@ class Direction(nn.Module):
         gates = nn.Dense(4 * self.hidden, bias_init=_gate_bias, name="input")(values)
         same = segment[:, 1:] == segment[:, :-1]
         keep = jnp.pad(same, ((0, 0), (1, 0)))[..., None].astype(values.dtype)
-        scan = nn.scan(
-            RecurrentStep,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=1,
-            out_axes=1,
-        )
-        start = jnp.zeros((values.shape[0], self.hidden), values.dtype)
-        _, outputs = scan(self.hidden, name="step")((start, start), (gates, keep))
-        return outputs
+        outputs = Recurrence(self.hidden, name="step")(gates.swapaxes(0, 1), keep.swapaxes(0, 1))
+        return outputs.swapaxes(0, 1)
 
 
 class BiLSTM(nn.Module):

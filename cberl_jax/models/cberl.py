@@ -148,12 +148,12 @@ class CBERL(nn.Module):
                 past=s.past,
                 future=0 if s.causal else s.future,
             )
-            encoder = GraphEncoder(s.hidden, s.heads, s.layers, name="graph")
+            encoder = GraphEncoder(s.hidden, s.heads, s.layers, s.past, name="graph")
             nodes, attention = encoder(graph, dropout)
             graph = graph._replace(nodes=nodes)
             code = nodes.reshape(code.shape)
         if s.reconstruction:
-            decoder = NodeDecoder(self.widths, s.hidden, s.heads, name="decoder")
+            decoder = NodeDecoder(self.widths, s.hidden, s.heads, s.past, name="decoder")
             flat = decoder(graph, masking.masked.reshape(-1))
             rebuilt = {m: x.reshape(*code.shape[:2], -1) for m, x in flat.items()}
 

@@ -5,14 +5,16 @@ features cannot reach its reconstruction. Who is masked is decided in ``masking.
 cosine error is in ``losses.py``.
 """
 
+import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 
-from cberl_jax.graphs import RELATIONS, dense_relations
+from cberl_jax.graphs import RELATIONS, Blocks
 from cberl_jax.masking import Masking
 from cberl_jax.models.layers import Dropout
 
@@ -62,29 +64,33 @@ def attend_edges(
     return jraph.segment_sum(messages, graph.receivers, **sums), weights
 
 
-def attend_dense(
-    values: jax.Array, of_receiver: jax.Array, of_sender: jax.Array, graph: jraph.GraphsTuple
+def attend_blocks(
+    values: jax.Array,
+    of_receiver: jax.Array,
+    of_sender: jax.Array,
+    graph: jraph.GraphsTuple,
+    *,
+    past: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same numbers as ``attend_edges`` by matrix products over whole rows.
+    """The same numbers as ``attend_edges`` by matrix products over blocks of rows.
 
-    Rows are short, so the pairs outside the window cost less than gathers and scatters do.
+    Pairs outside the window cost less than gathers and scatters do. ``past`` is the graph's, which
+    its arrays do not tell.
     """
-    rows, length = len(graph.n_node), len(values) // len(graph.n_node)
-    relations = dense_relations(graph, length)
+    future = len(graph.senders) // len(values) - 1 - past
+    blocks = Blocks(len(values) // len(graph.n_node), past, future)
+    relations = blocks.relations(graph.globals["segment"], graph.globals["speaker"])
 
-    def per_row(x):
-        return x.reshape(rows, length, *x.shape[1:])
-
-    pairs = per_row(of_receiver)[:, :, None] + per_row(of_sender)[:, None, :]
-    is_relation = relations[..., None] == jnp.arange(len(RELATIONS))
-    scores = jnp.sum(jnp.where(is_relation[..., None], pairs, 0.0), axis=3)
-    scores = jnp.where((relations >= 0)[..., None], nn.leaky_relu(scores, SLOPE), NO_EDGE)
-    weights = jax.nn.softmax(scores, axis=2)
-    output = jnp.einsum("bijh,bjhd->bihd", weights, per_row(values))
-    of_edge = weights.reshape(rows * length, length, -1)
-    of_edge = of_edge[graph.receivers, graph.senders % length]
-    of_edge = jnp.where(graph.edges["valid"][:, None], of_edge, 0.0)
-    return output.reshape(values.shape), of_edge
+    # Pairs last: heads are too few to fill a vector register.
+    receiver = blocks.receivers(of_receiver).transpose(0, 2, 3, 1)[..., None]
+    sender = blocks.senders(of_sender).transpose(0, 2, 3, 1)[..., None, :]
+    is_relation = relations[:, None] == np.arange(len(RELATIONS))[:, None, None]
+    scores = jnp.sum(jnp.where(is_relation[:, :, None], receiver + sender, 0.0), axis=1)
+    scores = jnp.where((relations >= 0)[:, None], nn.leaky_relu(scores, SLOPE), NO_EDGE)
+    weights = jax.nn.softmax(scores)
+    output = blocks.rows(jnp.einsum("ghqk,gkhd->gqhd", weights, blocks.senders(values)))
+    of_edge = blocks.edges(weights.transpose(0, 2, 3, 1))
+    return output, jnp.where(graph.edges["valid"][:, None], of_edge, 0.0)
 
 
 class RelationalAttention(nn.Module):
@@ -97,7 +103,8 @@ class RelationalAttention(nn.Module):
     Attributes:
       width: width of the output; each of the heads has its equal share.
       heads: number of heads.
-      dense: by matrix products over rows, or by segment sums over edges.
+      past: turns of the past that the graph's window holds.
+      dense: by matrix products over blocks, or by segment sums over edges.
 
     References:
       Velickovic et al., Graph Attention Networks, ICLR 2018, equations 1 to 5.
@@ -105,6 +112,7 @@ class RelationalAttention(nn.Module):
 
     width: int
     heads: int
+    past: int
     dense: bool = True
 
     @nn.compact
@@ -125,7 +133,7 @@ class RelationalAttention(nn.Module):
             jnp.einsum("nhd,rhd->nrh", values, self.param(name, init, shape))
             for name in ("receiver_vector", "sender_vector")
         )
-        attend = attend_dense if self.dense else attend_edges
+        attend = functools.partial(attend_blocks, past=self.past) if self.dense else attend_edges
         output, weights = attend(values, of_receiver + bias, of_sender, graph)
         return output.reshape(-1, self.width), weights
 
@@ -137,18 +145,22 @@ class GraphEncoder(nn.Module):
       width: width of the nodes.
       heads: attention heads.
       layers: number of attention layers.
+      past: turns of the past that the graph's window holds.
     """
 
     width: int
     heads: int
     layers: int
+    past: int
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, dropout: Dropout) -> tuple[jax.Array, jax.Array]:
         """Returns the nodes' codes [N, width] and the last layer's attention [E, heads]."""
         nodes = nn.Dense(self.width, name="embed")(graph.nodes)
         for layer in range(self.layers):
-            attention = RelationalAttention(self.width, self.heads, name=f"attention_{layer}")
+            attention = RelationalAttention(
+                self.width, self.heads, self.past, name=f"attention_{layer}"
+            )
             heard, weights = attention(graph._replace(nodes=nodes))
             nodes = nn.LayerNorm(name=f"norm_{layer}")(nodes + dropout(nn.gelu(heard)))
         return nodes, weights
@@ -161,6 +173,7 @@ class NodeDecoder(nn.Module):
       widths: (modality, d_m) pairs.
       width: width of the code.
       heads: attention heads.
+      past: turns of the past that the graph's window holds.
 
     References:
       Hou et al., GraphMAE, KDD 2022, section 3.2 (re-mask decoding).
@@ -169,6 +182,7 @@ class NodeDecoder(nn.Module):
     widths: tuple[tuple[str, int], ...]
     width: int
     heads: int
+    past: int
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, masked: jax.Array) -> Mapping[str, jax.Array]:
@@ -184,7 +198,7 @@ class NodeDecoder(nn.Module):
         code = nn.Dense(self.width, use_bias=False, name="encoder_to_decoder")(graph.nodes)
         token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         code = jnp.where(masked[:, None], token, code)
-        heard, _ = RelationalAttention(self.width, self.heads, name="attention")(
+        heard, _ = RelationalAttention(self.width, self.heads, self.past, name="attention")(
             graph._replace(nodes=code)
         )
         hidden = nn.gelu(heard)
