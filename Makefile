@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test bench lint lock clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,10 @@ test: setup
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m pytest
+
+# For the benchmark, and the test that compares every layer with PyTorch.
+bench: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' --no-build-isolation
 
 lint: setup
 	$(VENV)/bin/python -m ruff check --fix .

@@ -24,7 +24,8 @@ class Checkpoints:
 
         Args:
           step: epochs of both stages that are done.
-          state: the members' states as numpy arrays with a leading member axis.
+          state: the members' states with a leading member axis: numpy arrays, or with several
+            processes global arrays, of which each writes its shards.
           standardiser: the train statistics that the model's input is standardised with.
         """
         items = ocp.args.Composite(
@@ -52,6 +53,10 @@ class Checkpoints:
             _without_none(flax.serialization.to_state_dict(x)) for x in (like, standardiser_like)
         ]
         on_host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), targets)
+        # What several processes wrote may have more members than there are: copies that filled
+        # the devices up.
+        slots = self._slots()
+        on_host[0] = jax.tree.map(lambda x: np.empty((slots, *x.shape[1:]), x.dtype), on_host[0])
         items = self._manager.restore(
             self.latest,
             args=ocp.args.Composite(
@@ -59,10 +64,17 @@ class Checkpoints:
                 standardiser=ocp.args.StandardRestore(on_host[1]),
             ),
         )
+        members = len(jax.tree.leaves(like)[0])
+        state = jax.tree.map(lambda x: x[:members], items.state)
         return (
-            flax.serialization.from_state_dict(like, _with_none(like, items.state)),
+            flax.serialization.from_state_dict(like, _with_none(like, state)),
             flax.serialization.from_state_dict(standardiser_like, items.standardiser),
         )
+
+    def _slots(self) -> int:
+        """The length of the member axis in the newest checkpoint."""
+        stored = self._manager.item_metadata(self.latest).state.tree
+        return stored["seed"].shape[0]
 
 
 def _without_none(tree: dict) -> dict:
@@ -80,7 +92,9 @@ def open_checkpoints(folder: pathlib.Path) -> Iterator[Checkpoints]:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEPT, create=True, enable_async_checkpointing=False
     )
+    # Named handlers: without them the shapes of what is stored cannot be asked for.
+    handlers = {name: ocp.StandardCheckpointHandler() for name in ("state", "standardiser")}
     with ocp.CheckpointManager(
-        folder.absolute(), options=options, item_names=("state", "standardiser")
+        folder.absolute(), options=options, item_handlers=handlers
     ) as manager:
         yield Checkpoints(manager)

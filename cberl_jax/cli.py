@@ -1,18 +1,18 @@
 """What all programs share: flags, and exit status 2 for a mistake that a person can mend."""
 
 import contextlib
-import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cberl_jax.errors import Interrupted, UserError
-from cberl_jax.settings import SETTINGS, describe_settings, flatten
+from cberl_jax.processes import is_main, start_processes
+from cberl_jax.settings import SETTINGS, check_known, describe_settings, flatten
 
 USER_ERROR_STATUS = 2
 
@@ -34,6 +34,7 @@ def run(main: Callable[[], int | None]) -> None:
         try:
             if arguments[1:]:
                 raise UserError(f"unexpected argument {arguments[1]!r}; flags start with --.")
+            _start_devices()
             return main()
         except UserError as error:
             _fail(error)
@@ -63,6 +64,34 @@ def define_config() -> flags.FlagHolder:
     return holder
 
 
+def define_devices() -> None:
+    """Defines the flags that say on what a program runs; ``run`` reads them before it starts."""
+    flags.DEFINE_integer(
+        "cpu_devices", None, "Number of devices that the CPU is to pass for; for trials.", 1
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "host:port of process 0 of several. Under SLURM and on TPU pods they find each other.",
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", 1)
+    flags.DEFINE_integer("process_id", None, "This process's number, from 0.", 0)
+
+
+def _start_devices() -> None:
+    """Does what the flags of ``define_devices`` say."""
+    values = flags.FLAGS
+    if "coordinator" not in values:
+        return
+    if values.cpu_devices is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", values.cpu_devices)
+    start_processes(values.coordinator, values.num_processes, values.process_id)
+    if not is_main():
+        # One process speaks for all; what goes wrong is still said by each.
+        sys.stdout = open(os.devnull, "w")
+
+
 def define_data() -> flags.FlagHolder:
     """Defines ``--data``."""
     return flags.DEFINE_string(
@@ -90,17 +119,9 @@ def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
     return settings
 
 
-def _check_known(names: Iterable[str]) -> None:
-    """Refuses a setting that does not exist."""
-    for name in names:
-        if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, 1, 0.0)[0]
-            raise UserError(f"there is no setting {name!r}; the nearest is {near!r}")
-
-
 def _check_names(names: Mapping[str, object]) -> None:
     """Refuses settings that do not exist, and config files that lack some."""
-    _check_known(names)
+    check_known(names)
     missing = SETTINGS.keys() - names
     if missing:
         raise UserError(
@@ -136,7 +157,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     # absl's own parser would exit with status 1, and the config flags' with a traceback.
     try:
-        _check_known(_overrides(arguments))
+        check_known(_overrides(arguments))
         return flags.FLAGS(list(arguments))
     except (flags.Error, UserError) as error:
         _fail(error)

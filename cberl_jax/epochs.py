@@ -1,18 +1,19 @@
 """Whole epochs of one member as pure functions: ``create_state``, ``gan_epoch``, ``joint_epoch``.
 
 An epoch is one scan over batches of device-resident rows, dev evaluation and the choice of the kept
-parameters included. Nothing here knows of other members: ``sweep.py`` maps these functions. All
+parameters included. X. All
 randomness comes from (seed, stage, epoch), so that a run goes on after a restart as if nothing had
 happened.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from cberl_jax.data.dataset import Dataset, Table
 from cberl_jax.data.packing import Rows
@@ -25,6 +26,8 @@ from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.gan import GAN
 
 Hyper = Mapping[str, jax.Array]
+# Says where the leading axis of a batch lies, when the batch is split over devices.
+Place = Callable[[Any], Any]
 # Streams of random numbers, folded into a member's key.
 INIT, GAN_STAGE, JOINT_STAGE, BOOTSTRAP = range(4)
 NEVER = -1
@@ -98,6 +101,11 @@ class MemberState(flax.struct.PyTreeNode):
     joint: JointState
 
 
+def _here(batch: Any) -> Any:
+    """Leaves a batch where it is."""
+    return batch
+
+
 def _key(seed: jax.Array, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
@@ -137,7 +145,8 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
 
 
 def _finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    # As one vector: the compiler copies a conjunction over leaves into all that depends on it.
+    return jnp.all(jnp.isfinite(ravel_pytree(tree)[0]))
 
 
 def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -214,7 +223,9 @@ def gather(
     return Conversations(features, present, rows.segment, rows.speaker)
 
 
-def predict(program: Program, variables: Any, table: Table, rows: Rows) -> jax.Array:
+def predict(
+    program: Program, variables: Any, table: Table, rows: Rows, place: Place = _here
+) -> jax.Array:
     """Probabilities [R, L, C] of packed rows, a batch of ``program.rows`` at a time.
 
     R has to be a multiple of ``program.rows``. Nothing is masked, dropped or sampled.
@@ -222,7 +233,7 @@ def predict(program: Program, variables: Any, table: Table, rows: Rows) -> jax.A
     none = jnp.zeros((0,), jnp.int32)
 
     def of_batch(batch):
-        conversations = gather(table, batch, none, None)
+        conversations = gather(table, place(batch), none, None)
         masking = no_masking(batch.index.shape)
         logits, _ = program.model.apply(variables, conversations, masking, 0.0)
         return average_probability(logits)
@@ -232,13 +243,15 @@ def predict(program: Program, variables: Any, table: Table, rows: Rows) -> jax.A
     return probability.reshape(-1, *probability.shape[2:])
 
 
-def _evaluate(program: Program, variables: Any, data: Dataset) -> dict[str, jax.Array]:
-    probability = predict(program, variables, data.table, data.dev)
+def _evaluate(
+    program: Program, variables: Any, data: Dataset, place: Place
+) -> dict[str, jax.Array]:
+    probability = predict(program, variables, data.table, data.dev, place)
     predicted = jnp.argmax(probability, axis=-1)
     return scores(confusion_matrix(data.dev.label, predicted, probability.shape[-1]))
 
 
-def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper):
+def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
     """The epoch's steps: new variables, optimiser state, average, and the mean terms."""
     joint = state.joint
     key = jax.random.fold_in(_key(state.seed, JOINT_STAGE), joint.epoch)
@@ -249,14 +262,15 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper):
     order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
     # Bayesian bootstrap (Rubin 1981): weights that stay a member's own through all epochs.
     utterances = real + len(data.source)
-    bootstrap = jax.random.exponential(
-        _key(state.seed, BOOTSTRAP), (utterances, program.model.settings.classifiers)
-    )
+    # Drawn flat, which compiles faster.
+    classifiers = program.model.settings.classifiers
+    bootstrap = jax.random.exponential(_key(state.seed, BOOTSTRAP), (utterances * classifiers,))
+    bootstrap = bootstrap.reshape(utterances, classifiers)
 
     def step(carry, inputs):
         variables, optimizer, average = carry
         chosen, number = inputs
-        batch_rows = jax.tree.map(lambda x: x[chosen], data.train)
+        batch_rows = place(jax.tree.map(lambda x: x[chosen], data.train))
         weight = batch_rows.weight * jnp.where(batch_rows.index >= real, hyper["gan.weight"], 1.0)
         batch = Batch(
             gather(data.table, batch_rows, data.source, made),
@@ -289,19 +303,26 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper):
 
 
 def joint_epoch(
-    program: Program, state: MemberState, data: Dataset, hyper: Hyper
+    program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place = _here
 ) -> tuple[MemberState, dict[str, jax.Array]]:
     """One epoch of the joint stage and its dev evaluation.
 
     A member that has stopped, or whose loss or parameters are no longer finite, keeps the state it
     had. A member whose GAN diverged is diverged from the start.
 
+    Args:
+      program: the static settings.
+      state: the member's state.
+      data: the packed corpus.
+      hyper: numeric settings.
+      place: where the leading axis of a batch lies.
+
     Returns:
       The new state, and the record of the epoch: loss terms, ``dev_<metric>``, ``active``.
     """
     joint = state.joint
-    variables, optimizer, average, terms = _train(program, state, data, hyper)
-    dev = _evaluate(program, {**variables, "params": average}, data)
+    variables, optimizer, average, terms = _train(program, state, data, hyper, place)
+    dev = _evaluate(program, {**variables, "params": average}, data, place)
     score = dev[program.select]
 
     broken_gan = jnp.bool_(False) if state.gan is None else state.gan.diverged != NEVER

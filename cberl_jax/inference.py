@@ -4,7 +4,6 @@ import importlib.metadata
 import platform
 from typing import Any
 
-import jax
 import numpy as np
 
 from cberl_jax.checkpoints import open_checkpoints
@@ -17,12 +16,12 @@ from cberl_jax.data.packing import (
     pack,
     turns_of,
 )
-from cberl_jax.epochs import NEVER, MemberState, Program, predict
+from cberl_jax.epochs import NEVER, MemberState, predict
 from cberl_jax.errors import UserError
-from cberl_jax.prepare import check_labelled, create_program, load_data, member_hyper
-from cberl_jax.report import create_report
+from cberl_jax.fleet import Fleet, members_like
+from cberl_jax.prepare import check_labelled, create_program, list_members, load_data
+from cberl_jax.report import create_report, score_members
 from cberl_jax.settings import SETTINGS, default_config
-from cberl_jax.sweep import Fleet, members_like
 from cberl_jax.version import __version__
 from cberl_jax.workdir import Workdir
 
@@ -47,39 +46,35 @@ def versions() -> dict[str, str]:
 
 
 def predict_splits(
-    program: Program,
-    state: MemberState,
-    corpus: Corpus,
-    standardiser: Standardiser,
-    fleet: Fleet,
+    fleet: Fleet, state: MemberState, corpus: Corpus, standardiser: Standardiser
 ) -> dict[str, np.ndarray]:
     """Probabilities of every member for dev and test, in one program.
 
     Args:
-      program: the static settings.
+      fleet: the members' program and devices.
       state: the members' states on the host; the kept parameters are used.
       corpus: the corpus.
       standardiser: the train statistics that belong to the state.
-      fleet: the devices.
 
     Returns:
       Per split ``<split>.probability`` [S, n, C], ``<split>.label`` [n] int,
       ``<split>.dialogue`` [n] str and ``<split>.utterance`` [n] int, the turn from 0; and
       ``classes`` [C] str.
     """
+    program, members = fleet.program, len(state.seed)
     chosen = corpus.split != "train"
     row_length = choose_row_length(corpus.length[chosen], program.rows)
     rows = pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, program.rows)
 
     def of_member(variables, shared, _):
-        return predict(program, variables, *shared)
+        return predict(program, variables, *shared, fleet.place)
 
     variables = fleet.spread({**state.joint.variables, "params": state.joint.best})
     shared = fleet.share((create_table(corpus, standardiser), rows))
-    nothing = fleet.spread(np.zeros(fleet.members, np.float32))
-    function = fleet.compile(of_member, variables, shared, nothing)
-    packed = fleet.collect(function(variables, shared, nothing))
-    probability = np.zeros((fleet.members, len(corpus.label), len(corpus.classes)), np.float32)
+    nothing = fleet.spread(np.zeros(members, np.float32))
+    function = fleet.compile("predict", of_member, variables, shared, nothing, keep=True)
+    packed = fleet.collect(function(variables, shared, nothing), members)
+    probability = np.zeros((members, len(corpus.label), len(corpus.classes)), np.float32)
     used = rows.segment > 0
     probability[:, rows.index[used]] = packed[:, used]
 
@@ -127,18 +122,15 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
             f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
             f"those of the run ({stored['classes']}, {stored['widths']})"
         )
-    program = create_program(config, corpus, stored["generated"])
-    seeds = stored["seeds"]
-    like = members_like(program, np.asarray(seeds, np.int32), member_hyper(config, len(seeds)))
+    members = list_members(config, stored["seeds"])
+    fleet = Fleet(create_program(config, corpus, stored["generated"]), len(members.seeds))
+    like = members_like(fleet.program, members.seeds, members.hyper)
     with open_checkpoints(folder.checkpoints) as checkpoints:
         state, standardiser = checkpoints.restore(like, fit_standardiser(corpus))
-    fleet = Fleet(len(seeds), tuple(jax.local_devices()[: len(seeds)]))
-    predictions = predict_splits(program, state, corpus, standardiser, fleet)
+    predictions = predict_splits(fleet, state, corpus, standardiser)
     return create_report(
         corpus,
-        seeds,
-        member_states(state),
-        predictions,
+        score_members(members, member_states(state), predictions, corpus.classes),
         generated=np.asarray(stored["generated"]),
         timing={},
         versions=versions(),

@@ -1,6 +1,6 @@
 """From settings to what a training needs: corpus, packed rows, the static program, members."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from cberl_jax.epochs import Program
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
 from cberl_jax.models.gan import GAN
-from cberl_jax.settings import model_settings, numeric_settings
+from cberl_jax.settings import Value, model_settings, numeric_settings
 
 
 class Prepared(NamedTuple):
@@ -89,7 +89,44 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
     return Prepared(corpus, standardiser, data, program, generated)
 
 
-def member_hyper(config: ConfigDict, members: int) -> dict[str, np.ndarray]:
-    """The numeric settings of S members that share them all, each [S]."""
-    numeric = numeric_settings(config)
-    return {name: np.full((members,), value, np.float32) for name, value in numeric.items()}
+class Members(NamedTuple):
+    """S members of one program.
+
+    Attributes:
+      seeds: [S] int.
+      hyper: numeric settings, name -> [S] float.
+      settings: per member, in which settings it differs from the others of a sweep.
+    """
+
+    seeds: np.ndarray
+    hyper: dict[str, np.ndarray]
+    settings: Sequence[Mapping[str, Value]]
+
+    def part(self, start: int, end: int) -> "Members":
+        """The members from ``start`` to before ``end``."""
+        here = slice(start, end)
+        hyper = {name: values[here] for name, values in self.hyper.items()}
+        return Members(self.seeds[here], hyper, self.settings[here])
+
+
+def list_members(
+    config: ConfigDict, seeds: Sequence[int], points: Sequence[Mapping[str, Value]] = ({},)
+) -> Members:
+    """Every seed at every point of a grid.
+
+    Args:
+      config: the settings that all members share.
+      seeds: the seeds.
+      points: per point the settings in which it differs from the others; of these the numeric ones
+        count here, the static ones are to be in ``config``.
+
+    Returns:
+      The members, point by point.
+    """
+    settings = [point for point in points for _ in seeds]
+    shared = numeric_settings(config)
+    hyper = {
+        name: np.asarray([point.get(name, value) for point in settings], np.float32)
+        for name, value in shared.items()
+    }
+    return Members(np.tile(np.asarray(seeds, np.int32), len(points)), hyper, settings)

@@ -10,33 +10,62 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.load import SIMULATED
 from cberl_jax.data.simulate import create_process
 from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise_members
-from cberl_jax.workdir import Workdir, replacing
+from cberl_jax.prepare import Members
+from cberl_jax.workdir import Workdir
 
 TITLES = {
     "accuracy": "accuracy",
     "weighted_f1": "weighted F1",
     "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy",
+    "mean_f1": "mean F1",
 }
+
+
+def score_members(
+    members: Members,
+    states: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Scores each member on dev and test.
+
+    Args:
+      members: the members.
+      states: per member its ``status`` and kept ``epoch``.
+      predictions: from ``predict_splits``.
+      classes: names of the C classes.
+
+    Returns:
+      Per member ``seed``, in a sweep ``settings``, ``status``, ``epoch``, and ``dev`` and ``test``:
+      ``evaluate_predictions``, None where it has diverged.
+    """
+    lines = []
+    for number, (seed, settings, state) in enumerate(zip(members.seeds, members.settings, states)):
+        line = {"seed": int(seed), **({"settings": dict(settings)} if settings else {}), **state}
+        for split in ("dev", "test"):
+            line[split] = None
+            if state["status"] == "ok":
+                label = predictions[f"{split}.label"]
+                probability = predictions[f"{split}.probability"][number]
+                line[split] = evaluate_predictions(label, probability, classes)
+        lines.append(line)
+    return lines
 
 
 def create_report(
     corpus: Corpus,
-    seeds: Sequence[int],
-    states: Sequence[Mapping[str, Any]],
-    predictions: Mapping[str, np.ndarray],
+    members: Sequence[Mapping[str, Any]],
     *,
     generated: np.ndarray,
     timing: Mapping[str, Any],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Scores all members and sums them up; diverged ones are named and left out of the means.
+    """Sums up the members of a run; diverged ones are named and left out of the means.
 
     Args:
       corpus: the corpus.
-      seeds: the members' seeds.
-      states: per member its ``status`` and kept ``epoch``.
-      predictions: from ``predict_splits``.
+      members: from ``score_members``.
       generated: [C] generated utterances per class.
       timing: seconds and bytes.
       versions: of packages.
@@ -44,23 +73,12 @@ def create_report(
     Returns:
       The contents of ``report.json``.
     """
-    members = []
-    for number, (seed, state) in enumerate(zip(seeds, states)):
-        member = {"seed": int(seed), **state, "dev": None, "test": None}
-        if state["status"] == "ok":
-            for split in ("dev", "test"):
-                member[split] = evaluate_predictions(
-                    predictions[f"{split}.label"],
-                    predictions[f"{split}.probability"][number],
-                    corpus.classes,
-                )
-        members.append(member)
     sound = [m for m in members if m["status"] == "ok"]
     real = corpus.class_counts("train")
     return {
         "corpus": corpus.source,
         "classes": list(corpus.classes),
-        "members": members,
+        "members": list(members),
         "test": summarise_members([m["test"] for m in sound]) if sound else None,
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
         "bayes": best_possible(corpus),
@@ -100,7 +118,7 @@ def _cell(summary: Mapping[str, Any]) -> str:
     return f"{summary['mean']:.3f} ± {summary['std']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up as plain text."""
     widths = [max(len(row[c]) for row in [head, *rows]) for c in range(len(head))]
 
@@ -120,7 +138,7 @@ def _result_table(report: Mapping[str, Any]) -> str:
             single, best = report["bayes"]["context_free"][name], report["bayes"]["full"][name]
             share = report["test"][name]["mean"] / best
             row += [f"{single:.3f}", f"{best:.3f}", f"{100 * share:.0f} %"]
-    return _table(head, rows)
+    return format_table(head, rows)
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
@@ -132,7 +150,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
         figures = [f"{scores[field]['mean']:.3f}" for field in ("precision", "recall")]
         numbers = (scores["support"], counts["real"], counts["generated"])
         rows.append([name, *figures, _cell(scores["f1"]), *map(str, numbers)])
-    return _table(head, rows)
+    return format_table(head, rows)
 
 
 def _member_table(report: Mapping[str, Any]) -> str:
@@ -143,7 +161,7 @@ def _member_table(report: Mapping[str, Any]) -> str:
         test = member["test"]
         figures = [f"{test[name]:.3f}" if test else "-" for name in METRICS]
         rows.append([str(member["seed"]), member["status"], str(member["epoch"]), *figures])
-    return _table(head, rows)
+    return format_table(head, rows)
 
 
 def format_report(report: Mapping[str, Any]) -> str:
@@ -167,6 +185,5 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def write_report(workdir: Workdir, report: Mapping[str, Any]) -> None:
     """Writes ``report.md`` and ``report.json``."""
-    with replacing(workdir.report_text) as file:
-        file.write(format_report(report).encode())
+    workdir.write_text(workdir.report_text, format_report(report))
     workdir.write_json(workdir.report_file, report)

@@ -5,7 +5,9 @@ others are *static*: they decide shapes or switch parts off. A setting's dotted 
 a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 """
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -146,19 +148,39 @@ def model_settings(config: ConfigDict) -> ModelSettings:
     return ModelSettings(**config.model.to_dict())
 
 
+def check_known(names: Iterable[str]) -> None:
+    """Refuses a setting that does not exist.
+
+    Raises:
+      UserError: naming it and the nearest one.
+    """
+    for name in names:
+        if name not in SETTINGS:
+            near = difflib.get_close_matches(name, SETTINGS, 1, 0.0)[0]
+            raise UserError(f"there is no setting {name!r}; the nearest is {near!r}")
+
+
+def check_value(name: str, value: Value) -> None:
+    """Refuses a number out of its setting's bounds.
+
+    Raises:
+      UserError: naming the setting, the value and what is allowed.
+    """
+    setting = SETTINGS[name]
+    if isinstance(value, str):
+        return
+    if not (math.isfinite(value) and setting.low <= value <= setting.high):
+        raise UserError(f"{name} = {value}: has to be from {setting.low} to {setting.high}")
+
+
 def check_config(config: ConfigDict) -> None:
     """Refuses settings that no training could follow.
 
     Raises:
       UserError: naming the setting, its value and what is allowed.
     """
-    flat = flatten(config)
-    for name, setting in SETTINGS.items():
-        value = flat[name]
-        if isinstance(value, str):
-            continue
-        if not (math.isfinite(value) and setting.low <= value <= setting.high):
-            raise UserError(f"{name} = {value}: has to be from {setting.low} to {setting.high}")
+    for name, value in flatten(config).items():
+        check_value(name, value)
     model = config.model
     if model.hidden % model.heads:
         raise UserError(

@@ -1,114 +1,200 @@
-"""Members as an array axis: many seeds and hyper-parameters in one compiled program (section 4).
+"""A sweep: every seed at every point of a grid, in as few compiled programs as can be (section 4).
 
-A member is one (seed, numeric hyper-parameters) pair. The state of S members is one tree whose
-leaves have a leading axis; on one device the epoch functions are vmapped over it, on several the
-members are dealt out and the vmapped functions are pmapped. This is the one file that knows how
-many members and devices there are.
+Points that differ in numeric settings alone form a group, whose members run in one compiled
+program, in chunks that fit the memory. A chunk is a run of its own with a folder, so it is durable:
+the same command started again does only what is missing.
 """
 
-import dataclasses
-import functools
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from ml_collections import ConfigDict
 
-from cberl_jax.epochs import MemberState, Program, create_state
+from cberl_jax import processes
+from cberl_jax.errors import UserError
+from cberl_jax.fleet import Fleet
+from cberl_jax.grid import Group, expand, group_points, point_config, spell_point
+from cberl_jax.inference import versions
+from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.settings import Value
+from cberl_jax.sweep_report import create_sweep_report, write_sweep_report
+from cberl_jax.train import Run, Stopper, open_workdir, print_now, run_identity
+from cberl_jax.workdir import Workdir
 
-Hyper = Mapping[str, jax.Array]
+# Members on one device at most unless told otherwise: the programs gain nothing from more, and a
+# chunk's results are there earlier.
+MOST_MEMBERS = 64
+MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
+CPU_MEMORY_SHARE = 0.5
 
 
-def create_members(program: Program, seeds: jax.Array, hyper: Hyper) -> MemberState:
-    """Draws the state of S members, leaves [S, ...].
+def even_chunks(members: int, most: int) -> int:
+    """Members in a chunk when ``members`` are divided into as few chunks as ``most`` allows."""
+    return -(-members // -(-members // most))
 
-    One member after the other: a vmapped initialisation of a model of this size can deadlock the
-    CPU runtime of jaxlib 0.10 on two-core machines, and ``lax.map`` does not.
+
+def memory_of_device() -> int:
+    """Bytes that a program may use on each of this process's devices."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(MEMORY_SHARE * stats["bytes_limit"])
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(CPU_MEMORY_SHARE * total) // len(devices)
+
+
+def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, size: int) -> Fleet:
+    """A fleet of ``size`` slots whose programs are compiled, but not run."""
+    fleet = Fleet(prepared.program, size)
+    run = Run(prepared, config, members.part(0, size), fleet, None, None, None)
+    run.load(fleet.create(run.members.seeds, run.members.hyper))
+    for stage in run.stages:
+        run.compile(stage)
+    return fleet
+
+
+def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet:
+    """Finds how many members fit the memory by what the compiler says that the programs need.
+
+    Nothing is run, so nothing can run out of memory. Where the first guess fits there is no second
+    compilation.
 
     Args:
-      program: the static settings.
-      seeds: [S] int.
-      hyper: numeric settings, each [S].
+      prepared: the group's data and program.
+      config: the group's settings.
+      members: of the group.
+
+    Returns:
+      The fleet, its stages compiled.
+
+    Raises:
+      UserError: a single member does not fit.
     """
-
-    @jax.jit
-    def create(seeds, hyper):
-        return jax.lax.map(lambda member: create_state(program, *member), (seeds, hyper))
-
-    return create(seeds, hyper)
-
-
-def members_like(program: Program, seeds: jax.Array, hyper: Hyper) -> MemberState:
-    """Shapes and dtypes of ``create_members`` without any work."""
-    one = jax.eval_shape(functools.partial(create_state, program), seeds[0], _first(hyper))
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype), one
-    )
-
-
-def _first(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], tree)
+    most = MOST_MEMBERS * len(jax.devices())
+    size = even_chunks(len(members.seeds), most)
+    budget = processes.tell([memory_of_device()])[0]
+    while True:
+        fleet = _compile_first(prepared, config, members, size)
+        needs = [fleet.memory(stage) for stage in ("gan", "joint") if fleet.has(stage)]
+        if max(total for _, total in needs) <= budget:
+            return fleet
+        if size == 1:
+            raise UserError(
+                f"one member needs {max(total for _, total in needs) / 2**30:.1f} GiB and "
+                f"{budget / 2**30:.1f} are there: lower model.hidden or train.rows_per_batch"
+            )
+        fits = int(budget // max(member for member, _ in needs)) * len(jax.devices())
+        size = even_chunks(len(members.seeds), max(1, min(fits, size - 1)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Fleet:
-    """S members dealt out to D devices; those that do not divide are filled up with copies.
+class Sweep:
+    """One sweep in progress, for ``sweep``."""
 
-    Attributes:
-      members: S.
-      devices: the devices, of this process.
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: Workdir,
+        seeds: Sequence[int],
+        members_per_device: int | None,
+        stopper: Stopper,
+        say: Callable[[str], None],
+    ):
+        """Args: as of ``sweep``."""
+        self.config, self.folder, self.seeds = config, folder, seeds
+        self.members_per_device, self.stopper, self.say = members_per_device, stopper, say
+        self.plan_file = folder.path / "plan.json"
+        plan = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
+        # Group -> members in a chunk. Kept, so that a restart finds the same chunks.
+        self.plan: dict[str, int] = plan
+
+    def run_group(self, number: int, group: Group) -> list[dict[str, Any]]:
+        """Trains what is missing of a group; returns the lines of all its members."""
+        config = point_config(self.config, group.static)
+        prepared = prepare(config, load_data(config))
+        members = list_members(config, self.seeds, group.points)
+        total = len(members.seeds)
+        if group.static:
+            self.say(f"group {number + 1}: {spell_point(group.static)}, {total} members")
+        fleet, size = None, self.plan.get(str(number))
+        if size is None:
+            fleet, size = self._plan(prepared, config, members)
+            self.plan[str(number)] = size
+            self.folder.write_json(self.plan_file, self.plan)
+        lines = []
+        for start in range(0, total, size):
+            part = members.part(start, start + size)
+            identity = run_identity(config, prepared, part.seeds.tolist())
+            identity["members"] = [dict(settings) for settings in part.settings]
+            chunk = open_workdir(
+                self.folder.path / "chunks" / f"{number:03d}-{start // size:03d}", identity
+            )
+            if not chunk.report_file.exists():
+                fleet = fleet or Fleet(prepared.program, size)
+                self.say(f"members {start + 1} to {min(start + size, total)} of {total}")
+                run = Run(prepared, config, part, fleet, chunk, self.stopper, self.say)
+                done = {"members": run.execute(), "timing": run.timing(), "versions": versions()}
+                chunk.write_json(chunk.report_file, done)
+                processes.wait_for_others(f"{chunk.path} is done")
+            # A grid without settings is one point, of which there is nothing to tell.
+            lines += [{"settings": {}} | line for line in chunk.read_report()["members"]]
+        return lines
+
+    def _plan(
+        self, prepared: Prepared, config: ConfigDict, members: Members
+    ) -> tuple[Fleet | None, int]:
+        """The members of a chunk of a group, and the fleet if finding out has made one."""
+        total = len(members.seeds)
+        if self.members_per_device is not None:
+            return None, even_chunks(total, self.members_per_device * len(jax.devices()))
+        fleet = fit_fleet(prepared, config, members)
+        return fleet, min(fleet.slots, total)
+
+
+def sweep(
+    config: ConfigDict,
+    workdir: str,
+    seeds: Sequence[int],
+    grid: Mapping[str, Sequence[Value]],
+    members_per_device: int | None = None,
+    say: Callable[[str], None] = print_now,
+) -> dict[str, Any]:
+    """Trains every seed at every point of a grid; goes on with a sweep that is there.
+
+    Args:
+      config: the settings that the grid starts from.
+      workdir: the sweep's folder.
+      seeds: different from each other; every point has them all.
+      grid: setting -> values (``grid.parse_grid``).
+      members_per_device: how many members a device trains at a time; by default as many as fit.
+      say: takes a line of progress.
+
+    Returns:
+      The contents of ``sweep.json``.
+
+    Raises:
+      UserError: a setting, the corpus or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
-
-    members: int
-    devices: Sequence[jax.Device]
-
-    def spread(self, tree: Any) -> Any:
-        """Deals leaves [S, ...] out: [D, ceil(S / D), ...] on D devices, or [S, ...] on one."""
-        count = len(self.devices)
-        if count == 1:
-            return jax.device_put(tree, self.devices[0])
-        each = -(-self.members // count)
-        order = np.minimum(np.arange(each * count), self.members - 1)
-        return jax.tree.map(
-            lambda x: jnp.asarray(x)[order].reshape(count, each, *x.shape[1:]), tree
-        )
-
-    def share(self, tree: Any) -> Any:
-        """Puts a copy of a tree that all members read on every device."""
-        if len(self.devices) == 1:
-            return jax.device_put(tree, self.devices[0])
-        mesh = jax.sharding.Mesh(np.asarray(self.devices), ("device",))
-        split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
-        count = len(self.devices)
-
-        def copies(x):
-            x = np.asarray(x)
-            return jax.device_put(np.broadcast_to(x[None], (count, *x.shape)), split)
-
-        return jax.tree.map(copies, tree)
-
-    def collect(self, tree: Any) -> Any:
-        """The inverse of ``spread``, as numpy arrays [S, ...]."""
-        tree = jax.tree.map(np.asarray, tree)
-        if len(self.devices) == 1:
-            return tree
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: self.members], tree)
-
-    def compile(self, function: Callable, state: Any, shared: Any, hyper: Any) -> Callable:
-        """Compiles ``function(state, shared, hyper)`` of one member for all of them.
-
-        Args:
-          function: a pure function of one member's state, the shared data and its settings.
-          state: the members' states, from ``spread``.
-          shared: from ``share``.
-          hyper: from ``spread``.
-
-        Returns:
-          The compiled function of such arguments.
-        """
-        mapped = jax.vmap(function, in_axes=(0, None, 0))
-        if len(self.devices) == 1:
-            return jax.jit(mapped).lower(state, shared, hyper).compile()
-        spread = jax.pmap(mapped, devices=self.devices)
-        return spread.lower(state, shared, hyper).compile()
+    groups = group_points(expand(grid))
+    for group in groups:
+        for point in group.points:
+            point_config(config, point)
+        if any(name.startswith("data.") for name in group.static):
+            load_data(point_config(config, group.static))
+    prepared = prepare(config, load_data(config))
+    identity = run_identity(config, prepared, seeds) | {
+        "grid": {n: list(v) for n, v in grid.items()}
+    }
+    folder = open_workdir(workdir, identity)
+    points = sum(len(group.points) for group in groups)
+    say(f"{points} points in {len(groups)} groups, {len(seeds)} seeds each")
+    with Stopper(say).listening() as stopper:
+        ongoing = Sweep(config, folder, seeds, members_per_device, stopper, say)
+        lines = [line for n, g in enumerate(groups) for line in ongoing.run_group(n, g)]
+    report = create_sweep_report(grid, lines, config.train.select)
+    if processes.is_main():
+        write_sweep_report(folder.path, report)
+    return report

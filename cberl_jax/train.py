@@ -6,27 +6,28 @@ goes on. This file owns time, signals and what is printed; the mathematics is in
 
 import contextlib
 import functools
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.checkpoints import Checkpoints, open_checkpoints
+from cberl_jax import processes
+from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.corpus import fingerprint
-from cberl_jax.epochs import gan_epoch, joint_epoch
+from cberl_jax.epochs import MemberState, gan_epoch, joint_epoch
 from cberl_jax.errors import Interrupted
+from cberl_jax.fleet import Fleet, members_like
 from cberl_jax.inference import member_states, predict_splits, versions
-from cberl_jax.prepare import Prepared, load_data, member_hyper, prepare
-from cberl_jax.report import create_report, write_report
+from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.report import create_report, score_members, write_report
 from cberl_jax.settings import check_config, flatten
-from cberl_jax.sweep import Fleet, create_members, members_like
 from cberl_jax.workdir import Workdir
 
 # Where the corpus lies (its content is checked) and how often a checkpoint is written.
@@ -77,88 +78,113 @@ class Stopper:
 
 
 class Run:
-    """One run in progress: states, files and clock, for ``train_and_evaluate``."""
+    """One run in progress: its members, states, files and clock."""
 
     def __init__(
         self,
         prepared: Prepared,
         config: ConfigDict,
+        members: Members,
+        fleet: Fleet,
         workdir: Workdir,
-        seeds: Sequence[int],
-        checkpoints: Checkpoints,
         stopper: Stopper,
         say: Callable[[str], None],
     ):
-        self.prepared, self.config, self.workdir = prepared, config, workdir
-        self.seeds, self.checkpoints, self.stopper, self.say = seeds, checkpoints, stopper, say
+        """Args: as of ``train_and_evaluate``; a fleet may have been used by other runs before."""
+        self.prepared, self.config, self.members = prepared, config, members
+        self.fleet, self.workdir, self.stopper, self.say = fleet, workdir, stopper, say
         self.clock = Clock()
-        self.fleet = Fleet(len(seeds), tuple(jax.local_devices()[: len(seeds)]))
-        self.hyper = member_hyper(config, len(seeds))
+        # Stage -> epochs at most, and epochs done.
+        self.stages = {"joint": config.train.epochs}
+        if prepared.program.gan is not None:
+            self.stages = {"gan": config.gan.epochs, **self.stages}
         self.done = {"gan": 0, "joint": 0}
         self.saved_at = time.monotonic()
 
     def start(self) -> None:
         """Draws the members, or reads the newest checkpoint."""
-        program, seeds = self.prepared.program, jnp.asarray(self.seeds, jnp.int32)
+        seeds, hyper = self.members.seeds, self.members.hyper
         if self.checkpoints.latest is None:
             with self.clock.measure("compile_s"):
-                state = create_members(program, seeds, self.hyper)
+                state = self.fleet.create(seeds, hyper)
         else:
-            like = members_like(program, seeds, self.hyper)
+            like = members_like(self.prepared.program, seeds, hyper)
             state, _ = self.checkpoints.restore(like, self.prepared.standardiser)
             # All members have done equally many epochs: the stopped ones count on.
             self.done["joint"] = int(state.joint.epoch[0])
             self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
             self.say(f"going on after {sum(self.done.values())} epochs")
+        self.started_at = self.done["joint"]
         self.workdir.keep_metrics(self.done)
+        self.load(state)
+
+    def load(self, state: MemberState) -> None:
+        """Deals the members out to the devices, and their data and settings."""
         self.state = self.fleet.spread(state)
         self.shared = self.fleet.share(self.prepared.data)
-        self.spread_hyper = self.fleet.spread(self.hyper)
+        self.hyper = self.fleet.spread(self.members.hyper)
 
     def save(self) -> None:
         """Writes a checkpoint, once per number of epochs."""
         step = sum(self.done.values())
         if self.checkpoints.latest != step:
-            state = self.fleet.collect(self.state)
+            state = self.fleet.whole(self.state, len(self.members.seeds))
             self.checkpoints.save(step, state, self.prepared.standardiser)
         self.saved_at = time.monotonic()
 
-    def stage(self, name: str, epoch: Callable, epochs: int) -> None:
+    def compile(self, name: str) -> Callable:
+        """The compiled epoch of one stage."""
+        program = self.prepared.program
+        epochs = {
+            "gan": functools.partial(gan_epoch, program),
+            "joint": functools.partial(joint_epoch, program, place=self.fleet.place),
+        }
+        with self.clock.measure("compile_s"):
+            return self.fleet.compile(name, epochs[name], self.state, self.shared, self.hyper)
+
+    def stage(self, name: str, epochs: int) -> None:
         """Runs what is left of one stage.
 
         Args:
           name: ``gan`` or ``joint``.
-          epoch: ``gan_epoch`` or ``joint_epoch``.
           epochs: how many the stage has at most.
         """
         if self.done[name] >= epochs or self._all_stopped(name):
             return
-        function = functools.partial(epoch, self.prepared.program)
-        with self.clock.measure("compile_s"):
-            step = self.fleet.compile(function, self.state, self.shared, self.spread_hyper)
+        step = self.compile(name)
         while self.done[name] < epochs and not self._all_stopped(name):
             with self.clock.measure(f"{name}_s"):
-                self.state, record = step(self.state, self.shared, self.spread_hyper)
-                record = self.fleet.collect(record)
+                self.state, record = step(self.state, self.shared, self.hyper)
+                record = self.fleet.collect(record, len(self.members.seeds))
             self._record(name, record, epochs)
             self.done[name] += 1
-            if self.stopper.wish is not None:
+            wish, due = self._wishes()
+            if wish or due:
                 self.save()
-                raise Interrupted(self.stopper.wish)
-            if time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds:
-                self.save()
+            if wish:
+                raise Interrupted(wish)
         self.save()
 
+    def _wishes(self) -> tuple[int, bool]:
+        """The signal that any process heard, 0 for none; whether a checkpoint is due."""
+        due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
+        every = processes.gather(np.asarray([self.stopper.wish or 0, due]))
+        # Clocks differ: the main process's counts.
+        return int(every[:, 0].max()), bool(every[0, 1])
+
     def _all_stopped(self, name: str) -> bool:
-        return name == "joint" and bool(np.all(np.asarray(self.state.joint.stopped)))
+        if name != "joint":
+            return False
+        return bool(self.fleet.collect(self.state.joint.stopped, len(self.members.seeds)).all())
 
     def _record(self, stage: str, record: dict[str, np.ndarray], epochs: int) -> None:
         """A line per active member to the file, a line on the mean to the screen."""
-        active = record.pop("active", np.ones(len(self.seeds), bool))
+        seeds = self.members.seeds
+        active = record.pop("active", np.ones(len(seeds), bool))
         lines = [
             {"stage": stage, "epoch": self.done[stage], "member": member, "seed": int(seed)}
             | {name: float(values[member]) for name, values in record.items()}
-            for member, seed in enumerate(self.seeds)
+            for member, seed in enumerate(seeds)
             if active[member]
         ]
         self.workdir.append_metrics(lines)
@@ -185,7 +211,7 @@ class Run:
         epochs = self.done["joint"] - self.started_at
         train = seconds.get("joint_s")
         epoch_s = train / epochs if train and epochs else None
-        turns = int((rows.segment > 0).sum()) * len(self.seeds)
+        turns = int((rows.segment > 0).sum()) * len(self.members.seeds)
         return {
             "device": f"{len(self.fleet.devices)} x {self.fleet.devices[0].device_kind}",
             "compile_s": seconds.get("compile_s"),
@@ -193,36 +219,24 @@ class Run:
             "train_s": train,
             "epoch_s": epoch_s,
             "utterances_per_s": turns / epoch_s if epoch_s else None,
-            "peak_memory_bytes": peak_memory(self.fleet.devices),
+            "peak_memory_bytes": peak_memory(jax.local_devices()),
         }
 
-    def execute(self) -> dict[str, Any]:
-        """Both stages, the predictions and the report."""
-        self.start()
-        self.started_at = self.done["joint"]
-        if self.prepared.program.gan is not None:
-            self.stage("gan", gan_epoch, self.config.gan.epochs)
-        self.stage("joint", joint_epoch, self.config.train.epochs)
-        state = self.fleet.collect(self.state)
-        predictions = predict_splits(
-            self.prepared.program,
-            state,
-            self.prepared.corpus,
-            self.prepared.standardiser,
-            self.fleet,
-        )
-        self.workdir.write_predictions({"seed": np.asarray(self.seeds), **predictions})
-        report = create_report(
-            self.prepared.corpus,
-            self.seeds,
-            member_states(state),
-            predictions,
-            generated=self.prepared.generated,
-            timing=self.timing(),
-            versions=versions(),
-        )
-        write_report(self.workdir, report)
-        return report
+    def execute(self) -> list[dict[str, Any]]:
+        """Both stages and the predictions; writes ``predictions.npz``.
+
+        Returns:
+          The members' lines, from ``score_members``.
+        """
+        with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
+            self.start()
+            for name, epochs in self.stages.items():
+                self.stage(name, epochs)
+        state = self.fleet.collect(self.state, len(self.members.seeds))
+        corpus = self.prepared.corpus
+        predictions = predict_splits(self.fleet, state, corpus, self.prepared.standardiser)
+        self.workdir.write_predictions({"seed": self.members.seeds, **predictions})
+        return score_members(self.members, member_states(state), predictions, corpus.classes)
 
 
 def peak_memory(devices: Sequence[jax.Device]) -> int:
@@ -234,7 +248,7 @@ def peak_memory(devices: Sequence[jax.Device]) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
+def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
     """What has to be the same for a run to be the same: settings, data, seeds."""
     return {
         **flatten(config),
@@ -244,6 +258,18 @@ def _run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) 
         "classes": list(prepared.corpus.classes),
         "generated": prepared.generated.tolist(),
     }
+
+
+def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Workdir:
+    """Opens a run's folder for all processes; the main one writes.
+
+    Raises:
+      UserError: as of ``Workdir.claim``, in every process.
+    """
+    folder = Workdir(path, writes=processes.is_main())
+    folder.claim(identity, FREE_SETTINGS)
+    processes.wait_for_others(f"{path} is claimed")
+    return folder
 
 
 def print_now(line: str) -> None:
@@ -275,11 +301,20 @@ def train_and_evaluate(
     check_config(config)
     corpus = load_data(config)
     prepared = prepare(config, corpus)
-    folder = Workdir(workdir)
-    folder.claim(_run_identity(config, prepared, seeds), FREE_SETTINGS)
+    folder = open_workdir(workdir, run_identity(config, prepared, seeds))
     if folder.report_file.exists():
         say("this run is finished")
         return folder.read_report()
-    with Stopper(say).listening() as stopper, open_checkpoints(folder.checkpoints) as checkpoints:
-        run = Run(prepared, config, folder, seeds, checkpoints, stopper, say)
-        return run.execute()
+    members = list_members(config, seeds)
+    fleet = Fleet(prepared.program, len(members.seeds))
+    with Stopper(say).listening() as stopper:
+        run = Run(prepared, config, members, fleet, folder, stopper, say)
+        report = create_report(
+            corpus,
+            run.execute(),
+            generated=prepared.generated,
+            timing=run.timing(),
+            versions=versions(),
+        )
+    write_report(folder, report)
+    return report

@@ -34,6 +34,17 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
 class Workdir:
     """The files of one run.
 
@@ -41,18 +52,21 @@ class Workdir:
     ``report.md``; the names are read by other programs.
     """
 
-    def __init__(self, path: str | os.PathLike, create: bool = True):
+    def __init__(self, path: str | os.PathLike, create: bool = True, writes: bool = True):
         """Opens the folder.
 
         Args:
           path: of the folder.
           create: make it if it is not there.
+          writes: whether this process is the one that writes; in the others all writing does
+            nothing.
 
         Raises:
           UserError: it cannot be made, or is not there.
         """
         self.path = pathlib.Path(path).absolute()
-        if create:
+        self.writes = writes
+        if create and writes:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -113,11 +127,15 @@ class Workdir:
         """The contents of ``report.json``."""
         return json.loads(self.report_file.read_text())
 
-    @staticmethod
-    def write_json(path: pathlib.Path, content: Any) -> None:
+    def write_json(self, path: pathlib.Path, content: Any) -> None:
         """Writes a JSON file."""
-        with replacing(path) as file:
-            file.write(json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+        if self.writes:
+            write_json(path, content)
+
+    def write_text(self, path: pathlib.Path, text: str) -> None:
+        """Writes a text file."""
+        if self.writes:
+            write_text(path, text)
 
     def keep_metrics(self, done: Mapping[str, int]) -> None:
         """Drops the lines of epochs that no checkpoint has: they will be run again.
@@ -125,6 +143,8 @@ class Workdir:
         Args:
           done: stage -> epochs that are done.
         """
+        if not self.writes:
+            return
         lines = []
         if self.metrics_file.exists():
             # The last line may be half written: the run may have been killed at any moment.
@@ -135,6 +155,8 @@ class Workdir:
 
     def append_metrics(self, records: list[dict[str, Any]]) -> None:
         """Adds a line per record; one that is not finite is written as null."""
+        if not self.writes:
+            return
         with self.metrics_file.open("a") as file:
             for record in records:
                 sound = {
@@ -145,5 +167,6 @@ class Workdir:
 
     def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes ``predictions.npz``."""
-        with replacing(self.predictions_file) as file:
-            np.savez(file, **arrays)
+        if self.writes:
+            with replacing(self.predictions_file) as file:
+                np.savez(file, **arrays)

@@ -14,6 +14,7 @@ from cberl_jax.train import train_and_evaluate
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()
+cli.define_devices()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of members; their seeds count from 0.", 1)
 

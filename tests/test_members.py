@@ -8,39 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from cberl_jax import epochs, train
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.prepare import member_hyper, prepare
-from cberl_jax.settings import default_config
-from cberl_jax.sweep import Fleet, create_members, members_like
+from cberl_jax.fleet import Fleet, members_like
+from cberl_jax.prepare import list_members, prepare
 
-TINY = {
-    "gan.hidden": 4,
-    "gan.noise": 2,
-    "gan.steps": 3,
-    "gan.batch_size": 8,
-    "gan.balance": 0.4,
-    "model.hidden": 8,
-    "model.latent": 3,
-    "model.heads": 2,
-    "model.past": 3,
-    "model.future": 3,
-    "model.classifiers": 2,
-    "model.classifier_hidden": 4,
-    "train.epochs": 4,
-    "train.rows_per_batch": 4,
-}
 SEEDS = np.arange(5, dtype=np.int32)
-
-
-def tiny_config(**changes):
-    config = default_config()
-    config.update_from_flattened_dict(TINY | changes)
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -49,44 +27,48 @@ def prepared():
     return prepare(tiny_config(), corpus)
 
 
-PROGRAMS: dict = {}  # Compiled programs and drawn members of this module's one corpus.
+FLEETS: dict = {}  # One per number of members and devices: compiling is most of a test's time.
 
 
-def compiled(prepared, epoch, members, devices=1):
-    """One compilation per stage and number of members and devices: most of a test's time.
+def hyper_of(members):
+    return list_members(tiny_config(), SEEDS[:members]).hyper
 
-    Returns the fleet, the compiled epoch, and the data and settings that it reads.
-    """
-    key = (epoch, members, devices)
-    fleet = Fleet(members, jax.local_devices()[:devices])
-    hyper = fleet.spread(member_hyper(tiny_config(), members))
-    shared = fleet.share(prepared.data)
-    if key not in PROGRAMS:
-        state = fleet.spread(created(prepared, SEEDS[:members]))
-        function = functools.partial(epoch, prepared.program)
-        PROGRAMS[key] = fleet.compile(function, state, shared, hyper)
-    return fleet, PROGRAMS[key], shared, hyper
+
+def compiled(prepared, stage, members, devices=1):
+    """The fleet, the compiled epoch of a stage, and the data and settings that it reads."""
+    key = (members, devices)
+    if key not in FLEETS:
+        FLEETS[key] = Fleet(prepared.program, members, jax.local_devices()[:devices])
+    fleet = FLEETS[key]
+    hyper, shared = fleet.spread(hyper_of(members)), fleet.share(prepared.data)
+    state = fleet.spread(created(prepared, SEEDS[:members]))
+    function = functools.partial(getattr(epochs, f"{stage}_epoch"), prepared.program)
+    if stage == "joint":
+        function = functools.partial(function, place=fleet.place)
+    step = fleet.compile(stage, function, state, shared, hyper, keep=True)
+    return fleet, step, shared, hyper
 
 
 def created(prepared, seeds):
     """The members of ``seeds``, picked out of all of ``SEEDS``."""
-    if "start" not in PROGRAMS:
-        state = create_members(prepared.program, SEEDS, member_hyper(tiny_config(), len(SEEDS)))
-        PROGRAMS["start"] = jax.tree.map(np.asarray, state)
+    if "start" not in FLEETS:
+        fleet = Fleet(prepared.program, len(SEEDS), jax.local_devices()[:1])
+        FLEETS["start"] = fleet.create(SEEDS, hyper_of(len(SEEDS)))
     place = np.searchsorted(SEEDS, seeds)
-    return jax.tree.map(lambda x: x[place], PROGRAMS["start"])
+    return jax.tree.map(lambda x: x[place], FLEETS["start"])
 
 
 def run(prepared, seeds, epochs_done, devices=1, hyper=None):
     """``epochs_done`` epochs of both stages; the members' states on the host, and the records."""
     state, records = created(prepared, seeds), []
-    for epoch in (epochs.gan_epoch, epochs.joint_epoch):
-        fleet, step, shared, usual = compiled(prepared, epoch, len(seeds), devices)
+    for stage in ("gan", "joint"):
+        fleet, step, shared, usual = compiled(prepared, stage, len(seeds), devices)
         state = fleet.spread(state)
+        given = usual if hyper is None else fleet.spread(hyper)
         for _ in range(epochs_done):
-            state, record = step(state, shared, usual if hyper is None else hyper)
-            records.append(fleet.collect(record))
-        state = fleet.collect(state)
+            state, record = step(state, shared, given)
+            records.append(fleet.collect(record, len(seeds)))
+        state = fleet.collect(state, len(seeds))
     return state, records
 
 
@@ -119,18 +101,18 @@ def test_pmap_of_vmap_equals_vmap_where_members_do_not_divide_by_devices(prepare
 
 
 def test_joint_training_leaves_the_gan_bit_identical(prepared, together):
-    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5)
-    after, _ = step(together[0], shared, hyper)
-    chex.assert_trees_all_equal(fleet.collect(after.gan), together[0].gan)
+    fleet, step, shared, hyper = compiled(prepared, "joint", 5)
+    after, _ = step(fleet.spread(together[0]), shared, hyper)
+    chex.assert_trees_all_equal(fleet.collect(after.gan, 5), together[0].gan)
 
 
 def test_a_stopped_member_no_longer_changes(prepared, together):
     state, _ = together
     stopped = np.array([True, False, False, False, False])
     state = state.replace(joint=state.joint.replace(stopped=stopped))
-    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5)
-    after, record = step(state, shared, hyper)
-    after = fleet.collect(after)
+    fleet, step, shared, hyper = compiled(prepared, "joint", 5)
+    after, record = step(fleet.spread(state), shared, hyper)
+    after = fleet.collect(after, 5)
     for field in ("variables", "optimizer", "average", "best", "best_score", "best_epoch"):
         new, old = getattr(after.joint, field), getattr(state.joint, field)
         chex.assert_trees_all_equal(member(new, 0), member(old, 0))
@@ -141,7 +123,7 @@ def test_a_stopped_member_no_longer_changes(prepared, together):
 
 @pytest.mark.parametrize("name", ["optim.learning_rate", "gan.learning_rate"])
 def test_a_diverging_member_is_marked_and_the_others_are_bit_identical(prepared, together, name):
-    hyper = member_hyper(tiny_config(), 5)
+    hyper = hyper_of(5)
     hyper[name][2] = np.inf
     state, records = run(prepared, SEEDS, 2, hyper=hyper)
     diverged = state.joint.diverged
@@ -158,31 +140,31 @@ def test_early_stopping_counts_epochs_without_a_better_score(prepared, together)
     # After epoch 2, member 0 has gone 11 epochs without a better score, member 1 only 9.
     best_epoch = np.array([-9, -7, 0, 0, 0], np.int32)
     joint = state.joint.replace(best_score=np.full(5, 2.0, np.float32), best_epoch=best_epoch)
-    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5)
-    after, _ = step(state.replace(joint=joint), shared, hyper)
-    assert fleet.collect(after.joint.stopped).tolist() == [True, False, False, False, False]
-    chex.assert_trees_all_equal(fleet.collect(after.joint.best), joint.best)
+    fleet, step, shared, hyper = compiled(prepared, "joint", 5)
+    after, _ = step(fleet.spread(state.replace(joint=joint)), shared, hyper)
+    assert fleet.collect(after.joint.stopped, 5).tolist() == [True, False, False, False, False]
+    chex.assert_trees_all_equal(fleet.collect(after.joint.best, 5), joint.best)
 
 
 @pytest.mark.parametrize("written_on, read_on", [(1, 1), (4, 4), (4, 1)])
 def test_training_goes_on_from_a_checkpoint(prepared, tmp_path, written_on, read_on):
-    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5, written_on)
+    fleet, step, shared, hyper = compiled(prepared, "joint", 5, written_on)
     first, _ = step(fleet.spread(created(prepared, SEEDS)), shared, hyper)
     straight, _ = step(first, shared, hyper)
-    straight, first = fleet.collect(straight), fleet.collect(first)
+    straight, first = fleet.collect(straight, 5), fleet.collect(first, 5)
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, first, prepared.standardiser)
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
-        like = members_like(prepared.program, SEEDS, member_hyper(tiny_config(), 5))
+        like = members_like(prepared.program, SEEDS, hyper_of(5))
         restored, standardiser = checkpoints.restore(like, prepared.standardiser)
     chex.assert_trees_all_equal(restored, first)
     chex.assert_trees_all_equal(standardiser, prepared.standardiser)
-    fleet, step, shared, hyper = compiled(prepared, epochs.joint_epoch, 5, read_on)
+    fleet, step, shared, hyper = compiled(prepared, "joint", 5, read_on)
     again, _ = step(fleet.spread(restored), shared, hyper)
     if written_on == read_on:
-        chex.assert_trees_all_equal(fleet.collect(again), straight)
+        chex.assert_trees_all_equal(fleet.collect(again, 5), straight)
     else:
-        chex.assert_trees_all_close(fleet.collect(again), straight, rtol=2e-3, atol=2e-4)
+        chex.assert_trees_all_close(fleet.collect(again, 5), straight, rtol=2e-3, atol=2e-4)
 
 
 def test_generated_utterances_take_the_place_of_their_sources_and_lack_what_those_lack(prepared):
@@ -219,9 +201,9 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, monkey
     for name in ("gan_epoch", "joint_epoch"):
         function = getattr(train, name)
 
-        def counted(*arguments, name=name, function=function):
+        def counted(*arguments, name=name, function=function, **options):
             traces.append(name)
-            return function(*arguments)
+            return function(*arguments, **options)
 
         monkeypatch.setattr(train, name, counted)
     config = tiny_config(**{"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2})

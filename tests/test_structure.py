@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "cberl_jax"
 # A file may import from its own row upwards only; files of one row do not know each other.
 ORDER = [
     ["version", "errors"],
+    ["processes"],
     ["data.corpus"],
     ["data.validate"],
     ["data.layers", "data.npz", "data.simulate", "data.unpickling"],
@@ -20,13 +21,15 @@ ORDER = [
     ["models.bilstm", "models.djvae", "models.ensemble", "models.gan", "models.mgnn"],
     ["models.cberl"],
     ["settings"],
+    ["grid"],
     ["gan_steps", "joint_steps"],
     ["epochs"],
-    ["prepare", "sweep"],
+    ["prepare", "fleet"],
     ["checkpoints", "evaluate", "workdir"],
-    ["report"],
-    ["inference"],
+    ["pictures", "report"],
+    ["inference", "sweep_report"],
     ["train"],
+    ["benchmark", "sweep"],
     ["cli"],
     ["__init__"],
 ]
@@ -43,7 +46,8 @@ def modules():
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cberl_jax"):
-            yield node.module.removeprefix("cberl_jax").removeprefix(".")
+            module = node.module.removeprefix("cberl_jax").removeprefix(".")
+            yield from [module] if module else [alias.name for alias in node.names]
         if isinstance(node, ast.Import):
             assert not any(alias.name.startswith("cberl_jax") for alias in node.names), path
 

@@ -1,0 +1,73 @@
+"""Several processes as one program: who starts them, who speaks, what they agree on (section 4).
+
+Every process runs the same code on the same settings; only the main one writes files for people
+and prints. With one process, all of this does nothing.
+"""
+
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cberl_jax.errors import UserError
+
+
+def start_processes(
+    coordinator: str | None = None, number: int | None = None, own: int | None = None
+) -> None:
+    """Joins the other processes, before anything else asks jax for devices.
+
+    Without arguments: under SLURM (tasks started by ``srun``) and on a TPU pod jax finds the other
+    processes itself; elsewhere the process is alone.
+
+    Args:
+      coordinator: ``host:port`` of process 0.
+      number: of processes.
+      own: this process's number, from 0.
+
+    Raises:
+      UserError: some of the three are missing, or the others cannot be reached.
+    """
+    given = (coordinator, number, own)
+    if all(x is None for x in given) and not _in_cluster():
+        return
+    if any(x is None for x in given) and any(x is not None for x in given):
+        raise UserError("--coordinator, --num_processes and --process_id belong together")
+    if number is not None and own >= number:
+        raise UserError(f"--process_id={own}: has to be below --num_processes={number}")
+    if coordinator is not None and ":" not in coordinator:
+        raise UserError(f"--coordinator={coordinator}: has to be host:port")
+    try:
+        jax.distributed.initialize(coordinator, number, own)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the other processes cannot be joined: {error}") from error
+
+
+def _in_cluster() -> bool:
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def gather(tree):
+    """Each leaf [...] of every process, as numpy arrays [P, ...]."""
+    if jax.process_count() == 1:
+        return jax.tree.map(lambda x: np.asarray(x)[None], tree)
+    return multihost_utils.process_allgather(tree)
+
+
+def tell(values: Sequence[float]) -> np.ndarray:
+    """The main process's numbers, on every process."""
+    return gather(np.asarray(values))[0]
+
+
+def wait_for_others(name: str) -> None:
+    """Returns when all processes have come to the place ``name``."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

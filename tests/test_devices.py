@@ -1,0 +1,164 @@
+"""Fewer members than devices, several processes: the same numbers by other routes."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+from tiny import TINY, tiny_config
+
+from cberl_jax import epochs
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.fleet import Fleet, choose_split
+from cberl_jax.prepare import list_members, prepare
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "members, devices, rows, parts",
+    [
+        (1, 1, 8, 1),
+        (4, 4, 8, 1),
+        (5, 4, 8, 1),
+        (1, 4, 8, 4),
+        (2, 4, 8, 2),
+        (3, 4, 8, 1),
+        (3, 8, 8, 2),
+        (1, 6, 8, 2),
+        (1, 16, 8, 8),
+        (1, 3, 8, 1),
+    ],
+)
+def test_a_batch_is_split_as_far_as_members_devices_and_rows_allow(members, devices, rows, parts):
+    assert choose_split(members, devices, rows) == parts
+
+
+def test_members_with_split_batches_equal_members_on_one_device():
+    corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
+    config = tiny_config(**{"gan.enabled": False})
+    prepared = prepare(config, corpus)
+    members = list_members(config, [0, 1])
+    results = {}
+    for devices in (1, 4):
+        fleet = Fleet(prepared.program, 2, jax.local_devices()[:devices])
+        assert fleet.split == max(1, devices // 2)
+        state = fleet.spread(fleet.create(members.seeds, members.hyper))
+        shared, hyper = fleet.share(prepared.data), fleet.spread(members.hyper)
+
+        def epoch(state, data, hyper, place=fleet.place):
+            return epochs.joint_epoch(prepared.program, state, data, hyper, place)
+
+        step = fleet.compile("joint", epoch, state, shared, hyper)
+        if devices == 4:
+            # The batch is split indeed: gradients have to be summed over devices.
+            assert "all-reduce" in step.as_text()
+        for _ in range(2):
+            state, record = step(state, shared, hyper)
+        results[devices] = fleet.collect((state, record), 2)
+    chex.assert_trees_all_close(results[1], results[4], rtol=2e-3, atol=2e-4)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def command(workdir, *arguments):
+    sizes = [f"--config.{name}={value}" for name, value in TINY.items()]
+    return [
+        *(sys.executable, str(ROOT / "experiments" / "train.py")),
+        *("--config=experiments/configs/demo.py", f"--workdir={workdir}", *sizes),
+        *("--config.train.epochs=2", "--config.gan.epochs=1", "--config.model.djvae=False"),
+        *("--config.model.reconstruction=False", *arguments),
+    ]
+
+
+@pytest.fixture
+def environment(program_environment):
+    """Programs that compile fast: it is the routes of the numbers that are tested."""
+    flags = f"{program_environment.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    return program_environment | {"XLA_FLAGS": flags.strip()}
+
+
+def run_processes(workdir, environment, *arguments):
+    """Two processes of two devices each; returns what each printed and said."""
+    ours = ("--cpu_devices=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
+    running = [
+        subprocess.Popen(
+            command(workdir, *arguments, *ours, f"--process_id={number}"),
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=600) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    return said
+
+
+@pytest.mark.parametrize("seeds", [5, 1])
+def test_two_processes_give_what_one_gives(seeds, environment, tmp_path):
+    # Five members are dealt out, one has its batches split.
+    arguments = (f"--seeds={seeds}", f"--config.gan.enabled={seeds > 1}")
+    (printed, _), (silent, _) = run_processes(tmp_path / "two", environment, *arguments)
+    assert "weighted F1" in printed and "weighted F1" not in silent
+    alone = command(tmp_path / "one", *arguments, "--cpu_devices=4")
+    done = subprocess.run(
+        alone, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    two, one = (np.load(tmp_path / x / "predictions.npz") for x in ("two", "one"))
+    assert one["test.probability"].shape[0] == seeds
+    for name in one.files:
+        if name.endswith("probability"):
+            np.testing.assert_allclose(two[name], one[name], atol=2e-3)
+        else:
+            np.testing.assert_array_equal(two[name], one[name])
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert report["timing"]["device"].startswith("4 x ")
+    metrics = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
+    epochs_done = 3 if seeds > 1 else 2  # of the GAN, which only the five have, and jointly
+    assert len(metrics) == epochs_done * seeds
+
+    # What two processes wrote, one reads: the checkpoints hold all members' shards.
+    (tmp_path / "two" / "report.json").unlink()
+    again = command(tmp_path / "two", *arguments)
+    done = subprocess.run(
+        again, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"going on after {epochs_done} epochs" in done.stdout
+    again = np.load(tmp_path / "two" / "predictions.npz")
+    np.testing.assert_allclose(again["dev.probability"], one["dev.probability"], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--num_processes=2"], "belong together"),
+        (["--coordinator=here:1", "--num_processes=2", "--process_id=2"], "below --num_processes"),
+        (["--coordinator=here", "--num_processes=2", "--process_id=0"], "host:port"),
+        (["--cpu_devices=0"], "cpu_devices"),
+    ],
+)
+def test_wrong_flags_for_devices_are_refused(arguments, message, program_environment, tmp_path):
+    done = subprocess.run(
+        command(tmp_path / "run", *arguments),
+        env=program_environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

@@ -1,0 +1,152 @@
+"""A sweep: one program a group, chunks that survive, sizes that the memory decides."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from cberl_jax import sweep as sweeps
+from cberl_jax import train
+from cberl_jax.data.npz import write_npz
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.errors import UserError
+from cberl_jax.grid import parse_grid
+from cberl_jax.prepare import list_members, load_data, prepare
+from cberl_jax.sweep import even_chunks, fit_fleet, sweep
+
+# Fewer parts compile faster; what a sweep does with them is the same.
+BARE = {"gan.enabled": False, "model.djvae": False, "model.reconstruction": False}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
+    write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0), path)
+    return str(path)
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """Names of the epochs, one for each time that one is traced, which is when it is compiled."""
+    found = []
+    for name in ("gan_epoch", "joint_epoch"):
+        function = getattr(train, name)
+
+        def counted(*arguments, name=name, function=function, **options):
+            found.append(name)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(train, name, counted)
+    return found
+
+
+def config(corpus, **changes):
+    return tiny_config(**{"data.path": corpus, "train.epochs": 2, "gan.epochs": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    "members, most, size", [(10, 64, 10), (10, 4, 4), (9, 8, 5), (160, 64, 54), (3, 1, 1)]
+)
+def test_chunks_are_as_few_and_as_even_as_can_be(members, most, size):
+    assert even_chunks(members, most) == size
+
+
+def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, traces, tmp_path):
+    grid = parse_grid(["loss.gamma=0,0.5,1,2,4"])
+    said = []
+
+    def until_the_second_chunk(line):
+        said.append(line)
+        if line.startswith("members 5 to 8"):
+            raise KeyboardInterrupt
+
+    arguments = (config(corpus), str(tmp_path / "sweep"), [0, 1], grid, 1)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*arguments, say=until_the_second_chunk)
+    first = tmp_path / "sweep" / "chunks" / "000-000"
+    assert (first / "report.json").exists()
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    traces.clear()
+    said.clear()
+
+    report = sweep(*arguments, say=said.append)
+    assert sorted(traces) == ["gan_epoch", "joint_epoch"]
+    # A member on each of four devices: the last chunk is filled up.
+    assert [line for line in said if line.startswith("members")] == [
+        "members 5 to 8 of 10",
+        "members 9 to 10 of 10",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == report
+    assert (tmp_path / "sweep" / "sweep_loss.gamma.png").exists()
+    points = sorted((p["settings"]["loss.gamma"], p["seeds"]) for p in report["points"])
+    assert points == [(gamma, [0, 1]) for gamma in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    scores = [point["dev"]["mean_f1"]["mean"] for point in report["points"]]
+    assert scores == sorted(scores, reverse=True)
+
+    traces.clear()
+    assert sweep(*arguments, say=said.append) == report
+    assert not traces
+
+
+def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
+    grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.layers=1,2"])
+    arguments = (config(corpus, **BARE), str(tmp_path / "sweep"), [3], grid)
+    report = sweep(*arguments, say=lambda line: None)
+    wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
+    point = next(p for p in report["points"] if p["settings"] == wanted)
+    train.train_and_evaluate(
+        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], lambda line: None
+    )
+    alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
+    chunk = tmp_path / "sweep" / "chunks" / "001-000"
+    together = np.load(chunk / "predictions.npz")["test.probability"][1]
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    other = np.load(chunk / "predictions.npz")["test.probability"][0]
+    assert np.abs(other - alone).max() > 0.01
+    assert point["members"][0]["epoch"] >= 1
+    groups = json.loads((tmp_path / "sweep" / "plan.json").read_text())
+    assert groups == {"0": 2, "1": 2}
+
+
+def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
+    arguments = (config(corpus), str(tmp_path / "sweep"), [0])
+    train.open_workdir(
+        arguments[1],
+        train.run_identity(arguments[0], prepare(arguments[0], load_data(arguments[0])), [0])
+        | {"grid": {"loss.gamma": [0.0]}},
+    )
+    with pytest.raises(UserError, match="grid: .* there, .* asked for"):
+        sweep(*arguments, parse_grid(["loss.gamma=0,1"]), say=lambda line: None)
+
+
+def test_a_point_that_nothing_can_follow_is_refused_before_anything_is_written(corpus, tmp_path):
+    for argument, message in (
+        ("model.hidden=8,9", r"at model.hidden=9 of the grid: .* multiple of model.heads"),
+        ("data.modalities=text,smell", "has no modality 'smell'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep(config(corpus), str(tmp_path / "sweep"), [0], parse_grid([argument]))
+        assert not (tmp_path / "sweep").exists()
+
+
+def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
+    settings = config(corpus, **BARE)
+    prepared = prepare(settings, load_data(settings))
+    members = list_members(settings, range(4))
+    monkeypatch.setattr(sweeps, "memory_of_device", lambda: 2**40)
+    # One device, so that the slots of a fleet are those of the device.
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    fleet = fit_fleet(prepared, settings, members)
+    assert fleet.slots == 4
+    each, total = fleet.memory("joint")
+    assert each == total // 4 > 10_000
+    monkeypatch.setattr(sweeps, "memory_of_device", lambda: total - 1)
+    assert fit_fleet(prepared, settings, members).slots == 2
+    monkeypatch.setattr(sweeps, "memory_of_device", lambda: 10_000)
+    with pytest.raises(UserError, match="one member needs"):
+        fit_fleet(prepared, settings, members)
