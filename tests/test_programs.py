@@ -229,6 +229,30 @@ def test_a_mistake_ends_with_one_sentence_and_status_2(
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--grid=loss.gama=0,1"], "nearest is 'loss.gamma'"),
+        (["--grid=loss.gamma"], "a setting and its values"),
+        (["--grid=gan.balance=0.1,2"], "from 0.0 to 1.0"),
+        (["--grid=model.hidden=64,66"], "at model.hidden=66 of the grid"),
+        (["--grid=data.modalities=text,smell"], "has no modality 'smell'"),
+        (["--members_per_device=0"], "members_per_device"),
+        (["--data=nowhere.npz"], "nowhere.npz"),
+    ],
+)
+def test_a_mistake_in_a_sweep_ends_with_one_sentence_and_status_2(
+    arguments, message, program_environment, tmp_path
+):
+    workdir = tmp_path / "sweep"
+    command = program("sweep", "--config=experiments/configs/demo.py", f"--workdir={workdir}")
+    done = start([*command, *arguments], program_environment, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not workdir.exists()
+
+
 @pytest.mark.parametrize("name", ["demo", "meld", "mosi", "iemocap"])
 def test_a_config_file_opens_with_its_command_and_holds_known_settings(name):
     text = (ROOT / "experiments" / "configs" / f"{name}.py").read_text()
