@@ -48,10 +48,10 @@ Reference = Callable[[Prepared, Mapping[str, float], int], Any]
 
 
 class Contestant:
-    """S members of one program, ready to run epochs of a stage one after the other."""
+    """S members of one program, ready to run epochs one after the other."""
 
-    def __init__(self, prepared: Prepared, config: ConfigDict, members: int, stage: str = "joint"):
-        """Compiles the stage and deals the members out to all devices."""
+    def __init__(self, prepared: Prepared, config: ConfigDict, members: int):
+        """Compiles the stages and deals the members out to all devices."""
         self.members = list_members(config, range(members))
         self.fleet = Fleet(prepared.program, members)
         start = time.perf_counter()
@@ -59,15 +59,16 @@ class Contestant:
         self.state = self.fleet.spread(state)
         self.shared = self.fleet.share(prepared.data)
         self.hyper = self.fleet.spread(self.members.hyper)
-        epoch = functools.partial(gan_epoch, prepared.program)
-        if stage == "joint":
-            epoch = functools.partial(joint_epoch, prepared.program, place=self.fleet.place)
-        self.step = self.fleet.compile(stage, epoch, self.state, self.shared, self.hyper)
+        epochs = {"joint": functools.partial(joint_epoch, prepared.program, place=self.fleet.place)}
+        if prepared.program.gan is not None:
+            epochs["gan"] = functools.partial(gan_epoch, prepared.program)
+        arguments = (self.state, self.shared, self.hyper)
+        self.steps = {n: self.fleet.compile(n, e, *arguments) for n, e in epochs.items()}
         self.compile_s = time.perf_counter() - start
 
-    def __call__(self) -> None:
-        """Runs one epoch to its end."""
-        self.state, _ = self.step(self.state, self.shared, self.hyper)
+    def __call__(self, stage: str = "joint") -> None:
+        """Runs one epoch of a stage to its end."""
+        self.state, _ = self.steps[stage](self.state, self.shared, self.hyper)
         jax.block_until_ready(self.state)
 
 
@@ -129,9 +130,9 @@ def measure_reference(
 def measure_members(config: ConfigDict, members: int, repeats: int) -> dict[str, float]:
     """Seconds and memory of S members with all their stages, as a training has them."""
     config, prepared = _prepare(config)
-    stages = ("gan", "joint") if prepared.program.gan is not None else ("joint",)
-    contestants = {name: Contestant(prepared, config, members, name) for name in stages}
-    seconds = time_in_turns(contestants, repeats)
+    contestant = Contestant(prepared, config, members)
+    stages = {stage: functools.partial(contestant, stage) for stage in contestant.steps}
+    seconds = time_in_turns(stages, repeats)
     joint = statistics.median(seconds["joint"])
     return {
         "members": members,
@@ -139,7 +140,7 @@ def measure_members(config: ConfigDict, members: int, repeats: int) -> dict[str,
         "member_epoch_s": joint / members,
         "gan_epoch_s": statistics.median(seconds["gan"]) if "gan" in seconds else 0.0,
         "utterances_per_s": int(np.sum(prepared.data.train.segment > 0)) * members / joint,
-        "compile_s": sum(c.compile_s for c in contestants.values()),
+        "compile_s": contestant.compile_s,
         "peak_memory_bytes": peak_memory(jax.local_devices()),
     }
 
@@ -220,7 +221,7 @@ def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, f
     one = jax.tree.map(lambda x: x[0], (contestant.state, contestant.hyper))
     traced = jax.make_jaxpr(functools.partial(joint_epoch, prepared.program))
     flops = members * count_flops(traced(one[0], prepared.data, one[1]).jaxpr)
-    cost = contestant.step.cost_analysis()
+    cost = contestant.steps["joint"].cost_analysis()
     machine = measure_machine()
     median = statistics.median(seconds)
     bytes_moved = steps * cost.get("bytes accessed", 0.0)
