@@ -233,6 +233,8 @@ class Run:
             for name, epochs in self.stages.items():
                 self.stage(name, epochs)
         state = self.fleet.collect(self.state, len(self.members.seeds))
+        # The devices' memory is the predictions' now.
+        del self.state, self.shared
         corpus = self.prepared.corpus
         predictions = predict_splits(self.fleet, state, corpus, self.prepared.standardiser)
         self.workdir.write_predictions({"seed": self.members.seeds, **predictions})
