@@ -17,7 +17,7 @@ from cberl_jax.settings import SETTINGS, check_known, describe_settings, flatten
 USER_ERROR_STATUS = 2
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
     """Parses the flags, runs a program and exits.
 
     A ``UserError`` and a wrong flag end as one sentence on the standard error stream and exit
@@ -25,17 +25,22 @@ def run(main: Callable[[], int | None]) -> None:
 
     Args:
       main: the program; reads its flags from ``absl.flags.FLAGS`` and returns its exit status.
+      arguments: names of the arguments that it takes besides flags, all of them required.
     """
 
-    def guarded(arguments: Sequence[str]) -> int | None:
+    def guarded(given: Sequence[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             # orbax tells every step of every write at the usual level.
             logging.set_verbosity(logging.WARNING)
         try:
-            if arguments[1:]:
-                raise UserError(f"unexpected argument {arguments[1]!r}; flags start with --.")
+            given = given[1:]
+            if given[len(arguments) :]:
+                surplus = given[len(arguments)]
+                raise UserError(f"unexpected argument {surplus!r}; flags start with --.")
+            if len(given) < len(arguments):
+                raise UserError(f"the arguments {' '.join(arguments)} are needed")
             _start_devices()
-            return main()
+            return main(*given)
         except UserError as error:
             _fail(error)
 

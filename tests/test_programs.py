@@ -125,6 +125,26 @@ def test_evaluate_gives_the_runs_own_result(finished, program_environment):
     assert done.stdout.strip() in printed
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["RUN", "RUN", "--metrics=weighted_f1,F1 fear"], None),
+        (["RUN"], "the arguments A B are needed"),
+        (["RUN", "RUN", "RUN"], "unexpected argument"),
+        (["RUN", "nowhere"], "nowhere"),
+        (["RUN", "RUN", "--metrics=luck"], "there is no metric 'luck'"),
+    ],
+)
+def test_two_runs_are_compared(finished, program_environment, arguments, message):
+    command = program("compare", *(x.replace("RUN", str(finished[0])) for x in arguments))
+    done = start(command, program_environment, timeout=120)
+    if message is None:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("F1 fear") == 2 and "+0.000 [+0.000, +0.000]" in done.stdout
+    else:
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_same_command_on_a_finished_run_trains_nothing(finished, program_environment):
     workdir, command, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

@@ -27,7 +27,7 @@ ORDER = [
     ["prepare", "fleet"],
     ["checkpoints", "evaluate", "workdir"],
     ["pictures", "report"],
-    ["inference", "sweep_report"],
+    ["compare", "inference", "sweep_report"],
     ["train"],
     ["benchmark", "sweep"],
     ["cli"],
