@@ -190,7 +190,7 @@ def sweep(
     }
     folder = open_workdir(workdir, identity)
     points = sum(len(group.points) for group in groups)
-    say(f"{points} points in {len(groups)} groups, {len(seeds)} seeds each")
+    say(f"points: {points}, compiled groups: {len(groups)}, seeds at each point: {len(seeds)}")
     with Stopper(say).listening() as stopper:
         ongoing = Sweep(config, folder, seeds, members_per_device, stopper, say)
         lines = [line for n, g in enumerate(groups) for line in ongoing.run_group(n, g)]
