@@ -5,7 +5,6 @@ medians of several repeats after a warm-up. Contestants alternate within one pro
 """
 
 import concurrent.futures
-import dataclasses
 import functools
 import math
 import multiprocessing
@@ -28,18 +27,18 @@ from ml_collections import ConfigDict
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simulate_corpus
-from cberl_jax.epochs import gan_epoch, joint_epoch
+from cberl_jax.epochs import joint_epoch
 from cberl_jax.fleet import Fleet
 from cberl_jax.prepare import Prepared, list_members, load_data, prepare
 from cberl_jax.report import format_table
 from cberl_jax.settings import flatten, numeric_settings
-from cberl_jax.train import peak_memory
+from cberl_jax.train import peak_memory, print_now
 from cberl_jax.workdir import write_json, write_text
 
 REPEATS = 5
 CPU_MEMBERS = (1, 4, 16)
 ACCELERATOR_MEMBERS = (1, 4, 16, 64, 256)
-# Simulated corpora: how many times MELD's size, and turns in the longest dialogue.
+# Simulated corpora: how many times MELD's size, and turns in a row.
 GROWTH_SIZES = (1, 4, 16)
 GROWTH_LENGTHS = (36, 112, 512)
 # Trainer from a corpus, its settings and the dialogues in a step; one ``train_epoch()`` is one
@@ -59,11 +58,8 @@ class Contestant:
         self.state = self.fleet.spread(state)
         self.shared = self.fleet.share(prepared.data)
         self.hyper = self.fleet.spread(self.members.hyper)
-        epochs = {"joint": functools.partial(joint_epoch, prepared.program, place=self.fleet.place)}
-        if prepared.program.gan is not None:
-            epochs["gan"] = functools.partial(gan_epoch, prepared.program)
         arguments = (self.state, self.shared, self.hyper)
-        self.steps = {n: self.fleet.compile(n, e, *arguments) for n, e in epochs.items()}
+        self.steps = {n: self.fleet.compile(n, e, *arguments) for n, e in self.fleet.stages.items()}
         self.compile_s = time.perf_counter() - start
 
     def __call__(self, stage: str = "joint") -> None:
@@ -267,13 +263,13 @@ def measure_start(train: Sequence[str], settings: Sequence[str]) -> dict[str, fl
 def _grown(size: int, length: int) -> Corpus:
     """A simulated corpus of about MELD's number of utterances times ``size``.
 
-    Dialogues of up to ``length`` turns, a third of it in the mean.
+    All dialogues have ``length`` turns, so that the rows have them too.
     """
-    meld, mean = SIZES["meld"], length / 3
-    share = size * meld.mean_length / mean
+    meld = SIZES["meld"]
+    share = size * meld.mean_length / length
     counts = {s: max(2, round(share * getattr(meld, s))) for s in ("train", "dev", "test")}
-    shape = SimulatedSize(**counts, mean_length=mean, max_length=length)
-    return simulate_corpus(create_process(), dataclasses.replace(shape), seed=0)
+    shape = SimulatedSize(**counts, mean_length=length, max_length=length)
+    return simulate_corpus(create_process(), shape, seed=0)
 
 
 def measure_growth(config: ConfigDict, size: int, length: int, repeats: int) -> dict[str, float]:
@@ -343,7 +339,7 @@ def benchmark(
     reference: Reference | None = None,
     sections: Sequence[str] = SECTIONS,
     repeats: int = REPEATS,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_now,
 ) -> dict[str, Any]:
     """Measures, and writes ``benchmark.json`` and ``benchmark.md``.
 

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cberl_jax import processes
-from cberl_jax.epochs import MemberState, Program, create_state
+from cberl_jax.epochs import MemberState, Program, create_state, gan_epoch, joint_epoch
 
 Hyper = Mapping[str, np.ndarray]
 
@@ -87,6 +87,14 @@ class Fleet:
         self._own = Mesh(np.asarray(own), ("device",))
         self._first = devices.index(own[0])
         self._compiled: dict[str, Callable] = {}
+
+    @property
+    def stages(self) -> dict[str, Callable]:
+        """Stage -> its epoch as a function of one member's state, data and settings, in order."""
+        joint = functools.partial(joint_epoch, self.program, place=self.place)
+        if self.program.gan is None:
+            return {"joint": joint}
+        return {"gan": functools.partial(gan_epoch, self.program), "joint": joint}
 
     @property
     def _dealt(self) -> bool:
@@ -156,7 +164,9 @@ class Fleet:
     def collect(self, tree: Any, members: int) -> Any:
         """The inverse of ``spread``: numpy arrays [n, ...] of n members, in every process."""
         if self._dealt:
-            tree = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), gather_own(tree))
+            # [d, e, ...] of each process's d devices become [P, d, e, ...].
+            tree = processes.gather(jax.tree.map(np.asarray, tree))
+            tree = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
         elif jax.process_count() > 1:
             tree = multihost_utils.process_allgather(tree, tiled=True)
         # A copy: the device's own memory may be given to the next epoch.
@@ -224,10 +234,6 @@ class Fleet:
         return_memory()
         return self._compiled[name]
 
-    def has(self, name: str) -> bool:
-        """Whether a stage has been compiled."""
-        return name in self._compiled
-
     def memory(self, name: str) -> tuple[int, int]:
         """Bytes on one device that a compiled stage needs: per member, and for all of them."""
         stats = self._compiled[name].memory_analysis()
@@ -245,8 +251,3 @@ def return_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
         if trim is not None:
             trim(0)
-
-
-def gather_own(tree: Any) -> Any:
-    """Leaves [d, e, ...] of each process's d devices, as numpy arrays [P, d, e, ...]."""
-    return processes.gather(jax.tree.map(np.asarray, tree))

@@ -51,7 +51,7 @@ def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, siz
     fleet = Fleet(prepared.program, size)
     run = Run(prepared, config, members.part(0, size), fleet, None, None, None)
     run.load(fleet.create(run.members.seeds, run.members.hyper))
-    for stage in run.stages:
+    for stage in fleet.stages:
         run.compile(stage)
     return fleet
 
@@ -78,7 +78,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet
     budget = processes.tell([memory_of_device()])[0]
     while True:
         fleet = _compile_first(prepared, config, members, size)
-        needs = [fleet.memory(stage) for stage in ("gan", "joint") if fleet.has(stage)]
+        needs = [fleet.memory(stage) for stage in fleet.stages]
         if max(total for _, total in needs) <= budget:
             return fleet
         if size == 1:

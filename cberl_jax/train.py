@@ -5,7 +5,6 @@ goes on. This file owns time, signals and what is printed; the mathematics is in
 """
 
 import contextlib
-import functools
 import os
 import resource
 import signal
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict
 from cberl_jax import processes
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.corpus import fingerprint
-from cberl_jax.epochs import MemberState, gan_epoch, joint_epoch
+from cberl_jax.epochs import MemberState
 from cberl_jax.errors import Interrupted
 from cberl_jax.fleet import Fleet, members_like
 from cberl_jax.inference import member_states, predict_splits, versions
@@ -94,10 +93,7 @@ class Run:
         self.prepared, self.config, self.members = prepared, config, members
         self.fleet, self.workdir, self.stopper, self.say = fleet, workdir, stopper, say
         self.clock = Clock()
-        # Stage -> epochs at most, and epochs done.
-        self.stages = {"joint": config.train.epochs}
-        if prepared.program.gan is not None:
-            self.stages = {"gan": config.gan.epochs, **self.stages}
+        # Epochs done.
         self.done = {"gan": 0, "joint": 0}
         self.saved_at = time.monotonic()
 
@@ -134,13 +130,9 @@ class Run:
 
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""
-        program = self.prepared.program
-        epochs = {
-            "gan": functools.partial(gan_epoch, program),
-            "joint": functools.partial(joint_epoch, program, place=self.fleet.place),
-        }
+        arguments = (self.state, self.shared, self.hyper)
         with self.clock.measure("compile_s"):
-            return self.fleet.compile(name, epochs[name], self.state, self.shared, self.hyper)
+            return self.fleet.compile(name, self.fleet.stages[name], *arguments)
 
     def stage(self, name: str, epochs: int) -> None:
         """Runs what is left of one stage.
@@ -230,8 +222,9 @@ class Run:
         """
         with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
             self.start()
-            for name, epochs in self.stages.items():
-                self.stage(name, epochs)
+            most = {"gan": self.config.gan.epochs, "joint": self.config.train.epochs}
+            for name in self.fleet.stages:
+                self.stage(name, most[name])
         state = self.fleet.collect(self.state, len(self.members.seeds))
         # The devices' memory is the predictions' now.
         del self.state, self.shared

@@ -19,3 +19,21 @@ def program_environment(tmp_path_factory):
         environment["XLA_FLAGS"] = OUTSIDE
     environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
     return environment
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """Names of the epochs, one for each time that one is traced, which is when it is compiled."""
+    # Not at the top: jax must not be there before its flags.
+    from cberl_jax import fleet
+
+    found = []
+    for name in ("gan_epoch", "joint_epoch"):
+        function = getattr(fleet, name)
+
+        def counted(*arguments, name=name, function=function, **options):
+            found.append(name)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(fleet, name, counted)
+    return found

@@ -1,7 +1,6 @@
 """Members: epochs of many at once are the epochs of each, on one device or several."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -42,10 +41,7 @@ def compiled(prepared, stage, members, devices=1):
     fleet = FLEETS[key]
     hyper, shared = fleet.spread(hyper_of(members)), fleet.share(prepared.data)
     state = fleet.spread(created(prepared, SEEDS[:members]))
-    function = functools.partial(getattr(epochs, f"{stage}_epoch"), prepared.program)
-    if stage == "joint":
-        function = functools.partial(function, place=fleet.place)
-    step = fleet.compile(stage, function, state, shared, hyper, keep=True)
+    step = fleet.compile(stage, fleet.stages[stage], state, shared, hyper, keep=True)
     return fleet, step, shared, hyper
 
 
@@ -194,18 +190,9 @@ def test_a_corpus_without_labels_to_choose_or_report_by_is_refused():
             prepare(tiny_config(), unlabelled)
 
 
-def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, monkeypatch):
+def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces):
     corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
     write_npz(corpus, tmp_path / "corpus.npz")
-    traces = []
-    for name in ("gan_epoch", "joint_epoch"):
-        function = getattr(train, name)
-
-        def counted(*arguments, name=name, function=function, **options):
-            traces.append(name)
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(train, name, counted)
     config = tiny_config(**{"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2})
     lines = []
     report = train.train_and_evaluate(config, str(tmp_path / "run"), [3, 5], lines.append)

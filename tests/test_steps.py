@@ -60,16 +60,20 @@ def utterances(seed, batch=8):
     )
 
 
-@pytest.fixture
-def gan_case(hyper):
-    gan = GAN(hidden=5, noise=2, classes=CLASSES)
+def create_gan(hyper, hidden):
+    gan = GAN(hidden, noise=2, classes=CLASSES)
     params = gan.init(jax.random.key(0), dict(WIDTHS))
     optimizers = {
         group: gan_optimizer(hyper).init({n: params[n] for n in names})
         for group, names in GROUPS.items()
     }
+    return gan, params, optimizers
+
+
+@pytest.fixture
+def gan_case(hyper):
     noise = jax.random.normal(jax.random.key(1), (8, 2))
-    return gan, params, optimizers, utterances(0), utterances(1), noise
+    return *create_gan(hyper, hidden=5), utterances(0), utterances(1), noise
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -111,12 +115,7 @@ def test_gan_loss_does_not_hear_absent_modalities(gan_case, hyper):
 
 
 def test_classifier_and_generators_learn_to_agree(hyper):
-    gan = GAN(hidden=32, noise=2, classes=CLASSES)
-    params = gan.init(jax.random.key(0), dict(WIDTHS))
-    optimizers = {
-        group: gan_optimizer(hyper).init({n: params[n] for n in names})
-        for group, names in GROUPS.items()
-    }
+    gan, params, optimizers = create_gan(hyper, hidden=32)
     source, target = utterances(0, batch=32), utterances(1, batch=32)
     noise = jax.random.normal(jax.random.key(1), (32, 2))
     rates = {"gan.learning_rate": jnp.float32(5e-3), "gan.identity": jnp.float32(0.5)}

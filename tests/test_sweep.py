@@ -27,21 +27,6 @@ def corpus(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def traces(monkeypatch):
-    """Names of the epochs, one for each time that one is traced, which is when it is compiled."""
-    found = []
-    for name in ("gan_epoch", "joint_epoch"):
-        function = getattr(train, name)
-
-        def counted(*arguments, name=name, function=function, **options):
-            found.append(name)
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(train, name, counted)
-    return found
-
-
 def config(corpus, **changes):
     return tiny_config(**{"data.path": corpus, "train.epochs": 2, "gan.epochs": 1, **changes})
 
