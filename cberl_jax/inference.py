@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import platform
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.corpus import Corpus
@@ -19,7 +20,7 @@ from cberl_jax.data.packing import (
 from cberl_jax.epochs import NEVER, MemberState, predict
 from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet, members_like
-from cberl_jax.prepare import check_labelled, create_program, list_members, load_data
+from cberl_jax.prepare import Members, check_labelled, create_program, list_members, load_data
 from cberl_jax.report import create_report, score_members
 from cberl_jax.settings import SETTINGS, default_config
 from cberl_jax.version import __version__
@@ -88,19 +89,38 @@ def predict_splits(
     return arrays
 
 
-def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
-    """Scores a run's kept parameters again.
+class Restored(NamedTuple):
+    """A finished run as it lies in its folder.
+
+    Attributes:
+      config: its settings.
+      corpus: the corpus that it is to be applied to.
+      generated: [C] generated utterances per class in its training.
+      members: its members.
+      fleet: the program and devices that they run on.
+      state: their states, on the host.
+      standardiser: the train statistics that belong to the state.
+    """
+
+    config: ConfigDict
+    corpus: Corpus
+    generated: np.ndarray
+    members: Members
+    fleet: Fleet
+    state: MemberState
+    standardiser: Standardiser
+
+
+def restore_run(workdir: str, data: str | None = None) -> Restored:
+    """Reads a finished run from its newest checkpoint.
 
     Args:
       workdir: the run's folder.
       data: the corpus; by default the one the run was trained on.
 
-    Returns:
-      A report; its ``timing`` is empty.
-
     Raises:
-      UserError: there is no finished run, or the corpus has other classes or feature widths, or
-        nothing labelled to score.
+      UserError: there is no finished run, or it is of another version, or the corpus has other
+        classes or feature widths.
     """
     folder = Workdir(workdir, create=False)
     stored = folder.read_config()
@@ -116,7 +136,6 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     if data is not None:
         config.data.path = data
     corpus = load_data(config)
-    check_labelled(corpus)
     if list(corpus.classes) != stored["classes"] or corpus.widths != stored["widths"]:
         raise UserError(
             f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
@@ -127,11 +146,30 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     like = members_like(fleet.program, members.seeds, members.hyper)
     with open_checkpoints(folder.checkpoints) as checkpoints:
         state, standardiser = checkpoints.restore(like, fit_standardiser(corpus))
-    predictions = predict_splits(fleet, state, corpus, standardiser)
+    generated = np.asarray(stored["generated"])
+    return Restored(config, corpus, generated, members, fleet, state, standardiser)
+
+
+def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
+    """Scores a run's kept parameters again.
+
+    Args:
+      workdir: the run's folder.
+      data: the corpus; by default the one the run was trained on.
+
+    Returns:
+      A report; its ``timing`` is empty.
+
+    Raises:
+      UserError: as of ``restore_run``, or there is nothing labelled to score.
+    """
+    run = restore_run(workdir, data)
+    check_labelled(run.corpus)
+    predictions = predict_splits(run.fleet, run.state, run.corpus, run.standardiser)
     return create_report(
-        corpus,
-        score_members(members, member_states(state), predictions, corpus.classes),
-        generated=np.asarray(stored["generated"]),
+        run.corpus,
+        score_members(run.members, member_states(run.state), predictions, run.corpus.classes),
+        generated=run.generated,
         timing={},
         versions=versions(),
     )
