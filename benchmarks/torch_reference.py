@@ -754,6 +754,7 @@ def joint_loss(
     targets: Targets,
     masking: Masking | None,
     class_weights: Tensor,
+    log_prior: Tensor,
     warm: float,
     hyper: Hyper,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -765,6 +766,7 @@ def joint_loss(
       targets: its labels and weights.
       masking: the masked utterances, or None.
       class_weights: [C] of the focal loss.
+      log_prior: [C] log share of each class.
       warm: share of the divergence's weight in force.
       hyper: numeric settings by dotted name.
 
@@ -776,6 +778,7 @@ def joint_loss(
     if masking is not None:
         kept = shown.index_fill(0, masking.masked, 0.0)
         shown = kept + hyper["mask.classify"] * (shown - kept)
+    logits = logits + hyper["loss.logit_adjustment"] * log_prior
     focal = focal_loss(logits, targets, class_weights, hyper)
     weights = shown[:, None] * targets.bootstrap
     each = (focal * weights).sum(dim=0) / weights.sum(dim=0).clamp_min(1e-30)
@@ -806,6 +809,13 @@ def class_balanced_weights(counts: np.ndarray, beta: float) -> np.ndarray:
     effective = np.where(held, 1.0 - beta ** np.maximum(counts, 1.0), 1.0)
     weights = held / effective
     return weights * (held.sum() / weights.sum())
+
+
+def class_terms(counts: np.ndarray, hyper: Hyper) -> tuple[Tensor, Tensor]:
+    """Class weights [C] and log priors [C], given utterances per class [C]."""
+    weights = class_balanced_weights(counts, hyper["loss.class_balance"])
+    held = np.maximum(counts, 1.0)
+    return tuple(torch.tensor(x, dtype=torch.float32) for x in (weights, np.log(held / held.sum())))
 
 
 def class_mask_probability(counts: np.ndarray, rate: float, tau: float) -> np.ndarray:
@@ -874,7 +884,7 @@ class TorchTrainer:
           ValueError: the corpus has generated copies.
         """
         if prepared.generated.any():
-            raise ValueError("generated utterances are left out here: set config.gan.enabled=False")
+            raise ValueError("nothing is generated here: set config.augment.method=none")
         self.hyper, self.batch_size = hyper, batch_size
         self.device = torch.device(device)
         self.random = np.random.default_rng(seed)
@@ -892,9 +902,7 @@ class TorchTrainer:
         self.present = self._put(present.astype(np.float32))
         bootstrap = self.random.exponential(size=(len(data.label), self.settings.classifiers))
         self.bootstrap = self._put(bootstrap.astype(np.float32))
-        self.class_weights = self._put(
-            class_balanced_weights(data.counts, hyper["loss.class_balance"]).astype(np.float32)
-        )
+        self.class_terms = [x.to(self.device) for x in class_terms(data.counts, hyper)]
         rate, tau = hyper["mask.rate"], hyper["mask.tau"]
         # The last entry is that of label -1.
         self.mask_probability = np.append(class_mask_probability(data.counts, rate, tau), rate)
@@ -963,7 +971,7 @@ class TorchTrainer:
         """One step, ``step`` of them done before: its loss [], left on the device."""
         warm = divergence_share(step, self.steps, self.hyper)
         loss, _ = joint_loss(
-            self.model, dialogues, targets, masking, self.class_weights, warm, self.hyper
+            self.model, dialogues, targets, masking, *self.class_terms, warm, self.hyper
         )
         self.optimizer.zero_grad()
         loss.backward()

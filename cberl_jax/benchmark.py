@@ -98,7 +98,7 @@ def measure_reference(
     Returns:
       Contestant -> median, fastest and slowest seconds of an epoch, and per member.
     """
-    config, prepared = _prepare(config, **{"gan.enabled": False})
+    config, prepared = _prepare(config, **{"augment.method": "none"})
     steps = len(prepared.data.train.index) // prepared.program.rows
     dialogues = math.ceil(np.sum(prepared.corpus.split == "train") / steps)
     trainer = reference(prepared, numeric_settings(config), dialogues)
@@ -210,7 +210,7 @@ def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, f
     of the loop over steps, so its bytes are taken times the steps; operations are counted in the
     program itself, where loops have their lengths.
     """
-    config, prepared = _prepare(config, **{"gan.enabled": False})
+    config, prepared = _prepare(config, **{"augment.method": "none"})
     contestant = Contestant(prepared, config, members)
     seconds = time_in_turns({"ours": contestant}, repeats)["ours"]
     steps = len(prepared.data.train.index) // prepared.program.rows
@@ -275,7 +275,7 @@ def _grown(size: int, length: int) -> Corpus:
 def measure_growth(config: ConfigDict, size: int, length: int, repeats: int) -> dict[str, float]:
     """One member on a simulated corpus of a given size and row length."""
     config = ConfigDict(config.to_dict())
-    config.gan.enabled = False
+    config.augment.method = "none"
     prepared = prepare(config, _grown(size, length))
     contestant = Contestant(prepared, config, 1)
     seconds = time_in_turns({"ours": contestant}, repeats)["ours"]

@@ -184,12 +184,25 @@ def gan_epoch(
 def generate(
     program: Program, state: MemberState, data: Dataset, key: jax.Array
 ) -> Mapping[str, jax.Array] | None:
-    """This epoch's generated utterances, modality -> [M, d_m]; None where there are none."""
-    if program.gan is None:
+    """This epoch's generated utterances, modality -> [M, d_m]; None where there are none.
+
+    By the GAN; without one by SMOTE where there are neighbours to go towards; else the sources as
+    they are.
+    """
+    if not len(data.source):
         return None
     source = {m: x[data.source] for m, x in data.table.features.items()}
-    made = program.gan.generate(state.gan.params, key, source, data.target)
-    return jax.lax.stop_gradient(made)
+    if program.gan is not None:
+        made = program.gan.generate(state.gan.params, key, source, data.target)
+        return jax.lax.stop_gradient(made)
+    if not data.neighbours.shape[1]:
+        return source
+    choice_key, way_key = jax.random.split(key)
+    made, nearest = data.neighbours.shape
+    choice = jax.random.randint(choice_key, (made,), 0, nearest)
+    towards = data.neighbours[jnp.arange(made), choice]
+    way = jax.random.uniform(way_key, (made, 1))
+    return {m: x + way * (data.table.features[m][towards] - x) for m, x in source.items()}
 
 
 def gather(
@@ -271,7 +284,8 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
         variables, optimizer, average = carry
         chosen, number = inputs
         batch_rows = place(jax.tree.map(lambda x: x[chosen], data.train))
-        weight = batch_rows.weight * jnp.where(batch_rows.index >= real, hyper["gan.weight"], 1.0)
+        is_made = batch_rows.index >= real
+        weight = batch_rows.weight * jnp.where(is_made, hyper["augment.weight"], 1.0)
         batch = Batch(
             gather(data.table, batch_rows, data.source, made),
             batch_rows.label,

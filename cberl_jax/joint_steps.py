@@ -16,6 +16,7 @@ from cberl_jax.losses import (
     free_bits,
     gaussian_kl,
     gaussian_reconstruction,
+    log_prior,
     scaled_cosine_error,
     weighted_mean,
 )
@@ -118,7 +119,7 @@ def joint_loss(
     batch: Batch,
     masking: Masking,
     keys: dict[str, jax.Array],
-    class_weights: jax.Array,
+    counts: jax.Array,
     warm: jax.Array,
     hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -130,7 +131,7 @@ def joint_loss(
       batch: the rows.
       masking: the masked nodes.
       keys: random keys of the streams ``dropout`` and ``latent``.
-      class_weights: [C] alpha of the focal loss.
+      counts: [C] train utterances per class, generated ones included.
       warm: [] share of beta in force.
       hyper: numeric settings.
 
@@ -142,10 +143,10 @@ def joint_loss(
         variables, conversations, masking, hyper["optim.dropout"], rngs=keys
     )
     focal = focal_loss(
-        logits,
+        logits + hyper["loss.logit_adjustment"] * log_prior(counts),
         jnp.broadcast_to(batch.label[..., None], logits.shape[:-1]),
         gamma=hyper["loss.gamma"],
-        class_weights=class_weights,
+        class_weights=class_balanced_weights(counts, beta=hyper["loss.class_balance"]),
         label_smoothing=hyper["loss.label_smoothing"],
         where=(batch.label >= 0)[..., None],
     )
@@ -213,7 +214,6 @@ def joint_step(
             rate=hyper["mask.rate"],
             swap=hyper["mask.swap"],
         )
-    class_weights = class_balanced_weights(counts, beta=hyper["loss.class_balance"])
     warm = jnp.minimum(1.0, progress / jnp.maximum(hyper["loss.kl_warmup"], 1e-9))
     keys = {"dropout": dropout_key, "latent": latent_key}
 
@@ -224,7 +224,7 @@ def joint_step(
             batch,
             masking,
             keys,
-            class_weights,
+            counts,
             warm,
             hyper,
         )

@@ -115,6 +115,29 @@ def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> 
     return weights * (jnp.sum(held) / jnp.sum(weights))
 
 
+def log_prior(counts: jax.Array) -> jax.Array:
+    """Log share of each class, for logit adjustment.
+
+    Added ``tau`` times to the logits in a cross entropy, it leaves the logits themselves free of
+    the prior: at ``tau = 1`` their largest minimises the balanced error.
+
+    Args:
+      counts: [C] samples per class, generated ones included; none counts as one.
+
+    Returns:
+      [C] float, at most zero.
+
+    Example:
+      >>> log_prior(jnp.array([1.0, 3.0])).round(4)
+      Array([-1.3863, -0.2877], dtype=float32)
+
+    References:
+      Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, equation 10.
+    """
+    held = jnp.maximum(counts, 1.0)
+    return jnp.log(held / jnp.sum(held))
+
+
 def scaled_cosine_error(
     prediction: jax.Array,
     target: jax.Array,

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import Dataset, create_dataset
+from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
 from cberl_jax.data.layers import select_modalities
 from cberl_jax.data.load import load_corpus
 from cberl_jax.data.packing import Standardiser, fit_standardiser
@@ -38,10 +38,12 @@ class Prepared(NamedTuple):
 
 
 def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int]) -> Program:
-    """The static half of a training; without a GAN where nothing is ``generated`` [C]."""
+    """The static half of a training; with a GAN if that makes what is ``generated`` [C]."""
     classes = len(corpus.classes)
     model = CBERL(model_settings(config), tuple(corpus.widths.items()), classes)
-    gan = GAN(config.gan.hidden, config.gan.noise, classes) if any(generated) else None
+    gan = None
+    if config.augment.method == "gan" and any(generated):
+        gan = GAN(config.gan.hidden, config.gan.noise, classes)
     return Program(
         model=model,
         gan=gan,
@@ -81,9 +83,20 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
     """
     check_labelled(corpus)
     standardiser = fit_standardiser(corpus)
-    balance = config.gan.balance if config.gan.enabled else 0.0
-    placement = place_generated(corpus, balance=balance, max_copies=config.gan.max_copies)
-    data = create_dataset(corpus, standardiser, placement, config.train.rows_per_batch)
+    method = config.augment.method
+    placement = place_generated(
+        corpus,
+        balance=0.0 if method == "none" else config.augment.balance,
+        max_copies=config.augment.max_copies,
+        translated=method == "gan",
+    )
+    data = create_dataset(
+        corpus,
+        standardiser,
+        placement,
+        config.train.rows_per_batch,
+        neighbours=SMOTE_NEIGHBOURS if method == "smote" else 0,
+    )
     generated = np.bincount(placement.target, minlength=len(corpus.classes))
     program = create_program(config, corpus, generated)
     return Prepared(corpus, standardiser, data, program, generated)

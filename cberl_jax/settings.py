@@ -17,6 +17,7 @@ from cberl_jax.models.cberl import ModelSettings
 
 Value = bool | int | float | str
 
+AUGMENTATIONS = ("gan", "smote", "repeat", "none")
 # mean_f1 is the mean of weighted and macro F1.
 SELECTIONS = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "mean_f1")
 
@@ -51,11 +52,12 @@ SETTINGS = {
     "data.path": Setting("", "canonical .npz, pickle of the field, or simulated:<size>"),
     "data.text_layers": Setting("mean", "how roberta1..4 become text: mean, concat, or 1 to 4"),
     "data.modalities": Setting("all", "all, or names joined by commas"),
-    "gan.enabled": Setting(True, "generate minority utterances"),
-    "gan.balance": Setting(
+    "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),
+    "augment.balance": Setting(
         0.15, "share of the largest class that every class is brought up to", 0.0, 1.0
     ),
-    "gan.max_copies": _count(4, "copies of a training dialogue at most"),
+    "augment.max_copies": _count(4, "copies of a training dialogue at most"),
+    "augment.weight": _numeric(0.3, "weight of a generated utterance in the joint stage"),
     "gan.hidden": _count(128, "width of the GAN's hidden layers"),
     "gan.noise": _count(16, "width of the noise that the modalities share"),
     "gan.epochs": _count(5, "epochs of the GAN stage"),
@@ -65,7 +67,6 @@ SETTINGS = {
     "gan.identity": _numeric(5.0, "weight of the L1 between a source feature and its way back"),
     "gan.joint": _numeric(1.0, "weight of the discriminator of the reconstructed triple"),
     "gan.classify": _numeric(1.0, "weight of the GAN's emotion classifier"),
-    "gan.weight": _numeric(0.3, "weight of a generated utterance in the joint stage"),
     "model.djvae": Setting(True, "fuse by the joint autoencoder; else by concatenation"),
     "model.bilstm": Setting(True, "run the BiLSTM"),
     "model.graph": Setting(True, "run the graph encoder"),
@@ -89,6 +90,9 @@ SETTINGS = {
     "loss.gamma": _numeric(1.0, "focusing factor of the focal loss", 100.0),
     "loss.class_balance": _numeric(
         0.999, "beta of the effective number of samples; 0 = equal class weights", 0.999999
+    ),
+    "loss.logit_adjustment": _numeric(
+        0.0, "times log prior, added to the logits in the focal loss", 10.0
     ),
     "loss.label_smoothing": _numeric(0.05, "share of the target spread over all classes", 0.9),
     "loss.mask": _numeric(0.5, "lambda_mask, weight of the scaled cosine error"),
@@ -190,7 +194,7 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"model.hidden = {model.hidden}: has to be even with model.bilstm")
     if model.reconstruction and not model.graph:
         raise UserError("model.reconstruction = True: needs model.graph = True")
-    if config.train.select not in SELECTIONS:
-        raise UserError(
-            f"train.select = {config.train.select!r}: has to be one of {', '.join(SELECTIONS)}"
-        )
+    for name, known in (("train.select", SELECTIONS), ("augment.method", AUGMENTATIONS)):
+        value = flatten(config)[name]
+        if value not in known:
+            raise UserError(f"{name} = {value!r}: has to be one of {', '.join(known)}")

@@ -22,7 +22,7 @@ from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.prepare import load_data, prepare
 
-BARE = {"gan.enabled": False, "model.djvae": False, "model.reconstruction": False}
+BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 
 
 @pytest.fixture(scope="module")

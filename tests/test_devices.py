@@ -41,7 +41,7 @@ def test_a_batch_is_split_as_far_as_members_devices_and_rows_allow(members, devi
 
 def test_members_with_split_batches_equal_members_on_one_device():
     corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
-    config = tiny_config(**{"gan.enabled": False})
+    config = tiny_config(**{"augment.method": "none"})
     prepared = prepare(config, corpus)
     members = list_members(config, [0, 1])
     results = {}
@@ -109,7 +109,7 @@ def run_processes(workdir, environment, *arguments):
 @pytest.mark.parametrize("seeds", [5, 1])
 def test_two_processes_give_what_one_gives(seeds, environment, tmp_path):
     # Five members are dealt out, one has its batches split.
-    arguments = (f"--seeds={seeds}", f"--config.gan.enabled={seeds > 1}")
+    arguments = (f"--seeds={seeds}", f"--config.augment.method={'gan' if seeds > 1 else 'none'}")
     (printed, _), (silent, _) = run_processes(tmp_path / "two", environment, *arguments)
     assert "weighted F1" in printed and "weighted F1" not in silent
     alone = command(tmp_path / "one", *arguments, "--cpu_devices=4")

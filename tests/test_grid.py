@@ -24,7 +24,7 @@ from cberl_jax.settings import NUMERIC, default_config, flatten
         ("mask.tau=-1,2", [-1.0, 2.0]),
         ("model.hidden=64, 128", [64, 128]),
         ("model.causal=true,False", [True, False]),
-        ("gan.enabled=True", [True]),
+        ("augment.method=gan,none", ["gan", "none"]),
         ("data.text_layers=mean,1", ["mean", "1"]),
         ("data.modalities=text,text+audio, visual + text", ["text", "text,audio", "visual,text"]),
     ],

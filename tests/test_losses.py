@@ -248,6 +248,31 @@ def test_class_balanced_weights_gradient_by_beta_is_the_numerical_one():
     assert_gradient(lambda beta: class_balanced_weights(jnp.array([2.0, 9.0]), beta=beta), 0.7)
 
 
+# Logit adjustment.
+
+
+def test_log_prior_by_hand():
+    # A class that nobody has seen counts as one: 1 + 1 + 6 = 8.
+    np.testing.assert_allclose(
+        losses.log_prior(jnp.array([0.0, 1.0, 6.0])), np.log([1 / 8, 1 / 8, 6 / 8]), rtol=1e-6
+    )
+
+
+def test_logit_adjustment_leaves_logits_free_of_the_prior():
+    # One feature that says nothing: the cross entropy alone would learn the prior.
+    counts = jnp.array([900.0, 90.0, 10.0])
+    label = jnp.repeat(jnp.arange(3), counts.astype(int), total_repeat_length=1000)
+
+    def loss(logits, strength):
+        adjusted = jnp.broadcast_to(logits + strength * losses.log_prior(counts), (1000, 3))
+        return jnp.mean(losses.focal_loss(adjusted, label, gamma=0.0))
+
+    gradient = jax.grad(loss)
+    np.testing.assert_allclose(gradient(jnp.zeros(3), 1.0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(gradient(losses.log_prior(counts), 0.0), 0.0, atol=1e-6)
+    assert np.abs(gradient(jnp.zeros(3), 0.0)).max() > 0.1
+
+
 # Scaled cosine error.
 
 
@@ -538,6 +563,7 @@ CASES = {
         lambda n: losses.class_balanced_weights(n, beta=0.99),
         (np.float32([1, 9, 500]),),
     ),
+    "log_prior": (losses.log_prior, (np.float32([1, 9, 500]),)),
     "cosine": (
         lambda x, y: losses.scaled_cosine_error(x, y, alpha=2.0, where=jnp.asarray(KEEP)),
         (X, Y),

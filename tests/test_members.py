@@ -203,3 +203,49 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces
     usual.touch()
     for name in ("config.json", "metrics.jsonl", "predictions.npz", "report.json", "report.md"):
         assert (tmp_path / "run" / name).stat().st_mode == usual.stat().st_mode
+
+
+def remedy(method, seed=0):
+    """A corpus, its dataset, and the features that a remedy makes for it in one epoch."""
+    corpus = simulate_corpus(create_process(), SimulatedSize(40, 4, 4, 6, 8), seed=1)
+    prepared = prepare(tiny_config(**{"augment.method": method}), corpus)
+    state = created(prepared, [3])
+    one = jax.tree.map(lambda x: x[0], state)
+    made = epochs.generate(prepared.program, one, prepared.data, jax.random.key(seed))
+    assert prepared.generated.sum() > 10
+    return corpus, prepared.data, made
+
+
+def test_repeated_utterances_are_those_that_they_replace():
+    corpus, data, made = remedy("repeat")
+    np.testing.assert_array_equal(corpus.label[data.source], data.target)
+    assert np.all(corpus.in_split("train")[data.source])
+    for modality, values in made.items():
+        np.testing.assert_array_equal(values, data.table.features[modality][data.source])
+
+
+def test_smote_stays_between_an_utterance_and_one_of_its_nearest_of_the_class():
+    def joined(features):
+        return np.concatenate([features[m] for m in sorted(features)], axis=1)
+
+    corpus, data, made = remedy("smote")
+    made, again, table = joined(made), joined(remedy("smote", 1)[2]), joined(data.table.features)
+    assert np.abs(made - again).max() > 0.1
+    train = corpus.in_split("train")
+    for k, source in enumerate(data.source):
+        others = np.flatnonzero(train & (corpus.label == data.target[k]))
+        others = others[others != source]
+        distance = np.linalg.norm(table[others] - table[source], axis=1)
+        near = others[np.argsort(distance)[:5]]
+        assert set(data.neighbours[k]) == set(near)
+        step, ways = made[k] - table[source], table[near] - table[source]
+        # The share of the way, and how far off the straight line it is.
+        share = ways @ step / np.sum(ways**2, axis=1)
+        off = np.linalg.norm(step - share[:, None] * ways, axis=1)
+        assert 0 <= share[np.argmin(off)] <= 1 and off.min() < 1e-4
+
+
+def test_without_a_remedy_nothing_is_generated():
+    corpus = simulate_corpus(create_process(), SimulatedSize(40, 4, 4, 6, 8), seed=1)
+    prepared = prepare(tiny_config(**{"augment.method": "none"}), corpus)
+    assert prepared.program.gan is None and not prepared.generated.any()

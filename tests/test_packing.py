@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import create_dataset, create_domains
+from cberl_jax.data.dataset import create_dataset, create_domains, create_table, find_neighbours
 from cberl_jax.data.packing import (
     Turns,
     assign_rows,
@@ -314,6 +314,14 @@ def test_sources_are_majority_train_utterances_of_the_speaker_if_any():
         assert speaker not in held or CORPUS.speaker[source] == speaker
 
 
+def test_an_utterance_that_is_not_translated_is_made_from_the_one_that_it_replaces():
+    placement = place_generated(CORPUS, balance=1.0, max_copies=4, translated=False)
+    check_placement(CORPUS, placement, wanted=8)
+    np.testing.assert_array_equal(CORPUS.label[placement.source], placement.target)
+    other = place_generated(CORPUS, balance=1.0, max_copies=4)
+    np.testing.assert_array_equal(placement.copies.index, other.copies.index)
+
+
 def test_nothing_is_generated_where_classes_are_balanced():
     corpus = make_corpus([("train", "AB", [0, 1]), ("train", "A", [2]), ("dev", "A", [0])])
     placement = place_generated(corpus, balance=1.0, max_copies=5)
@@ -385,6 +393,18 @@ def test_dataset_trains_on_train_and_copies_and_never_on_test():
     assert sorted(of_dev) == list(dev)
     assert sorted(of_train) == sorted([*train, *placement.copies.index])
     assert len(dataset.train.index) % 2 == len(dataset.dev.index) % 2 == 0
+
+
+def test_neighbours_share_class_and_modalities_and_a_lone_utterance_has_itself():
+    corpus = make_corpus([("train", "AAAAAA", [0, 1, 1, 1, 1, 2]), ("dev", "A", [1])])
+    there = np.array([True, True, True, False, True, True, True])
+    corpus.present["audio"] = there
+    table = create_table(corpus, fit_standardiser(corpus))
+    found = find_neighbours(corpus, table, np.array([1, 3, 5]), 3)
+    # Utterances 1, 2 and 4 are of class 1 and have audio; 3 and 5 are alone.
+    assert set(found[0]) == {2, 4}
+    np.testing.assert_array_equal(found[1:], [[3, 3, 3], [5, 5, 5]])
+    assert find_neighbours(corpus, table, np.array([1, 3, 5]), 0).shape == (3, 0)
 
 
 def test_dataset_counts_real_and_generated_utterances():

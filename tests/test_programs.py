@@ -222,9 +222,9 @@ def test_another_setting_in_the_same_folder_is_refused_with_the_difference(
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--config.gan.balanc=0.5"], "nearest is 'gan.balance'"),
-        (["--config.gan.balance=much"], "gan.balance"),
-        (["--config.gan.balance=2"], "gan.balance = 2.0: has to be from 0.0 to 1.0"),
+        (["--config.augment.balanc=0.5"], "nearest is 'augment.balance'"),
+        (["--config.augment.balance=much"], "augment.balance"),
+        (["--config.augment.balance=2"], "augment.balance = 2.0: has to be from 0.0 to 1.0"),
         (["--config.model.hidden=30"], "multiple of model.heads"),
         (["--config.model.graph=False"], "needs model.graph"),
         (["--config.train.select=luck"], "weighted_f1, macro_f1"),
@@ -254,7 +254,7 @@ def test_a_mistake_ends_with_one_sentence_and_status_2(
     [
         (["--grid=loss.gama=0,1"], "nearest is 'loss.gamma'"),
         (["--grid=loss.gamma"], "a setting and its values"),
-        (["--grid=gan.balance=0.1,2"], "from 0.0 to 1.0"),
+        (["--grid=augment.balance=0.1,2"], "from 0.0 to 1.0"),
         (["--grid=model.hidden=64,66"], "at model.hidden=66 of the grid"),
         (["--grid=data.modalities=text,smell"], "has no modality 'smell'"),
         (["--members_per_device=0"], "members_per_device"),

@@ -17,7 +17,7 @@ from cberl_jax.prepare import list_members, load_data, prepare
 from cberl_jax.sweep import even_chunks, fit_fleet, sweep
 
 # Fewer parts compile faster; what a sweep does with them is the same.
-BARE = {"gan.enabled": False, "model.djvae": False, "model.reconstruction": False}
+BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 
 
 @pytest.fixture(scope="module")

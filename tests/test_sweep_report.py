@@ -170,7 +170,7 @@ def test_the_flags_of_a_point_give_its_settings(monkeypatch):
         "loss.gamma": 1 / 3,
         "optim.learning_rate": 3e-5,
         "model.hidden": 64,
-        "gan.enabled": False,
+        "augment.method": "none",
         "data.modalities": "text,audio",
     }
     arguments = ["train.py", *shlex.split(format_flags(point))]

@@ -50,7 +50,7 @@ def one_thread():
 
 def config_of(**changes):
     config = default_config()
-    config.update_from_flattened_dict({"gan.enabled": False, **TINY, **changes})
+    config.update_from_flattened_dict({"augment.method": "none", **TINY, **changes})
     return config
 
 
@@ -332,7 +332,8 @@ def test_losses_and_gradients_agree(case, monkeypatch):
     keys = {"latent": jax.random.key(0)}
     bootstrap = np.random.default_rng(4).exponential(size=(len(small_corpus().label), 3))
     bootstrap = bootstrap.astype(np.float32)
-    class_weights = jnp.linspace(0.5, 2.0, CLASSES)
+    counts = np.linspace(5.0, 60.0, CLASSES, dtype=np.float32)
+    hyper = HYPER | {"loss.logit_adjustment": 0.7}
     rows = case.rows
     batch = Batch(case.conversations(), rows.label, rows.weight, bootstrap[rows.index])
 
@@ -341,7 +342,7 @@ def test_losses_and_gradients_agree(case, monkeypatch):
         def loss(params):
             together = {**variables, "params": params}
             hidden = case.masking(True)
-            return joint_loss(model, together, batch, hidden, keys, class_weights, WARM, HYPER)
+            return joint_loss(model, together, batch, hidden, keys, counts, WARM, hyper)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -357,9 +358,9 @@ def test_losses_and_gradients_agree(case, monkeypatch):
         case.dialogues(twin),
         targets,
         case.torch_masking(twin),
-        torch.tensor(np.asarray(class_weights)),
+        *reference.class_terms(counts, hyper),
         WARM,
-        HYPER,
+        hyper,
     )
     found.backward()
 
@@ -510,7 +511,7 @@ def test_batches_hold_every_dialogue_once_and_never_a_masked_donor():
 def test_generated_copies_are_refused():
     prepared, hyper = prepared_of()
     generated = np.ones(CLASSES, int)
-    with pytest.raises(ValueError, match="gan.enabled"):
+    with pytest.raises(ValueError, match="augment.method"):
         reference.TorchTrainer(prepared._replace(generated=generated), hyper)
 
 

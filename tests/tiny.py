@@ -7,7 +7,7 @@ TINY = {
     "gan.noise": 2,
     "gan.steps": 3,
     "gan.batch_size": 8,
-    "gan.balance": 0.4,
+    "augment.balance": 0.4,
     "model.hidden": 8,
     "model.latent": 3,
     "model.heads": 2,

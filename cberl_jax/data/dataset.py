@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.packing import Rows, Standardiser, choose_row_length, pack, turns_of
 from cberl_jax.data.placement import Placement
+
+# Neighbours of SMOTE's original paper.
+SMOTE_NEIGHBOURS = 5
 
 
 class Table(NamedTuple):
@@ -50,6 +54,8 @@ class Dataset(NamedTuple):
       dev: rows of the dev split.
       source: [M] int, what generated utterance k (index N + k in ``train``) is made from.
       target: [M] int, its class.
+      neighbours: [M, k] int, the train utterances that SMOTE may move utterance k's source towards;
+        k = 0 where nothing is interpolated.
       counts: [C] labelled train utterances per class, generated ones included.
       domains: the GAN's domains.
     """
@@ -60,6 +66,7 @@ class Dataset(NamedTuple):
     dev: Rows
     source: np.ndarray
     target: np.ndarray
+    neighbours: np.ndarray
     counts: np.ndarray
     domains: Domains
 
@@ -81,20 +88,70 @@ def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
     return Domains(*(np.asarray(field, np.int32) for field in fields))
 
 
+def find_neighbours(corpus: Corpus, table: Table, source: np.ndarray, most: int) -> np.ndarray:
+    """The train utterances of each source's class, and with its modalities, that are nearest to it.
+
+    Distances are Euclidean over all standardised features, as in SMOTE (Chawla et al. 2002), whose
+    k is ``most``. imbalanced-learn's SMOTE gives loose rows, not what each was made from: a row
+    could then not take the place of an utterance in its conversation.
+
+    Args:
+      corpus: the corpus.
+      table: its standardised utterances.
+      source: [M] int, labelled train utterances.
+      most: neighbours of each, at most; a class with fewer repeats them, one without any has the
+        source itself.
+
+    Returns:
+      [M, most] int indices into the corpus.
+    """
+    features = np.concatenate([table.features[m] for m in sorted(table.features)], axis=1)
+    present = np.stack([table.present[m] for m in sorted(table.present)], axis=1)
+    kind = np.column_stack([corpus.label, present])
+    usable = np.flatnonzero(corpus.in_split("train"))
+    found = np.repeat(source[:, None], most, axis=1)
+    for one in np.unique(kind[source], axis=0) if most else ():
+        pool = usable[np.all(kind[usable] == one, axis=1)]
+        wanted = np.flatnonzero(np.all(kind[source] == one, axis=1))
+        nearest = min(most, len(pool) - 1)
+        if not nearest:
+            continue
+        search = NearestNeighbors(n_neighbors=nearest).fit(features[pool])
+        # Asked about its own points, the search would count each as its own neighbour.
+        own = np.searchsorted(pool, source[wanted])
+        near = pool[search.kneighbors(return_distance=False)[own]]
+        found[wanted] = near[:, np.arange(most) % nearest]
+    return found.astype(np.int32)
+
+
 def create_dataset(
-    corpus: Corpus, standardiser: Standardiser, placement: Placement, rows_per_batch: int
+    corpus: Corpus,
+    standardiser: Standardiser,
+    placement: Placement,
+    rows_per_batch: int,
+    neighbours: int = 0,
 ) -> Dataset:
-    """Packs the train split with its copies, and the dev split, into whole batches."""
+    """Packs the train split with its copies, and the dev split, into whole batches.
+
+    Args:
+      corpus: the corpus.
+      standardiser: its train statistics.
+      placement: its generated utterances.
+      rows_per_batch: rows in a step.
+      neighbours: how many SMOTE chooses from; 0 where nothing is interpolated.
+    """
     row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
     turns = {s: turns_of(corpus, np.flatnonzero(corpus.split == s)) for s in ("train", "dev")}
     generated = np.bincount(placement.target, minlength=len(corpus.classes))
+    table = create_table(corpus, standardiser)
     return Dataset(
-        table=create_table(corpus, standardiser),
+        table=table,
         label=corpus.label,
         train=pack(turns["train"].join(placement.copies), row_length, rows_per_batch),
         dev=pack(turns["dev"], row_length, rows_per_batch),
         source=placement.source,
         target=placement.target,
+        neighbours=find_neighbours(corpus, table, placement.source, neighbours),
         counts=(corpus.class_counts("train") + generated).astype(np.float32),
         domains=create_domains(corpus, placement.minority),
     )

@@ -2,9 +2,9 @@
 
 A generated utterance needs a conversation. Training dialogues that hold an utterance of a minority
 class are copied; in a copy the minority utterances' features are replaced by generated ones until
-their class has its share, the rest stays as context that no loss counts. Which majority utterance
-each generated one is made from is decided here; the features themselves are made anew every epoch
-by each member's own GAN.
+their class has its share, the rest stays as context that no loss counts. Which utterance each
+generated one is made from is decided here; the features themselves are made anew every epoch, by
+each member's own GAN or by a simpler remedy, so that all remedies share one rule of placement.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,8 @@ class Placement(NamedTuple):
 
     Attributes:
       minority: [C] bool, the classes that are generated.
-      source: [M] int, the majority utterance that each is made from (index into the corpus).
+      source: [M] int, the utterance that each is made from (index into the corpus): a majority one,
+        or the very one that it replaces.
       target: [M] int, the class that each has to express.
       copies: the copied dialogues; the turn of generated utterance k has index N + k.
     """
@@ -94,13 +95,17 @@ def _choose_generated(label: np.ndarray, lacking: np.ndarray, minority: np.ndarr
     return generated
 
 
-def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: int = 0) -> Placement:
+def place_generated(
+    corpus: Corpus, *, balance: float, max_copies: int, translated: bool = True, seed: int = 0
+) -> Placement:
     """Plans the generated utterances of a corpus.
 
     Args:
       corpus: the corpus; only its train split is read.
       balance: share of the largest class that every class is brought up to, in [0, 1].
       max_copies: copies of a dialogue at most.
+      translated: whether they are made from majority utterances, as by the GAN; otherwise from
+        those that they replace.
       seed: of the choice of sources; all members share one placement.
 
     Returns:
@@ -129,9 +134,12 @@ def place_generated(corpus: Corpus, *, balance: float, max_copies: int, seed: in
     original = copied.index[generated]
     index = copied.index.copy()
     index[generated] = len(corpus.label) + np.arange(len(original))
+    source = original.astype(np.int32)
+    if translated:
+        source = choose_sources(corpus, minority, corpus.speaker[original], seed)
     return Placement(
         minority=minority,
-        source=choose_sources(corpus, minority, corpus.speaker[original], seed),
+        source=source,
         target=copied.label[generated],
         copies=copied._replace(index=index, weight=generated.astype(np.float32)),
     )
