@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.processes import is_main, start_processes
-from cberl_jax.settings import SETTINGS, check_known, describe_settings, flatten
+from cberl_jax.settings import SETTINGS, check_known, check_types, describe_settings, flatten
 
 USER_ERROR_STATUS = 2
 
@@ -118,7 +118,7 @@ def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
     if not grouped:
         raise UserError(f"{file}: get_config() has to return what default_config() does, changed")
     _check_names(flat)
-    _check_types(flat)
+    check_types(flat)
     if data.value is not None:
         settings.data.path = data.value
     return settings
@@ -133,14 +133,6 @@ def _check_names(names: Mapping[str, object]) -> None:
             f"the config file lacks {', '.join(sorted(missing))}; start from "
             "cberl_jax.settings.default_config()"
         )
-
-
-def _check_types(flat: Mapping[str, object]) -> None:
-    """Refuses a setting whose type is not that of its default; a float may be written as an int."""
-    for name, value in flat.items():
-        wanted = type(SETTINGS[name].default)
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise UserError(f"{name} = {value!r}: has to be of type {wanted.__name__}")
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ def point_config(config: ConfigDict, point: Mapping[str, Value]) -> ConfigDict:
     try:
         check_config(config)
     except UserError as error:
-        place = f"at {spell_point(point)} of the grid: " if point else ""
+        place = f"at {spell_point(point)}: " if point else ""
         raise UserError(f"{place}{error}") from error
     return config
 

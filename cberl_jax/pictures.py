@@ -7,8 +7,8 @@ Type and lines are large enough to be read at half the size.
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -70,8 +70,8 @@ _SPLITS = {
 
 
 @contextlib.contextmanager
-def drawing(path: pathlib.Path, width: float = _WIDTH, height: float = _HEIGHT) -> Iterator[Axes]:
-    """Gives empty axes in the style of all pictures, and writes the picture after the block.
+def drawing_figure(path: pathlib.Path, width: float, height: float) -> Iterator[Figure]:
+    """Gives an empty figure in the style of all pictures, and writes it after the block.
 
     Args:
       path: of the PNG; written whole or not at all.
@@ -82,9 +82,73 @@ def drawing(path: pathlib.Path, width: float = _WIDTH, height: float = _HEIGHT) 
     with style.context(["default", _STYLE]):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure.add_subplot()
+        yield figure
         with replacing(path) as file:
             figure.savefig(file, format="png")
+
+
+@contextlib.contextmanager
+def drawing(path: pathlib.Path, width: float = _WIDTH, height: float = _HEIGHT) -> Iterator[Axes]:
+    """Like ``drawing_figure``, for a picture that is one pair of axes."""
+    with drawing_figure(path, width, height) as figure:
+        yield figure.add_subplot()
+
+
+def draw_forest(
+    path: pathlib.Path,
+    names: Sequence[str],
+    panels: Mapping[str, Sequence[Mapping[str, Any]]],
+    reference: str,
+) -> None:
+    """Draws differences to a reference with their intervals: a row a name, a panel a metric.
+
+    What is surely better, surely worse or neither (by the interval) differs in colour and marker.
+
+    Args:
+      path: of the PNG.
+      names: of the rows, from the top.
+      panels: metric -> per row ``mean`` and ``ci95``.
+      reference: the name of what all are compared with.
+    """
+    across = min(len(panels), _PANELS_ACROSS)
+    down = -(-len(panels) // across)
+    width = 0.1 * max(map(len, names)) + 2.3 * across + 0.4
+    with drawing_figure(path, width, 0.6 + down * (0.7 + 0.34 * len(names))) as figure:
+        every = figure.subplots(down, across, sharey=True, squeeze=False)
+        every[0, 0].set_yticks(range(len(names)), names)
+        every[0, 0].invert_yaxis()
+        for axes in every.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (metric, differences) in zip(every.flat, panels.items()):
+            axes.axvline(0, color=PALETTE["black"], linewidth=1)
+            for row, difference in enumerate(differences):
+                low, high = difference["ci95"]
+                look = _FOREST[int(low > 0) - int(high < 0)]
+                axes.plot([low, high], [row, row], color=look.colour, linewidth=2.4)
+                axes.plot(difference["mean"], row, look.marker, color=look.colour, markersize=7)
+            axes.set_title(metric)
+            axes.grid(axis="x")
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.locator_params(axis="x", nbins=3)
+        figure.supxlabel(f"difference to: {reference}", fontsize=12)
+
+
+_PANELS_ACROSS = 4
+
+
+class _Sign(NamedTuple):
+    """How an interval looks."""
+
+    colour: str
+    marker: str
+
+
+_FOREST = {
+    -1: _Sign(PALETTE["vermilion"], "v"),
+    0: _Sign("#777777", "o"),
+    1: _Sign(PALETTE["blue"], "^"),
+}
 
 
 def draw_setting(

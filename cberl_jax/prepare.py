@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
-from cberl_jax.data.layers import select_modalities
 from cberl_jax.data.load import load_corpus
 from cberl_jax.data.packing import Standardiser, fit_standardiser
 from cberl_jax.data.placement import place_generated
+from cberl_jax.data.subset import keep_train_share, select_modalities
 from cberl_jax.epochs import Program
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
@@ -57,11 +57,13 @@ def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int])
 
 
 def load_data(config: ConfigDict) -> Corpus:
-    """Reads the corpus that the settings name, with the modalities that they choose."""
+    """Reads the corpus that the settings name, and of it what they choose."""
     if not config.data.path:
         raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
     corpus = load_corpus(config.data.path, config.data.text_layers)
-    return select_modalities(corpus, config.data.modalities)
+    return keep_train_share(
+        select_modalities(corpus, config.data.modalities), config.data.train_share
+    )
 
 
 def check_labelled(corpus: Corpus) -> None:

@@ -7,7 +7,7 @@ a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -52,6 +52,7 @@ SETTINGS = {
     "data.path": Setting("", "canonical .npz, pickle of the field, or simulated:<size>"),
     "data.text_layers": Setting("mean", "how roberta1..4 become text: mean, concat, or 1 to 4"),
     "data.modalities": Setting("all", "all, or names joined by commas"),
+    "data.train_share": Setting(1.0, "share of the train dialogues that is used", 1e-6, 1.0),
     "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),
     "augment.balance": Setting(
         0.15, "share of the largest class that every class is brought up to", 0.0, 1.0
@@ -162,6 +163,18 @@ def check_known(names: Iterable[str]) -> None:
         if name not in SETTINGS:
             near = difflib.get_close_matches(name, SETTINGS, 1, 0.0)[0]
             raise UserError(f"there is no setting {name!r}; the nearest is {near!r}")
+
+
+def check_types(flat: Mapping[str, object]) -> None:
+    """Refuses a setting whose type is not that of its default; a float may be written as an int.
+
+    Raises:
+      UserError: naming the setting, its value and its type.
+    """
+    for name, value in flat.items():
+        wanted = type(SETTINGS[name].default)
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(f"{name} = {value!r}: has to be of type {wanted.__name__}")
 
 
 def check_value(name: str, value: Value) -> None:

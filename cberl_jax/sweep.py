@@ -7,6 +7,7 @@ the same command started again does only what is missing.
 
 import json
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from cberl_jax import processes
 from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet
-from cberl_jax.grid import Group, expand, group_points, point_config, spell_point
+from cberl_jax.grid import Group, Point, expand, group_points, point_config, spell_point
 from cberl_jax.inference import versions
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.settings import Value
@@ -91,7 +92,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet
 
 
 class Sweep:
-    """One sweep in progress, for ``sweep``."""
+    """Members at many points in progress, for ``train_points``."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class Sweep:
         stopper: Stopper,
         say: Callable[[str], None],
     ):
-        """Args: as of ``sweep``."""
+        """Args: as of ``train_points``."""
         self.config, self.folder, self.seeds = config, folder, seeds
         self.members_per_device, self.stopper, self.say = members_per_device, stopper, say
         self.plan_file = folder.path / "plan.json"
@@ -129,7 +130,7 @@ class Sweep:
             identity = run_identity(config, prepared, part.seeds.tolist())
             identity["members"] = [dict(settings) for settings in part.settings]
             chunk = open_workdir(
-                self.folder.path / "chunks" / f"{number:03d}-{start // size:03d}", identity
+                chunks(self.folder) / f"{number:03d}-{start // size:03d}", identity
             )
             if not chunk.report_file.exists():
                 fleet = fleet or Fleet(prepared.program, size)
@@ -138,8 +139,9 @@ class Sweep:
                 done = {"members": run.execute(), "timing": run.timing(), "versions": versions()}
                 chunk.write_json(chunk.report_file, done)
                 processes.wait_for_others(f"{chunk.path} is done")
-            # A grid without settings is one point, of which there is nothing to tell.
-            lines += [{"settings": {}} | line for line in chunk.read_report()["members"]]
+            for place, line in enumerate(chunk.read_report()["members"]):
+                # A member at the settings that the sweep starts from has none to tell.
+                lines.append({"settings": {}, **line, "chunk": chunk.path.name, "place": place})
         return lines
 
     def _plan(
@@ -151,6 +153,56 @@ class Sweep:
             return None, even_chunks(total, self.members_per_device * len(jax.devices()))
         fleet = fit_fleet(prepared, config, members)
         return fleet, min(fleet.slots, total)
+
+
+def chunks(folder: Workdir) -> pathlib.Path:
+    """Where the runs of a sweep lie, a folder each."""
+    return folder.path / "chunks"
+
+
+def check_points(config: ConfigDict, points: Sequence[Point]) -> None:
+    """Refuses points that nothing could follow, before anything is written.
+
+    Raises:
+      UserError: settings or the corpus are at fault; the message names them.
+    """
+    for point in points:
+        point_config(config, point)
+    for group in group_points(points):
+        if any(name.startswith("data.") for name in group.static):
+            load_data(point_config(config, group.static))
+
+
+def train_points(
+    config: ConfigDict,
+    folder: Workdir,
+    seeds: Sequence[int],
+    points: Sequence[Point],
+    members_per_device: int | None,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Trains every seed at every point; what the folder holds already is not trained again.
+
+    Args:
+      config: the settings that the points start from.
+      folder: claimed for exactly these.
+      seeds: different from each other.
+      points: settings in which members differ from ``config``, different from each other.
+      members_per_device: how many members a device trains at a time; by default as many as fit.
+      say: takes a line of progress.
+
+    Returns:
+      A line per member, from ``score_members``, with its ``settings`` and where its predictions
+      are: ``chunk``, the folder's name, and ``place`` among its members.
+
+    Raises:
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    groups = group_points(points)
+    say(f"points: {len(points)}, compiled groups: {len(groups)}, seeds at each: {len(seeds)}")
+    with Stopper(say).listening() as stopper:
+        ongoing = Sweep(config, folder, seeds, members_per_device, stopper, say)
+        return [line for n, g in enumerate(groups) for line in ongoing.run_group(n, g)]
 
 
 def sweep(
@@ -178,22 +230,14 @@ def sweep(
       UserError: a setting, the corpus or the folder is at fault.
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
-    groups = group_points(expand(grid))
-    for group in groups:
-        for point in group.points:
-            point_config(config, point)
-        if any(name.startswith("data.") for name in group.static):
-            load_data(point_config(config, group.static))
+    points = expand(grid)
+    check_points(config, points)
     prepared = prepare(config, load_data(config))
     identity = run_identity(config, prepared, seeds) | {
         "grid": {n: list(v) for n, v in grid.items()}
     }
     folder = open_workdir(workdir, identity)
-    points = sum(len(group.points) for group in groups)
-    say(f"points: {points}, compiled groups: {len(groups)}, seeds at each point: {len(seeds)}")
-    with Stopper(say).listening() as stopper:
-        ongoing = Sweep(config, folder, seeds, members_per_device, stopper, say)
-        lines = [line for n, g in enumerate(groups) for line in ongoing.run_group(n, g)]
+    lines = train_points(config, folder, seeds, points, members_per_device, say)
     report = create_sweep_report(grid, lines, config.train.select)
     if processes.is_main():
         write_sweep_report(folder.path, report)

@@ -112,7 +112,7 @@ def test_settings_that_do_not_go_together_are_refused_with_their_point():
     points = expand(parse_grid(["loss.gamma=0.5", "model.heads=4,3"]))
     point_config(default_config(), points[0])
     message = (
-        "at loss.gamma=0.5, model.heads=3 of the grid: "
+        "at loss.gamma=0.5, model.heads=3: "
         "model.hidden = 128: has to be a multiple of model.heads = 3"
     )
     with pytest.raises(UserError) as caught:

@@ -255,7 +255,7 @@ def test_a_mistake_ends_with_one_sentence_and_status_2(
         (["--grid=loss.gama=0,1"], "nearest is 'loss.gamma'"),
         (["--grid=loss.gamma"], "a setting and its values"),
         (["--grid=augment.balance=0.1,2"], "from 0.0 to 1.0"),
-        (["--grid=model.hidden=64,66"], "at model.hidden=66 of the grid"),
+        (["--grid=model.hidden=64,66"], "at model.hidden=66: "),
         (["--grid=data.modalities=text,smell"], "has no modality 'smell'"),
         (["--members_per_device=0"], "members_per_device"),
         (["--data=nowhere.npz"], "nowhere.npz"),
@@ -266,6 +266,26 @@ def test_a_mistake_in_a_sweep_ends_with_one_sentence_and_status_2(
 ):
     workdir = tmp_path / "sweep"
     command = program("sweep", "--config=experiments/configs/demo.py", f"--workdir={workdir}")
+    done = start([*command, *arguments], program_environment, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--variants=without luck"], "no variant 'without luck', only full"),
+        (["--own=nowhere.json"], "nowhere.json: cannot be read"),
+        (["--preset=luck"], "parts|remedies|sizes"),
+    ],
+)
+def test_a_mistake_in_an_ablation_ends_with_one_sentence_and_status_2(
+    arguments, message, program_environment, tmp_path
+):
+    workdir = tmp_path / "ablation"
+    command = program("ablate", "--config=experiments/configs/demo.py", f"--workdir={workdir}")
     done = start([*command, *arguments], program_environment, timeout=120)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr

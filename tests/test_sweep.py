@@ -110,7 +110,7 @@ def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
 
 def test_a_point_that_nothing_can_follow_is_refused_before_anything_is_written(corpus, tmp_path):
     for argument, message in (
-        ("model.hidden=8,9", r"at model.hidden=9 of the grid: .* multiple of model.heads"),
+        ("model.hidden=8,9", r"at model.hidden=9: .* multiple of model.heads"),
         ("data.modalities=text,smell", "has no modality 'smell'"),
     ):
         with pytest.raises(UserError, match=message):

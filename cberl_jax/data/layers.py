@@ -55,30 +55,3 @@ def combine_text_layers(corpus: Corpus, how: str) -> Corpus:
         features={"text": text} | {name: corpus.features[name] for name in others},
         present={"text": present} | {name: corpus.present[name] for name in others},
     )
-
-
-def select_modalities(corpus: Corpus, names: str) -> Corpus:
-    """Keeps some modalities.
-
-    Args:
-      corpus: the corpus.
-      names: ``all``, or names of modalities joined by commas.
-
-    Returns:
-      The corpus with these modalities, in its own order.
-
-    Raises:
-      UserError: the corpus has no such modality, or none is named.
-    """
-    if names == "all":
-        return corpus
-    wanted = [name.strip() for name in names.split(",")]
-    for name in wanted:
-        if name not in corpus.features:
-            raise corpus.error(f"has no modality {name!r}, only {', '.join(corpus.modalities)}")
-    kept = [name for name in corpus.modalities if name in wanted]
-    return dataclasses.replace(
-        corpus,
-        features={name: corpus.features[name] for name in kept},
-        present={name: corpus.present[name] for name in kept},
-    )

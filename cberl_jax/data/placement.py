@@ -95,6 +95,12 @@ def _choose_generated(label: np.ndarray, lacking: np.ndarray, minority: np.ndarr
     return generated
 
 
+def find_minority(corpus: Corpus, balance: float) -> np.ndarray:
+    """[C] bool, classes of the train split under a share ``balance`` of the largest one."""
+    counts = corpus.class_counts("train")
+    return (counts < int(balance * counts.max())) & (counts > 0)
+
+
 def place_generated(
     corpus: Corpus, *, balance: float, max_copies: int, translated: bool = True, seed: int = 0
 ) -> Placement:
@@ -113,7 +119,7 @@ def place_generated(
     """
     counts = corpus.class_counts("train")
     wanted = int(balance * counts.max())
-    minority = (counts < wanted) & (counts > 0)
+    minority = find_minority(corpus, balance)
     train = np.flatnonzero(corpus.split == "train")
     turns = turns_of(corpus, train)
     is_minority = (turns.label >= 0) & minority[np.maximum(turns.label, 0)]

@@ -8,6 +8,7 @@ import pytest
 from cberl_jax.data.corpus import Corpus, describe, fingerprint
 from cberl_jax.data.layers import combine_text_layers
 from cberl_jax.data.load import load_corpus
+from cberl_jax.data.subset import keep_train_share
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
@@ -298,3 +299,36 @@ def test_simulated_corpus_has_a_name():
     assert len(corpus.label) == corpus.length.sum()
     with pytest.raises(UserError, match="enormous"):
         load_corpus("simulated:enormous")
+
+
+# A share of the train dialogues.
+
+
+def test_a_share_of_train_keeps_whole_dialogues_and_all_of_dev_and_test():
+    corpus = load_corpus("simulated:small")
+    kept = {share: keep_train_share(corpus, share) for share in (0.5, 0.25)}
+    trained = {share: set(one.dialogue[one.split == "train"]) for share, one in kept.items()}
+    assert [len(names) for names in trained.values()] == [120, 60]
+    assert trained[0.25] < trained[0.5] < set(corpus.dialogue[corpus.split == "train"])
+    for one in kept.values():
+        validate(one)
+        for split in ("dev", "test"):
+            for name in one.features:
+                np.testing.assert_array_equal(
+                    one.features[name][one.in_split(split)],
+                    corpus.features[name][corpus.in_split(split)],
+                )
+    # A dialogue that was kept is as it was.
+    name = min(trained[0.25])
+    for one in (corpus, kept[0.25]):
+        there = one.dialogue[one.dialogue_of] == name
+        labels = one.label[there].tolist()
+        assert labels == corpus.label[corpus.dialogue[corpus.dialogue_of] == name].tolist()
+
+
+def test_the_whole_of_train_is_the_corpus_itself_and_some_is_always_kept():
+    corpus = small_corpus()
+    assert keep_train_share(corpus, 1.0) is corpus
+    assert keep_train_share(corpus, 1e-6) is corpus
+    kept = keep_train_share(load_corpus("simulated:small"), 1e-6)
+    assert np.sum(kept.split == "train") == 1

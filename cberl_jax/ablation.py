@@ -1,0 +1,98 @@
+"""An ablation: variants trained with the same seeds, and compared with one of them on test.
+
+The members are those of a sweep over the variants' settings (``sweep.py``), so an ablation is as
+durable as one; what is compared, and how, is in ``ablation_report.py``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax import processes
+from cberl_jax.ablation_report import create_ablation_report, write_ablation_report
+from cberl_jax.compare import Outcome
+from cberl_jax.data.placement import find_minority
+from cberl_jax.prepare import load_data, prepare
+from cberl_jax.report import best_possible
+from cberl_jax.sweep import check_points, chunks, train_points
+from cberl_jax.train import open_workdir, print_now, run_identity
+from cberl_jax.variants import Preset, Variant
+from cberl_jax.workdir import Workdir
+
+
+def read_variant(
+    folder: Workdir, variant: Variant, lines: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], Outcome | None]:
+    """The members of a variant, and what the sound ones predicted on test.
+
+    Args:
+      folder: of the ablation.
+      variant: the variant.
+      lines: of all members, from ``train_points``.
+
+    Returns:
+      Its lines, and the outcome, None where all members have diverged.
+    """
+    own = [line for line in lines if line["settings"] == variant.settings]
+    sound = [line for line in own if line["status"] == "ok"]
+    if not sound:
+        return own, None
+    probability = []
+    for line in sound:
+        file = Workdir(chunks(folder) / line["chunk"], create=False).predictions_file
+        with np.load(file, allow_pickle=False) as stored:
+            probability.append(stored["test.probability"][line["place"]])
+            classes = stored["classes"].tolist()
+            label, dialogue = stored["test.label"], stored["test.dialogue"]
+    seeds = np.asarray([line["seed"] for line in sound])
+    return own, Outcome(variant.name, classes, seeds, np.stack(probability), label, dialogue)
+
+
+def ablate(
+    config: ConfigDict,
+    workdir: str,
+    seeds: Sequence[int],
+    preset: Preset,
+    members_per_device: int | None = None,
+    say: Callable[[str], None] = print_now,
+) -> dict[str, Any]:
+    """Trains every seed of every variant and compares them; goes on with an ablation that is there.
+
+    Args:
+      config: the settings that the variants start from.
+      workdir: the ablation's folder.
+      seeds: different from each other; every variant has them all.
+      preset: the variants, from ``choose_variants``.
+      members_per_device: how many members a device trains at a time; by default as many as fit.
+      say: takes a line of progress.
+
+    Returns:
+      The contents of ``ablation.json``.
+
+    Raises:
+      UserError: a setting, the corpus or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    points = []
+    for variant in preset.variants:
+        if variant.settings not in points:
+            points.append(variant.settings)
+    check_points(config, points)
+    corpus = load_data(config)
+    identity = run_identity(config, prepare(config, corpus), seeds)
+    identity["variants"] = {variant.name: variant.settings for variant in preset.variants}
+    folder = open_workdir(workdir, identity)
+    lines = train_points(config, folder, seeds, points, members_per_device, say)
+    minority = find_minority(corpus, config.augment.balance)
+    report = create_ablation_report(
+        corpus.source,
+        preset,
+        {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
+        [name for name, rare in zip(corpus.classes, minority) if rare],
+        best_possible(corpus),
+    )
+    if processes.is_main():
+        write_ablation_report(folder.path, report)
+    return report

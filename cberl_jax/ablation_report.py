@@ -1,0 +1,285 @@
+"""The report of an ablation: variants against their reference, as figures, tables and a picture.
+
+Scores are means over members with Student's interval; differences are those of ``compare.py``, a
+bootstrap over dialogues and seeds, in pairs: the members of two variants share their seeds.
+"""
+
+import csv
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cberl_jax.compare import Outcome, compare, confusions, holm, metrics_of
+from cberl_jax.evaluate import summarise
+from cberl_jax.grid import spell_point
+from cberl_jax.pictures import draw_forest
+from cberl_jax.report import TITLES, format_table
+from cberl_jax.variants import Preset
+from cberl_jax.workdir import write_json, write_text
+
+MAIN_METRICS = ("weighted_f1", "macro_f1", "balanced_accuracy")
+DEV_METRICS = ("weighted_f1", "macro_f1")
+# Of a simulated corpus, the metrics that a rule made for each gives the best of.
+BAYES_METRICS = ("accuracy", "balanced_accuracy")
+SIGNIFICANT = 0.05
+# Members of a variant, as ``score_members`` gives them, and what the sound ones predicted.
+Found = tuple[Sequence[Mapping[str, Any]], Outcome | None]
+
+
+def create_ablation_report(
+    corpus: str,
+    preset: Preset,
+    found: Mapping[str, Found],
+    minority: Sequence[str],
+    bayes: Mapping[str, Mapping[str, float]] | None,
+) -> dict[str, Any]:
+    """Sums up the variants and compares each with the reference.
+
+    Args:
+      corpus: its source.
+      preset: the variants and their reference.
+      found: variant -> its members.
+      minority: names of the minority classes.
+      bayes: from ``best_possible``.
+
+    Returns:
+      The contents of ``ablation.json``. ``p_holm`` of a difference is corrected for as many
+      variants as are compared in that metric.
+    """
+    metrics = [*MAIN_METRICS, *(f"{kind} {name}" for name in minority for kind in ("F1", "recall"))]
+    reference = found[preset.reference][1]
+    lines = [
+        _create_line(variant.name, variant.settings, found[variant.name], metrics, reference)
+        for variant in preset.variants
+    ]
+    for name in metrics:
+        compared = [line["difference"][name] for line in lines if line["difference"]]
+        for difference, p in zip(compared, holm([d["p"] for d in compared])):
+            difference["p_holm"] = float(p)
+    return {
+        "corpus": corpus,
+        "reference": preset.reference,
+        "minority": list(minority),
+        "metrics": metrics,
+        "bayes": bayes,
+        "variants": lines,
+    }
+
+
+def _create_line(
+    name: str,
+    settings: Mapping[str, Any],
+    found: Found,
+    metrics: Sequence[str],
+    reference: Outcome | None,
+) -> dict[str, Any]:
+    """One entry of ``variants``; None for the figures of a variant that has all diverged."""
+    members, outcome = found
+    sound = [member for member in members if member["status"] == "ok"]
+    line = {
+        "name": name,
+        "settings": dict(settings),
+        "seeds": [member["seed"] for member in members],
+        "diverged": len(members) - len(sound),
+        **dict.fromkeys(("dev", "test", "ensemble", "difference")),
+    }
+    if outcome is None:
+        return line
+    line["dev"] = {n: summarise([member["dev"][n] for member in sound]) for n in DEV_METRICS}
+    scores = _scores(outcome.probability, outcome)
+    wanted = ["accuracy", *metrics]
+    line["test"] = {n: summarise(scores[n]) for n in wanted}
+    together = _scores(outcome.probability.mean(axis=0, keepdims=True), outcome)
+    line["ensemble"] = {n: float(together[n][0]) for n in wanted}
+    if reference is not None and name != reference.name:
+        line["difference"] = _compare_with(outcome, reference, metrics)
+    return line
+
+
+def _scores(probability: np.ndarray, outcome: Outcome) -> dict[str, np.ndarray]:
+    """Metric -> [S] of probabilities [S, n, C]."""
+    counts = confusions(probability, outcome.label, outcome.dialogue)
+    return metrics_of(counts.sum(axis=0), outcome.classes)
+
+
+def _compare_with(
+    outcome: Outcome, reference: Outcome, metrics: Sequence[str]
+) -> dict[str, dict[str, Any]] | None:
+    """Metric -> difference to the reference, over the seeds that are sound in both."""
+    common = np.intersect1d(outcome.seeds, reference.seeds)
+    if not len(common):
+        return None
+    pair = []
+    for one in (outcome, reference):
+        place = {seed: i for i, seed in enumerate(one.seeds.tolist())}
+        own = one.probability[[place[seed] for seed in common.tolist()]]
+        pair.append(one._replace(seeds=common, probability=own))
+    lines = compare(*pair, metrics)
+    return {
+        line["metric"]: {"mean": line["difference"], "ci95": line["ci95"], "p": line["p"]}
+        for line in lines
+        if line["kind"] == "members"
+    }
+
+
+def _title(metric: str) -> str:
+    return TITLES.get(metric, metric)
+
+
+def _interval(summary: Mapping[str, Any], form: str = ".3f") -> str:
+    if summary["ci95"] is None:
+        return f"{summary['mean']:{form}}"
+    low, high = summary["ci95"]
+    return f"{summary['mean']:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _gap(difference: Mapping[str, Any]) -> str:
+    star = " *" if difference["p_holm"] < SIGNIFICANT else ""
+    return _interval(difference, "+.3f") + star
+
+
+def _score_table(report: Mapping[str, Any]) -> str:
+    metrics = report["metrics"]
+    head = ["variant", *(f"dev {_title(n)}" for n in DEV_METRICS), *map(_title, metrics)]
+    rows = []
+    for line in report["variants"]:
+        if line["test"] is None:
+            rows.append([line["name"], *["diverged"] * (len(head) - 1)])
+            continue
+        dev = [f"{line['dev'][n]['mean']:.3f}" for n in DEV_METRICS]
+        rows.append([line["name"], *dev, *(_interval(line["test"][n]) for n in metrics)])
+    return format_table(head, rows)
+
+
+def _difference_table(report: Mapping[str, Any]) -> str:
+    metrics = report["metrics"]
+    rows = [
+        [line["name"], *(_gap(line["difference"][n]) for n in metrics)]
+        for line in report["variants"]
+        if line["difference"]
+    ]
+    return format_table(["variant", *map(_title, metrics)], rows)
+
+
+def _ensemble_table(report: Mapping[str, Any]) -> str:
+    metrics = report["metrics"]
+    rows = [
+        [line["name"], *(f"{line['ensemble'][n]:.3f}" for n in metrics)]
+        for line in report["variants"]
+        if line["ensemble"]
+    ]
+    return format_table(["variant", *map(_title, metrics)], rows)
+
+
+def _bayes_table(report: Mapping[str, Any]) -> str:
+    """Each variant's share of the best possible result, and of the best without context."""
+    views = {"full": "best possible", "context_free": "best from single utterances"}
+    columns = [(view, name) for name in BAYES_METRICS for view in views]
+    head = ["variant", *(f"{_title(name)} / {views[view]}" for view, name in columns)]
+    best = [f"{report['bayes'][view][name]:.3f}" for view, name in columns]
+    rows = [["(the best itself)", *best]]
+    for line in report["variants"]:
+        if line["test"]:
+            shares = (line["test"][n]["mean"] / report["bayes"][v][n] for v, n in columns)
+            rows.append([line["name"], *(f"{100 * share:.1f} %" for share in shares)])
+    return format_table(head, rows)
+
+
+def format_ablation(report: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    reference, lines = report["reference"], report["variants"]
+    seeds = len(lines[0]["seeds"])
+    parts = [
+        f"# {report['corpus']}: {len(lines)} variants, {seeds} seeds each",
+        "Test split, epochs chosen on dev. Mean [95 % interval of the mean] over seeds.",
+        _score_table(report),
+    ]
+    if any(line["difference"] for line in lines):
+        parts += [
+            f"## Difference to: {reference}",
+            "Mean [95 % interval], bootstrap over dialogues and seeds, in pairs; a star: p < "
+            f"{SIGNIFICANT} after Holm's correction for the variants of a column.",
+            _difference_table(report),
+            "![differences](ablation.png)",
+        ]
+    if any(line["ensemble"] for line in lines):
+        parts += ["## Ensembles", "Probabilities averaged over seeds.", _ensemble_table(report)]
+    if report["bayes"]:
+        parts += ["## Share of the best possible", _bayes_table(report)]
+    listed = "\n".join(
+        f"- {line['name']}: {spell_point(line['settings']) or 'the config itself'}"
+        + (f"; {line['diverged']} of {seeds} members diverged" if line["diverged"] else "")
+        for line in lines
+    )
+    parts += ["## Settings", listed]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_csv(report: Mapping[str, Any]) -> str:
+    """A line per variant and metric: scores, intervals, differences."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = ["low", "high"]
+    writer.writerow(
+        ["variant", "seeds", "diverged", "metric", "mean", *ends, "ensemble"]
+        + ["difference", *(f"difference_{end}" for end in ends), "p", "p_holm"]
+    )
+    for line in report["variants"]:
+        for name in report["metrics"]:
+            row = [line["name"], len(line["seeds"]), line["diverged"], name]
+            if line["test"]:
+                test = line["test"][name]
+                row += [test["mean"], *(test["ci95"] or ["", ""]), line["ensemble"][name]]
+            if line["difference"]:
+                gap = line["difference"][name]
+                row += [gap["mean"], *gap["ci95"], gap["p"], gap["p_holm"]]
+            writer.writerow(row + [""] * (13 - len(row)))
+    return text.getvalue()
+
+
+def format_latex(report: Mapping[str, Any]) -> str:
+    """A table for a paper, in per cent with half intervals; it needs the package booktabs."""
+    metrics = report["metrics"]
+    rows = []
+    for line in report["variants"]:
+        cells = [_escape(line["name"])]
+        for name in metrics:
+            cells.append(_latex_cell(line["test"][name]) if line["test"] else "--")
+        rows.append(" & ".join(cells) + r" \\")
+    head = " & ".join(["", *(_escape(_title(name)) for name in metrics)]) + r" \\"
+    top = [r"\begin{tabular}{l" + "r" * len(metrics) + "}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*top, *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex_cell(summary: Mapping[str, Any]) -> str:
+    mean = f"{100 * summary['mean']:.1f}"
+    if summary["ci95"] is None:
+        return mean
+    half = (summary["ci95"][1] - summary["ci95"][0]) / 2
+    return rf"{mean} $\pm$ {100 * half:.1f}"
+
+
+def _escape(text: str) -> str:
+    special = {c: "\\" + c for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+    return "".join(special.get(c, c) for c in text)
+
+
+def write_ablation_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
+    """Writes the picture and the tables, and last, when all is there, ``ablation.json``."""
+    compared = [line for line in report["variants"] if line["difference"]]
+    if compared:
+        shown = [n for n in report["metrics"] if not n.startswith("recall ")]
+        panels = {_title(n): [line["difference"][n] for line in compared] for n in shown}
+        names = [line["name"] for line in compared]
+        draw_forest(folder / "ablation.png", names, panels, report["reference"])
+    write_text(folder / "ablation.md", format_ablation(report))
+    write_text(folder / "ablation.csv", format_csv(report))
+    write_text(folder / "ablation.tex", format_latex(report))
+    write_json(folder / "ablation.json", report)
