@@ -891,7 +891,9 @@ class TorchTrainer:
         torch.manual_seed(seed)
         corpus, data = prepared.corpus, prepared.data
         self.settings, self.classes = prepared.program.model.settings, len(corpus.classes)
-        model = TorchCBERL(self.settings, corpus.widths, self.classes, hyper["optim.dropout"])
+        model = TorchCBERL(
+            self.settings, dict(prepared.program.model.widths), self.classes, hyper["optim.dropout"]
+        )
         self.model = model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = create_optimizer(self.model, hyper)

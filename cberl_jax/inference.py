@@ -145,7 +145,9 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
     fleet = Fleet(create_program(config, corpus, stored["generated"]), len(members.seeds))
     like = members_like(fleet.program, members.seeds, members.hyper)
     with open_checkpoints(folder.checkpoints) as checkpoints:
-        state, standardiser = checkpoints.restore(like, fit_standardiser(corpus))
+        state, standardiser = checkpoints.restore(
+            like, fit_standardiser(corpus, config.data.components)
+        )
     generated = np.asarray(stored["generated"])
     return Restored(config, corpus, generated, members, fleet, state, standardiser)
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
 from cberl_jax.data.load import load_corpus
-from cberl_jax.data.packing import Standardiser, fit_standardiser
+from cberl_jax.data.packing import Standardiser, fit_standardiser, standardised_widths
 from cberl_jax.data.placement import place_generated
 from cberl_jax.data.subset import keep_train_share, select_modalities
 from cberl_jax.epochs import Program
@@ -40,7 +40,8 @@ class Prepared(NamedTuple):
 def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int]) -> Program:
     """The static half of a training; with a GAN if that makes what is ``generated`` [C]."""
     classes = len(corpus.classes)
-    model = CBERL(model_settings(config), tuple(corpus.widths.items()), classes)
+    widths = standardised_widths(corpus.widths, config.data.components)
+    model = CBERL(model_settings(config), tuple(widths.items()), classes)
     gan = None
     if config.augment.method == "gan" and any(generated):
         gan = GAN(config.gan.hidden, config.gan.noise, classes)
@@ -84,7 +85,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
       UserError: as of ``check_labelled``.
     """
     check_labelled(corpus)
-    standardiser = fit_standardiser(corpus)
+    standardiser = fit_standardiser(corpus, config.data.components)
     method = config.augment.method
     placement = place_generated(
         corpus,

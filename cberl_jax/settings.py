@@ -52,6 +52,9 @@ SETTINGS = {
     "data.path": Setting("", "canonical .npz, pickle of the field, or simulated:<size>"),
     "data.text_layers": Setting("mean", "how roberta1..4 become text: mean, concat, or 1 to 4"),
     "data.modalities": Setting("all", "all, or names joined by commas"),
+    "data.components": _count(
+        0, "principal components that wider modalities are reduced to; 0 = as they are", 0
+    ),
     "data.train_share": Setting(1.0, "share of the train dialogues that is used", 1e-6, 1.0),
     "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),
     "augment.balance": Setting(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from cberl_jax import epochs, train
+from cberl_jax import epochs, inference, train
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -193,7 +193,8 @@ def test_a_corpus_without_labels_to_choose_or_report_by_is_refused():
 def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces):
     corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
     write_npz(corpus, tmp_path / "corpus.npz")
-    config = tiny_config(**{"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2})
+    reduced = {"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2, "data.components": 3}
+    config = tiny_config(**reduced)
     lines = []
     report = train.train_and_evaluate(config, str(tmp_path / "run"), [3, 5], lines.append)
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
@@ -203,6 +204,9 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces
     usual.touch()
     for name in ("config.json", "metrics.jsonl", "predictions.npz", "report.json", "report.md"):
         assert (tmp_path / "run" / name).stat().st_mode == usual.stat().st_mode
+    # The principal axes come back from the checkpoint.
+    assert dict(prepare(config, corpus).program.model.widths)["text"] == 3 < corpus.widths["text"]
+    assert inference.evaluate_run(str(tmp_path / "run"))["test"] == report["test"]
 
 
 def remedy(method, seed=0):

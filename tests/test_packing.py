@@ -191,7 +191,7 @@ def test_only_train_is_looked_at():
     others = ~CORPUS.in_split("train")
     text = np.where(others[:, None], 1e6, CORPUS.features["text"]).astype(np.float32)
     shifted = dataclasses.replace(CORPUS, features={**CORPUS.features, "text": text})
-    for before, after in zip(fit_standardiser(CORPUS), fit_standardiser(shifted)):
+    for before, after in zip(fit_standardiser(CORPUS, 1), fit_standardiser(shifted, 1)):
         np.testing.assert_array_equal(before["text"], after["text"])
 
 
@@ -224,6 +224,40 @@ def test_an_outlier_cannot_drown_the_rest():
     values = fit_standardiser(CORPUS)({**CORPUS.features, "text": text}, CORPUS.present)["text"]
     assert np.all(np.isfinite(values))
     assert np.abs(values).max() <= 10
+
+
+def correlated_corpus(rank, width=6):
+    text = np.random.default_rng(0).normal(size=(len(CORPUS.label), rank))
+    mixed = (text @ np.random.default_rng(1).normal(size=(rank, width))).astype(np.float32)
+    return dataclasses.replace(CORPUS, features={**CORPUS.features, "text": mixed})
+
+
+def test_principal_components_are_uncorrelated_and_the_largest():
+    corpus = correlated_corpus(rank=6)
+    there = corpus.in_split("train")
+    whole = fit_standardiser(corpus)(corpus.features, corpus.present)
+    standardiser = fit_standardiser(corpus, 3)
+    reduced = standardiser(corpus.features, corpus.present)
+    assert reduced["text"].shape == (len(corpus.label), 3)
+    # Audio is 2 wide: not reduced.
+    np.testing.assert_array_equal(reduced["audio"], whole["audio"])
+    seen = reduced["text"][there]
+    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.cov(seen.T), np.eye(3), atol=1e-4)
+    # Up to sign they are the leading eigenvectors of the correlations.
+    values, vectors = np.linalg.eigh(np.cov(whole["text"][there].T))
+    expected = whole["text"] @ (vectors / np.sqrt(values))[:, ::-1][:, :3]
+    overlap = np.abs(np.sum(expected * reduced["text"], axis=0))
+    norms = np.linalg.norm(expected, axis=0) * np.linalg.norm(reduced["text"], axis=0)
+    np.testing.assert_allclose(overlap, norms, rtol=1e-4)
+
+
+def test_components_that_train_does_not_have_are_zero():
+    corpus = correlated_corpus(rank=2)
+    values = fit_standardiser(corpus, 4)(corpus.features, corpus.present)["text"]
+    assert np.all(np.isfinite(values))
+    np.testing.assert_array_equal(values[:, 2:], 0)
+    assert np.all(values[corpus.in_split("train"), :2].std(axis=0) > 0.9)
 
 
 # Generated utterances. In CORPUS a balance of 0.5 wants 4 of each class.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 from cberl_jax.data.corpus import Corpus
 
@@ -18,40 +19,73 @@ LARGEST_DEVIATION = 10.0
 
 
 class Standardiser(NamedTuple):
-    """Train statistics of each modality, kept with the model.
+    """Train statistics of each modality, kept with the model: d_m features in, w_m numbers out.
 
     Attributes:
       mean: modality -> [d_m].
       scale: modality -> [d_m], the standard deviation; 1 for a constant column.
+      axes: modality -> [d_m, w_m], of modalities that are reduced: the principal axes of the
+        standardised features, scaled so that the components have unit variance.
     """
 
     mean: Mapping[str, np.ndarray]
     scale: Mapping[str, np.ndarray]
+    axes: Mapping[str, np.ndarray]
 
     def __call__(
         self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Standardises features, modality -> [N, d_m]; zero where ``present`` is false."""
+        """Standardises features, modality -> [N, w_m]; zero where ``present`` is false."""
         standardised = {}
         for modality, mean in self.mean.items():
-            values = (features[modality].astype(np.float64) - mean) / self.scale[modality]
-            values = np.clip(values, -LARGEST_DEVIATION, LARGEST_DEVIATION)
+            values = _cut((features[modality].astype(np.float64) - mean) / self.scale[modality])
+            if modality in self.axes:
+                values = _cut(values @ self.axes[modality].astype(np.float64))
             values[~present[modality]] = 0.0
             standardised[modality] = values.astype(np.float32)
         return standardised
 
 
-def fit_standardiser(corpus: Corpus) -> Standardiser:
-    """Means and deviations of the train utterances in which the modality is present."""
+def _cut(deviations: np.ndarray) -> np.ndarray:
+    return np.clip(deviations, -LARGEST_DEVIATION, LARGEST_DEVIATION)
+
+
+def standardised_widths(widths: Mapping[str, int], components: int) -> dict[str, int]:
+    """Modality -> w_m, given its width d_m and how many components are kept (0 = all)."""
+    return {m: min(width, components or width) for m, width in widths.items()}
+
+
+def fit_standardiser(corpus: Corpus, components: int = 0) -> Standardiser:
+    """Fits on the train utterances in which the modality is present.
+
+    Args:
+      corpus: the corpus.
+      components: principal components that wider modalities are reduced to; 0 = as they are.
+    """
     train = corpus.in_split("train")
-    mean, scale = {}, {}
+    widths = standardised_widths(corpus.widths, components)
+    mean, scale, axes = {}, {}, {}
     for modality, values in corpus.features.items():
         seen = values[train & corpus.present[modality]].astype(np.float64)
         mean[modality] = seen.mean(axis=0).astype(np.float32)
         deviation = seen.std(axis=0)
         constant = deviation <= 1e-6 * np.abs(seen).max(axis=0)
         scale[modality] = np.where(constant, 1.0, deviation).astype(np.float32)
-    return Standardiser(mean, scale)
+        if widths[modality] < values.shape[1]:
+            standardised = _cut((seen - mean[modality]) / scale[modality])
+            axes[modality] = _principal_axes(standardised, widths[modality])
+    return Standardiser(mean, scale, axes)
+
+
+def _principal_axes(values: np.ndarray, components: int) -> np.ndarray:
+    """[d, w] axes onto which [n, d] values with mean zero have unit variance, or none at all."""
+    found = PCA(min(components, *values.shape), svd_solver="full").fit(values)
+    deviation = np.sqrt(found.explained_variance_)
+    # Directions that the train split does not have stay empty.
+    there = deviation > 1e-6 * deviation.max()
+    axes = np.zeros((values.shape[1], components), np.float32)
+    axes[:, : len(there)] = np.where(there, found.components_.T / np.where(there, deviation, 1), 0)
+    return axes
 
 
 class Turns(NamedTuple):
