@@ -20,7 +20,7 @@ from cberl_jax.data.packing import Rows
 from cberl_jax.gan_steps import GROUPS, draw_domains, gan_optimizer, gan_step
 from cberl_jax.joint_steps import Batch, joint_optimizer, joint_step
 from cberl_jax.masking import no_masking
-from cberl_jax.metrics import confusion_matrix, scores
+from cberl_jax.metrics import METRICS, confusion_matrix, scores
 from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.gan import GAN
@@ -46,6 +46,7 @@ class Program:
       epochs: epochs of the joint stage.
       patience: epochs without a better dev score before a member stops.
       select: the dev metric that picks the epoch.
+      best_on_test: whether test is looked at after every epoch; it decides nothing.
     """
 
     model: CBERL
@@ -56,6 +57,7 @@ class Program:
     epochs: int
     patience: int
     select: str
+    best_on_test: bool
 
 
 class GanState(flax.struct.PyTreeNode):
@@ -77,6 +79,8 @@ class JointState(flax.struct.PyTreeNode):
       best: the averaged parameters of the kept epoch.
       best_score: [] dev score of the kept epoch.
       best_epoch: [] int, from 0.
+      on_test: test metric -> [] score of the epoch with the highest weighted F1 there; empty unless
+        test is looked at.
       epoch: [] int, epochs done.
       stopped: [] bool, no longer changes.
       diverged: [] int, the epoch in which a loss or parameter was not finite, or NEVER.
@@ -88,6 +92,7 @@ class JointState(flax.struct.PyTreeNode):
     best: Any
     best_score: jax.Array
     best_epoch: jax.Array
+    on_test: Mapping[str, jax.Array]
     epoch: jax.Array
     stopped: jax.Array
     diverged: jax.Array
@@ -137,6 +142,7 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
         best=params,
         best_score=jnp.float32(-1.0),
         best_epoch=jnp.int32(NEVER),
+        on_test=dict.fromkeys(METRICS, jnp.float32(-1.0)) if program.best_on_test else {},
         epoch=jnp.int32(0),
         stopped=jnp.bool_(False),
         diverged=jnp.int32(NEVER),
@@ -257,11 +263,11 @@ def predict(
 
 
 def _evaluate(
-    program: Program, variables: Any, data: Dataset, place: Place
+    program: Program, variables: Any, table: Table, rows: Rows, place: Place
 ) -> dict[str, jax.Array]:
-    probability = predict(program, variables, data.table, data.dev, place)
+    probability = predict(program, variables, table, rows, place)
     predicted = jnp.argmax(probability, axis=-1)
-    return scores(confusion_matrix(data.dev.label, predicted, probability.shape[-1]))
+    return scores(confusion_matrix(rows.label, predicted, probability.shape[-1]))
 
 
 def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
@@ -332,11 +338,13 @@ def joint_epoch(
       place: where the leading axis of a batch lies.
 
     Returns:
-      The new state, and the record of the epoch: loss terms, ``dev_<metric>``, ``active``.
+      The new state, and the record of the epoch: loss terms, ``dev_<metric>``, ``active``,
+      and ``test_<metric>`` where test is looked at.
     """
     joint = state.joint
     variables, optimizer, average, terms = _train(program, state, data, hyper, place)
-    dev = _evaluate(program, {**variables, "params": average}, data, place)
+    averaged = {**variables, "params": average}
+    dev = _evaluate(program, averaged, data.table, data.dev, place)
     score = dev[program.select]
 
     broken_gan = jnp.bool_(False) if state.gan is None else state.gan.diverged != NEVER
@@ -346,6 +354,12 @@ def joint_epoch(
     better = learned & (score > joint.best_score)
     best_epoch = jnp.where(better, joint.epoch, joint.best_epoch)
     patient = joint.epoch - best_epoch < program.patience
+    on_test, seen = joint.on_test, {}
+    if data.test is not None:
+        test = _evaluate(program, averaged, data.table, data.test, place)
+        seen = {f"test_{name}": value for name, value in test.items()}
+        higher = learned & (test["weighted_f1"] > on_test["weighted_f1"])
+        on_test = {name: jnp.where(higher, test[name], old) for name, old in on_test.items()}
     new = JointState(
         variables=_choose(learned, variables, joint.variables),
         optimizer=_choose(learned, optimizer, joint.optimizer),
@@ -353,9 +367,11 @@ def joint_epoch(
         best=_choose(better, average, joint.best),
         best_score=jnp.where(better, score, joint.best_score),
         best_epoch=best_epoch,
+        on_test=on_test,
         epoch=joint.epoch + 1,
         stopped=joint.stopped | ~sound | ~patient,
         diverged=jnp.where(active & ~sound, joint.epoch, joint.diverged),
     )
-    record = terms | {f"dev_{name}": value for name, value in dev.items()} | {"active": active}
+    record = terms | {f"dev_{name}": value for name, value in dev.items()} | seen
+    record |= {"active": active}
     return state.replace(joint=new), record

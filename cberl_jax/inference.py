@@ -30,13 +30,17 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "nump
 
 
 def member_states(state: MemberState) -> list[dict[str, Any]]:
-    """Status and kept epoch (from 1) of each member."""
+    """Status and kept epoch (from 1) of each member; ``best_on_test`` where test was looked at."""
     joint = state.joint
     gan_diverged = np.full(len(joint.epoch), NEVER) if state.gan is None else state.gan.diverged
     members = []
-    for kept, joint_broke, gan_broke in zip(joint.best_epoch, joint.diverged, gan_diverged):
-        sound = joint_broke == NEVER and gan_broke == NEVER
-        members.append({"status": "ok" if sound else "diverged", "epoch": int(kept) + 1})
+    for number, kept in enumerate(joint.best_epoch):
+        sound = joint.diverged[number] == NEVER and gan_diverged[number] == NEVER
+        member = {"status": "ok" if sound else "diverged", "epoch": int(kept) + 1}
+        if joint.on_test:
+            best = {name: float(values[number]) for name, values in joint.on_test.items()}
+            member["best_on_test"] = best if sound else None
+        members.append(member)
     return members
 
 

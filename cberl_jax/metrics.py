@@ -23,6 +23,9 @@ def confusion_matrix(label: jax.Array, predicted: jax.Array, classes: int) -> ja
     return truth.T @ guess
 
 
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "balanced_accuracy", "mean_f1")
+
+
 def scores(confusion: jax.Array) -> dict[str, jax.Array]:
     """The field's metrics of a confusion matrix [C, C], each a [] float in [0, 1].
 

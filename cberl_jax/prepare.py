@@ -54,6 +54,7 @@ def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int])
         epochs=config.train.epochs,
         patience=config.train.patience,
         select=config.train.select,
+        best_on_test=config.train.best_on_test,
     )
 
 
@@ -99,6 +100,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         placement,
         config.train.rows_per_batch,
         neighbours=SMOTE_NEIGHBOURS if method == "smote" else 0,
+        with_test=config.train.best_on_test,
     )
     generated = np.bincount(placement.target, minlength=len(corpus.classes))
     program = create_program(config, corpus, generated)

@@ -9,7 +9,7 @@ from cberl_jax.data.bayes import bayes_report
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.load import SIMULATED
 from cberl_jax.data.simulate import create_process
-from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise_members
+from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise, summarise_members
 from cberl_jax.prepare import Members
 from cberl_jax.workdir import Workdir
 
@@ -81,6 +81,7 @@ def create_report(
         "members": list(members),
         "test": summarise_members([m["test"] for m in sound]) if sound else None,
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
+        "best_on_test": _best_on_test(sound),
         "bayes": best_possible(corpus),
         "augmentation": {
             name: {"real": int(real[c]), "generated": int(generated[c])}
@@ -89,6 +90,13 @@ def create_report(
         "timing": dict(timing),
         "versions": dict(versions),
     }
+
+
+def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The scores of the epochs that are best on test, None where nobody looked."""
+    if not sound or "best_on_test" not in sound[0]:
+        return None
+    return {name: summarise([m["best_on_test"][name] for m in sound]) for name in METRICS}
 
 
 def best_possible(corpus: Corpus) -> dict[str, dict[str, float]] | None:
@@ -129,9 +137,13 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _result_table(report: Mapping[str, Any]) -> str:
-    """The metrics on dev and test; on a simulated corpus also the best that there could be."""
+    """The metrics on dev and test; where asked for, or simulated, the best on test or possible."""
     head = ["metric", "dev", "test"]
     rows = [[TITLES[n], _cell(report["dev"][n]), _cell(report["test"][n])] for n in METRICS]
+    if report["best_on_test"]:
+        head.append("best on test (epoch chosen on test)")
+        for name, row in zip(METRICS, rows):
+            row.append(_cell(report["best_on_test"][name]))
     if report["bayes"]:
         head += ["best from single utterances", "best possible", "share of it"]
         for name, row in zip(METRICS, rows):

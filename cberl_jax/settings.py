@@ -115,6 +115,9 @@ SETTINGS = {
     "train.rows_per_batch": _count(8, "packed rows in a step"),
     "train.patience": _count(10, "epochs without a better dev score before a member stops"),
     "train.select": Setting("mean_f1", f"dev metric that picks the epoch: {', '.join(SELECTIONS)}"),
+    "train.best_on_test": Setting(
+        False, "also report the epoch that is best on test, as much published code does"
+    ),
     "train.checkpoint_seconds": Setting(
         60.0, "time between checkpoints; 0 = after every epoch", 0.0
     ),

@@ -1,6 +1,7 @@
 """Members: epochs of many at once are the epochs of each, on one device or several."""
 
 import dataclasses
+import json
 
 import chex
 import jax
@@ -260,3 +261,29 @@ def test_without_a_remedy_nothing_is_generated():
     corpus = simulate_corpus(create_process(), SimulatedSize(40, 4, 4, 6, 8), seed=1)
     prepared = prepare(tiny_config(**{"augment.method": "none"}), corpus)
     assert prepared.program.gan is None and not prepared.generated.any()
+
+
+def test_looking_at_test_changes_nothing_but_one_column(tmp_path):
+    corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 9, 4, 6), seed=0)
+    write_npz(corpus, tmp_path / "corpus.npz")
+    bare = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
+    bare |= {"data.path": str(tmp_path / "corpus.npz"), "optim.learning_rate": 0.02}
+    reports = {}
+    for looks in (False, True):
+        config = tiny_config(**bare, **{"train.best_on_test": looks})
+        folder = str(tmp_path / f"run {looks}")
+        reports[looks] = train.train_and_evaluate(config, folder, [3, 5], lambda line: None)
+    for field in ("dev", "test"):
+        assert reports[True][field] == reports[False][field]
+    assert reports[False]["best_on_test"] is None
+    lines = [json.loads(x) for x in (tmp_path / "run True/metrics.jsonl").read_text().splitlines()]
+    for number, member in enumerate(reports[True]["members"]):
+        own = [line for line in lines if line["member"] == number]
+        best = max(own, key=lambda line: line["test_weighted_f1"])
+        for name, value in member["best_on_test"].items():
+            assert value == pytest.approx(best[f"test_{name}"], abs=1e-6)
+        kept = own[member["epoch"] - 1]
+        for name in ("weighted_f1", "macro_f1", "accuracy"):
+            assert member["test"][name] == pytest.approx(kept[f"test_{name}"], abs=1e-6)
+    assert "epoch chosen on test" in (tmp_path / "run True" / "report.md").read_text()
+    assert "epoch chosen on test" not in (tmp_path / "run False" / "report.md").read_text()

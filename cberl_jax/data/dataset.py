@@ -52,6 +52,7 @@ class Dataset(NamedTuple):
       label: [N] int.
       train: rows of the train split, copies with generated utterances included.
       dev: rows of the dev split.
+      test: rows of the test split, None unless training is to look at it after every epoch.
       source: [M] int, what generated utterance k (index N + k in ``train``) is made from.
       target: [M] int, its class.
       neighbours: [M, k] int, the train utterances that SMOTE may move utterance k's source towards;
@@ -64,6 +65,7 @@ class Dataset(NamedTuple):
     label: np.ndarray
     train: Rows
     dev: Rows
+    test: Rows | None
     source: np.ndarray
     target: np.ndarray
     neighbours: np.ndarray
@@ -130,6 +132,7 @@ def create_dataset(
     placement: Placement,
     rows_per_batch: int,
     neighbours: int = 0,
+    with_test: bool = False,
 ) -> Dataset:
     """Packs the train split with its copies, and the dev split, into whole batches.
 
@@ -139,6 +142,7 @@ def create_dataset(
       placement: its generated utterances.
       rows_per_batch: rows in a step.
       neighbours: how many SMOTE chooses from; 0 where nothing is interpolated.
+      with_test: whether to pack the test split too.
     """
     row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
     turns = {s: turns_of(corpus, np.flatnonzero(corpus.split == s)) for s in ("train", "dev")}
@@ -149,9 +153,17 @@ def create_dataset(
         label=corpus.label,
         train=pack(turns["train"].join(placement.copies), row_length, rows_per_batch),
         dev=pack(turns["dev"], row_length, rows_per_batch),
+        test=_pack_test(corpus, rows_per_batch) if with_test else None,
         source=placement.source,
         target=placement.target,
         neighbours=find_neighbours(corpus, table, placement.source, neighbours),
         counts=(corpus.class_counts("train") + generated).astype(np.float32),
         domains=create_domains(corpus, placement.minority),
     )
+
+
+def _pack_test(corpus: Corpus, rows_per_batch: int) -> Rows:
+    # In rows of its own length: how the other splits are packed must not depend on test.
+    chosen = corpus.split == "test"
+    row_length = choose_row_length(corpus.length[chosen], rows_per_batch)
+    return pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, rows_per_batch)
