@@ -126,6 +126,14 @@ def _cell(summary: Mapping[str, Any]) -> str:
     return f"{summary['mean']:.3f} ± {summary['std']:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def format_mean(summary: Mapping[str, Any]) -> str:
+    """The mean of a summary with its 95 % interval, if it has one."""
+    if summary["ci95"] is None:
+        return f"{summary['mean']:.3f}"
+    low, high = summary["ci95"]
+    return f"{summary['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up as plain text."""
     widths = [max(len(row[c]) for row in [head, *rows]) for c in range(len(head))]

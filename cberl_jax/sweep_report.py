@@ -13,7 +13,7 @@ from typing import Any
 from cberl_jax.evaluate import METRICS, summarise, summarise_members
 from cberl_jax.grid import spell_value
 from cberl_jax.pictures import draw_setting
-from cberl_jax.report import TITLES, format_table
+from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.settings import Value
 from cberl_jax.workdir import write_json, write_text
 
@@ -88,13 +88,6 @@ def _selected(scores: Mapping[str, Any], select: str) -> float:
     return scores[select]
 
 
-def _cell(summary: Mapping[str, Any]) -> str:
-    if summary["ci95"] is None:
-        return f"{summary['mean']:.3f}"
-    low, high = summary["ci95"]
-    return f"{summary['mean']:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def _point_table(report: Mapping[str, Any]) -> str:
     """A line per point."""
     select, grid = report["select"], report["grid"]
@@ -103,8 +96,8 @@ def _point_table(report: Mapping[str, Any]) -> str:
     for point in report["points"]:
         cells = [spell_value(point["settings"][name]) for name in grid]
         if point["dev"]:
-            cells.append(_cell(point["dev"][select]))
-            cells += [_cell(point["test"][name]) for name in _TEST_METRICS]
+            cells.append(format_mean(point["dev"][select]))
+            cells += [format_mean(point["test"][name]) for name in _TEST_METRICS]
         else:
             cells += ["-"] * (1 + len(_TEST_METRICS))
         rows.append([*cells, f"{point['diverged']} of {len(point['seeds'])}"])
