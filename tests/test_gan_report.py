@@ -307,7 +307,7 @@ def finished(tmp_path_factory):
         folder / "corpus.npz",
     )
     settings = {"data.path": str(folder / "corpus.npz"), "data.modalities": "text,visual"}
-    settings |= {"gan.epochs": 1, "gan.steps": 2, "gan.hidden": 8, "gan.balance": 0.22}
+    settings |= {"gan.epochs": 1, "gan.steps": 2, "gan.hidden": 8, "augment.balance": 0.22}
     settings |= {"train.epochs": 1}
     # The joint model plays no part in the report.
     parts = ("djvae", "bilstm", "graph", "reconstruction")
