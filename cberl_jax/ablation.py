@@ -17,7 +17,7 @@ from cberl_jax.data.placement import find_minority
 from cberl_jax.prepare import load_data, prepare
 from cberl_jax.report import best_possible
 from cberl_jax.sweep import check_points, chunks, train_points
-from cberl_jax.train import open_workdir, print_now, run_identity
+from cberl_jax.training import open_workdir, print_now, run_identity
 from cberl_jax.variants import Preset, Variant
 from cberl_jax.workdir import Workdir
 

@@ -22,7 +22,7 @@ from cberl_jax.inference import versions
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.settings import Value
 from cberl_jax.sweep_report import create_sweep_report, write_sweep_report
-from cberl_jax.train import Run, Stopper, open_workdir, print_now, run_identity
+from cberl_jax.training import Run, Stopper, open_workdir, print_now, run_identity
 from cberl_jax.workdir import Workdir
 
 # Members on one device at most unless told otherwise: the programs gain nothing from more, and a

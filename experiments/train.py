@@ -10,7 +10,7 @@ from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.report import format_report
-from cberl_jax.train import train_and_evaluate
+from cberl_jax.training import train_and_evaluate
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()

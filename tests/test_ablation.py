@@ -23,7 +23,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.grid import group_points, point_config
 from cberl_jax.settings import default_config, flatten
-from cberl_jax.train import train_and_evaluate
+from cberl_jax.training import train_and_evaluate
 from cberl_jax.variants import (
     PRESETS,
     Preset,

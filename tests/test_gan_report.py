@@ -24,7 +24,7 @@ from cberl_jax.generated import read_run
 from cberl_jax.inference import restore_run
 from cberl_jax.prepare import prepare
 from cberl_jax.quality import FEWEST, Gaussian, fit_gaussian, frechet_distance
-from cberl_jax.train import train_and_evaluate
+from cberl_jax.training import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
 FILES = {"gan_report.json", "gan_report.md", "gan_report.png"}

@@ -30,7 +30,7 @@ ORDER = [
     ["pictures", "quality", "report"],
     ["compare", "inference", "sweep_report"],
     ["ablation_report", "generated"],
-    ["train"],
+    ["training"],
     ["benchmark", "gan_report", "sweep"],
     ["ablation"],
     ["cli"],

@@ -8,7 +8,7 @@ import pytest
 from tiny import tiny_config
 
 from cberl_jax import sweep as sweeps
-from cberl_jax import train
+from cberl_jax import training
 from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
@@ -83,7 +83,7 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     report = sweep(*arguments, say=lambda line: None)
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
-    train.train_and_evaluate(
+    training.train_and_evaluate(
         config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], lambda line: None
     )
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
@@ -99,9 +99,9 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
 
 def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
     arguments = (config(corpus), str(tmp_path / "sweep"), [0])
-    train.open_workdir(
+    training.open_workdir(
         arguments[1],
-        train.run_identity(arguments[0], prepare(arguments[0], load_data(arguments[0])), [0])
+        training.run_identity(arguments[0], prepare(arguments[0], load_data(arguments[0])), [0])
         | {"grid": {"loss.gamma": [0.0]}},
     )
     with pytest.raises(UserError, match="grid: .* there, .* asked for"):
