@@ -4,15 +4,16 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cberl_jax.configs import check_complete
 from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.processes import is_main, start_processes
-from cberl_jax.settings import SETTINGS, check_known, check_types, describe_settings, flatten
+from cberl_jax.settings import check_known, check_types, describe_settings, flatten
 
 USER_ERROR_STATUS = 2
 
@@ -117,22 +118,11 @@ def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
         grouped = False
     if not grouped:
         raise UserError(f"{file}: get_config() has to return what default_config() does, changed")
-    _check_names(flat)
+    check_complete(flat)
     check_types(flat)
     if data.value is not None:
         settings.data.path = data.value
     return settings
-
-
-def _check_names(names: Mapping[str, object]) -> None:
-    """Refuses settings that do not exist, and config files that lack some."""
-    check_known(names)
-    missing = SETTINGS.keys() - names
-    if missing:
-        raise UserError(
-            f"the config file lacks {', '.join(sorted(missing))}; start from "
-            "cberl_jax.settings.default_config()"
-        )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ ORDER = [
     ["models.bilstm", "models.djvae", "models.ensemble", "models.gan", "models.mgnn"],
     ["models.cberl"],
     ["settings"],
-    ["grid"],
+    ["configs", "grid"],
     ["variants"],
     ["gan_steps", "joint_steps"],
     ["epochs"],

@@ -7,14 +7,6 @@ Expected: not measured, since the features cannot be passed on; the settings are
 for batches that suit 120 dialogues of 50 turns, and a wider window.
 """
 
-from cberl_jax.settings import default_config
+from cberl_jax.configs import iemocap as get_config
 
-
-def get_config():
-    """The settings for IEMOCAP."""
-    config = default_config()
-    config.model.past = 12
-    config.model.future = 12
-    config.train.rows_per_batch = 2
-    config.train.epochs = 30
-    return config
+__all__ = ["get_config"]

@@ -7,9 +7,6 @@ Expected: about five minutes on two cores; test weighted F1 0.621 and macro F1 0
 of the tuned encoder), 0.582 and 0.403 (of the frozen one).
 """
 
-from cberl_jax.settings import default_config
+from cberl_jax.configs import meld as get_config
 
-
-def get_config():
-    """The settings for MELD, which are the defaults: they were chosen on its dev split."""
-    return default_config()
+__all__ = ["get_config"]

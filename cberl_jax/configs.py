@@ -1,0 +1,108 @@
+"""The named configurations, and settings changed by their dotted names.
+
+The figures that each configuration was measured to reach, and the command for it, are at the top of
+the file of its name in ``experiments/configs/``.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.errors import UserError
+from cberl_jax.settings import SETTINGS, check_known, check_types, default_config, flatten
+
+
+def demo() -> ConfigDict:
+    """The settings of ``make demo``: the small simulated corpus."""
+    config = default_config()
+    config.data.path = "simulated:small"
+    # A corpus a fifth of MELD's size: smaller batches, or there are too few steps to learn in.
+    config.train.rows_per_batch = 2
+    config.train.epochs = 16
+    config.loss.class_balance = 0.99
+    config.gan.steps = 40
+    return config
+
+
+def iemocap() -> ConfigDict:
+    """The settings for IEMOCAP: those of MELD, for fewer dialogues of more turns."""
+    config = default_config()
+    config.model.past = 12
+    config.model.future = 12
+    config.train.rows_per_batch = 2
+    config.train.epochs = 30
+    return config
+
+
+def meld() -> ConfigDict:
+    """The settings for MELD, which are the defaults: they were chosen on its dev split."""
+    return default_config()
+
+
+def mosi() -> ConfigDict:
+    """The settings for MOSI, chosen on its dev split."""
+    config = default_config()
+    # Both classes are equally frequent, so nothing is generated and nothing is reweighted.
+    config.augment.method = "none"
+    config.loss.class_balance = 0.0
+    config.optim.dropout = 0.5
+    # Sixty videos: smaller batches, or there are too few steps to learn in.
+    config.train.rows_per_batch = 2
+    config.train.select = "accuracy"
+    return config
+
+
+CONFIGS = {"demo": demo, "iemocap": iemocap, "meld": meld, "mosi": mosi}
+
+
+def named_config(name: str) -> ConfigDict:
+    """The configuration of a name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in CONFIGS:
+        raise UserError(f"there is no config {name!r}, only {', '.join(CONFIGS)}")
+    return CONFIGS[name]()
+
+
+def check_complete(names: Mapping[str, object]) -> None:
+    """Refuses settings that do not exist, and configs that lack some.
+
+    Raises:
+      UserError: naming them.
+    """
+    check_known(names)
+    missing = SETTINGS.keys() - names
+    if missing:
+        raise UserError(
+            f"the config lacks {', '.join(sorted(missing))}; start from "
+            "cberl_jax.settings.default_config()"
+        )
+
+
+def change(config: ConfigDict, settings: Mapping[str, object]) -> ConfigDict:
+    """A copy of a config with some settings changed.
+
+    Args:
+      config: all settings.
+      settings: dotted name -> value, as in ``{"loss.gamma": 2.0}``; numpy's numbers count as
+        Python's.
+
+    Returns:
+      The changed config.
+
+    Raises:
+      UserError: there is no such setting, or a value is of another type.
+    """
+    check_complete(flatten(config))
+    check_known(settings)
+    plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in settings.items()}
+    check_types(flatten(config) | plain)
+    changed = copy.deepcopy(config)
+    # A float setting may be given as an int.
+    with changed.ignore_type():
+        changed.update_from_flattened_dict(plain)
+    return changed
