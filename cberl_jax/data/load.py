@@ -5,6 +5,7 @@ Section 2 of the design. What a file is, is read off its first bytes, never off 
 
 import os
 
+from cberl_jax.data.conversations import read_json_lines
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.layers import combine_text_layers
 from cberl_jax.data.npz import read_npz, write_npz
@@ -15,6 +16,9 @@ from cberl_jax.errors import UserError
 
 SIMULATED = "simulated:"
 _ZIP_MAGIC = b"PK"
+# What a pickled tuple or list begins with, and a conversation in JSON does not: the mark of the
+# protocols from 2 on, or an opcode.
+_PICKLE_MAGICS = (b"\x80", b"(", b"]", b")")
 
 
 def load_corpus(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
@@ -48,12 +52,42 @@ def read_corpus(path: str | os.PathLike) -> Corpus:
     name = os.fspath(path)
     if name.startswith(SIMULATED):
         return validate(simulate(name.removeprefix(SIMULATED)))
+    return read_npz(name) if _first_bytes(name) == _ZIP_MAGIC else read_pickle(name)
+
+
+def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
+    """Reads conversations that are only to be predicted.
+
+    Args:
+      path: as for ``load_corpus``, or JSON lines (``conversations.py``). Splits do not count, and
+        labels need not be there.
+      text_layers: as for ``load_corpus``.
+
+    Returns:
+      A corpus validated for prediction; its classes are those of the file, which may be none.
+
+    Raises:
+      UserError: if it cannot be read, or is not sound.
+    """
+    name = os.fspath(path)
+    if name.startswith(SIMULATED):
+        return simulate(name.removeprefix(SIMULATED))
+    first = _first_bytes(name)
+    if first == _ZIP_MAGIC:
+        corpus = read_npz(name, to_predict=True)
+    elif first.startswith(_PICKLE_MAGICS):
+        corpus = read_pickle(name, to_predict=True)
+    else:
+        return read_json_lines(name)
+    return validate(combine_text_layers(corpus, text_layers), to_predict=True)
+
+
+def _first_bytes(name: str) -> bytes:
     try:
         with open(name, "rb") as file:
-            magic = file.read(len(_ZIP_MAGIC))
+            return file.read(len(_ZIP_MAGIC))
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error}).") from error
-    return read_npz(name) if magic == _ZIP_MAGIC else read_pickle(name)
 
 
 def convert(source: str | os.PathLike, target: str | os.PathLike) -> Corpus:

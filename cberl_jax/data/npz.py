@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.corpus import UNLABELLED, Corpus
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
@@ -24,6 +24,7 @@ MAX_BYTES = 4 * 2**30
 
 REQUIRED = ("classes", "dialogue", "split", "length", "speaker", "label")
 OPTIONAL = ("utterance",)
+NEEDED_TO_PREDICT = ("dialogue", "length", "speaker")
 FEATURES, PRESENT = "features.", "present."
 
 _HEADERS = {
@@ -32,7 +33,7 @@ _HEADERS = {
 }
 
 
-def read_npz(path: str | os.PathLike) -> Corpus:
+def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
     """Reads and validates a canonical file.
 
     Args:
@@ -40,6 +41,8 @@ def read_npz(path: str | os.PathLike) -> Corpus:
         [N] of strings, ``length`` [G] and ``label`` [N] of integers, ``features.<modality>``
         [N, d_m] of floats, and optionally ``utterance`` [N] of strings and
         ``present.<modality>`` [N] of booleans.
+      to_predict: the file is only to be predicted: ``classes``, ``split`` and ``label`` may be
+        missing, and every dialogue counts as test.
 
     Returns:
       The corpus, features as float32.
@@ -49,9 +52,12 @@ def read_npz(path: str | os.PathLike) -> Corpus:
     """
     source = os.fspath(path)
     arrays = _read_arrays(source)
-    missing = [key for key in REQUIRED if key not in arrays]
+    needed = NEEDED_TO_PREDICT if to_predict else REQUIRED
+    missing = [key for key in needed if key not in arrays]
     if missing:
         raise UserError(f"{source}: the key {missing[0]!r} is missing.")
+    if to_predict:
+        arrays = _without_labels(arrays) | arrays | {"split": _all_test(arrays)}
     label = _integers(source, "label", arrays["label"])
     features, present = _modalities(source, arrays, len(label))
     text = {
@@ -71,7 +77,17 @@ def read_npz(path: str | os.PathLike) -> Corpus:
         utterance=text.get("utterance"),
         source=source,
     )
-    return validate(corpus)
+    return validate(corpus, to_predict=to_predict)
+
+
+def _without_labels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a file may lack that is only to be predicted."""
+    label = np.full(arrays["speaker"].size, UNLABELLED, np.int32)
+    return {"classes": np.zeros(0, "U1"), "label": label}
+
+
+def _all_test(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.full(arrays["dialogue"].size, "test")
 
 
 def write_npz(corpus: Corpus, path: str | os.PathLike) -> None:

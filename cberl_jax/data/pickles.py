@@ -42,7 +42,7 @@ class _Layout(NamedTuple):
     test: frozenset
 
 
-def read_pickle(path: str | os.PathLike) -> Corpus:
+def read_pickle(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
     """Reads and validates a pickle of one of the field's seven layouts.
 
     What an entry is, is decided by what it holds: dictionaries of text, of integers or of
@@ -61,6 +61,8 @@ def read_pickle(path: str | os.PathLike) -> Corpus:
 
     Args:
       path: the file.
+      to_predict: it is only to be predicted: the dialogues in no split are there too, and every
+        one counts as test.
 
     Returns:
       The corpus; dialogues are named by their ids, one-hot speakers ``speaker_<k>``.
@@ -72,6 +74,9 @@ def read_pickle(path: str | os.PathLike) -> Corpus:
     source = os.fspath(path)
     data = read_bytes(source)
     layout = _recognise(unpickle(data, source), source)
+    if to_predict:
+        every = _ids(list(layout.labels), "test", source)
+        layout = layout._replace(train=frozenset(), test=every)
     ids = _ordered_ids(layout, source)
     length = _lengths(layout, ids, source)
     # Entries may be shared within a pickle, so that a small file describes a vast corpus.
@@ -99,7 +104,7 @@ def read_pickle(path: str | os.PathLike) -> Corpus:
         utterance=_text_array(sentences, "the sentences", room, source),
         source=source,
     )
-    return validate(corpus)
+    return validate(corpus, to_predict=to_predict)
 
 
 def hold_out_dev(
@@ -364,17 +369,17 @@ def _split(
     is_meld: bool,
     source: str,
 ) -> np.ndarray:
-    """[G] split of each dialogue, dev taken out of train."""
+    """[G] split of each dialogue, dev taken out of train where there is one."""
     split = np.array(["train" if key in layout.train else "test" for key in ids], "U5")
     train = split == "train"
+    if not train.any():
+        return split
     if is_meld and MELD_DEV_IDS <= layout.train:
         split[[key in MELD_DEV_IDS for key in ids]] = "dev"
         return split
     if length.size and length.min() < 1:
         name = _shown(ids[int(length.argmin())])
         raise UserError(f"{source}: dialogue {name} is empty (length 0).")
-    if not train.any():
-        raise UserError(f"{source}: the train split has no dialogue.")
     dev = hold_out_dev(label[np.repeat(train, length)], length[train])
     if not dev.any():
         raise UserError(f"{source}: train has too few dialogues to hold some out for dev.")

@@ -2,7 +2,8 @@
 
 Section 2 of the design. Each message names the file, and the dialogue and utterance where there
 is one. Deliberately allowed: a class without utterances in a split, a train split of one class,
-one-utterance dialogues and constant feature columns.
+one-utterance dialogues and constant feature columns. Conversations that are only to be predicted
+need neither splits nor labels.
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ import numpy as np
 from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
 
 
-def validate(corpus: Corpus) -> Corpus:
+def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
     """Checks a corpus and brings its features into the form that the rest relies on.
 
     Args:
       corpus: a corpus as a reader built it. Features are [N, d_m] of any float type.
+      to_predict: it is only to be predicted: the splits do not count, and labels and their
+        classes need not be there.
 
     Returns:
       The corpus with float32 features whose absent rows are zero, and without the modalities
@@ -25,14 +28,20 @@ def validate(corpus: Corpus) -> Corpus:
     Raises:
       UserError: with one sentence, for the first fault that is found.
     """
-    _check_classes(corpus)
+    if not to_predict:
+        _check_classes(corpus)
     _check_dialogues(corpus)
-    _check_splits(corpus)
+    _check_names(corpus)
+    if not to_predict:
+        _check_splits(corpus)
     _check_utterances(corpus)
     _check_labels(corpus)
+    for name in corpus.features:
+        _check_modality(corpus, name)
+    if not to_predict:
+        _check_train(corpus)
     features, present = {}, {}
     for name, array in corpus.features.items():
-        _check_modality(corpus, name)
         if array.shape[1] and corpus.present[name].any():
             features[name] = _clean_features(corpus, name)
             present[name] = corpus.present[name]
@@ -66,13 +75,7 @@ def _check_dialogues(corpus: Corpus) -> None:
         raise corpus.error(f"dialogue {name!r} is empty (length {length}).")
 
 
-def _check_splits(corpus: Corpus) -> None:
-    unknown = np.flatnonzero(~np.isin(corpus.split, SPLITS))
-    if unknown.size:
-        split, name = str(corpus.split[unknown[0]]), str(corpus.dialogue[unknown[0]])
-        raise corpus.error(
-            f"dialogue {name!r} is in an unknown split {split!r}; use train, dev or test."
-        )
+def _check_names(corpus: Corpus) -> None:
     repeated = _first_repeated(corpus.dialogue.tolist())
     if repeated is not None:
         found = set(corpus.split[corpus.dialogue == repeated].tolist())
@@ -80,6 +83,15 @@ def _check_splits(corpus: Corpus) -> None:
             places = " and ".join(split for split in SPLITS if split in found)
             raise corpus.error(f"dialogue {repeated!r} is in two splits, {places}.")
         raise corpus.error(f"two dialogues are named {repeated!r}.")
+
+
+def _check_splits(corpus: Corpus) -> None:
+    unknown = np.flatnonzero(~np.isin(corpus.split, SPLITS))
+    if unknown.size:
+        split, name = str(corpus.split[unknown[0]]), str(corpus.dialogue[unknown[0]])
+        raise corpus.error(
+            f"dialogue {name!r} is in an unknown split {split!r}; use train, dev or test."
+        )
     for split in SPLITS:
         if not np.any(corpus.split == split):
             raise corpus.error(f"the {split} split has no dialogue.")
@@ -104,14 +116,14 @@ def _check_labels(corpus: Corpus) -> None:
     if corpus.label.ndim != 1 or corpus.label.dtype.kind not in "iu":
         raise corpus.error("labels must be one integer per utterance.")
     top = len(corpus.classes) - 1
+    if top < 0 and np.any(corpus.label != UNLABELLED):
+        raise corpus.error("there are labels, but no classes that name them.")
     wrong = np.flatnonzero((corpus.label < UNLABELLED) | (corpus.label > top))
     if wrong.size:
         raise corpus.error(
             f"label {corpus.label[wrong[0]]} at {corpus.place(wrong[0])} is out of range: "
             f"labels go from 0 to {top}, or {UNLABELLED} for none."
         )
-    if not corpus.class_counts("train").any():
-        raise corpus.error("the train split has no labelled utterance.")
 
 
 def _check_modality(corpus: Corpus, name: str) -> None:
@@ -121,8 +133,16 @@ def _check_modality(corpus: Corpus, name: str) -> None:
     present = corpus.present.get(name)
     if present is None or present.shape != array.shape[:1] or present.dtype != bool:
         raise corpus.error(f"present.{name} must hold one boolean per utterance.")
-    if array.shape[1] and present.any() and not present[corpus.in_split("train")].any():
-        raise corpus.error(f"the modality {name} is absent from the whole train split.")
+
+
+def _check_train(corpus: Corpus) -> None:
+    if not corpus.class_counts("train").any():
+        raise corpus.error("the train split has no labelled utterance.")
+    train = corpus.in_split("train")
+    for name, present in corpus.present.items():
+        held = corpus.features[name].shape[1] and present.any()
+        if held and not present[train].any():
+            raise corpus.error(f"the modality {name} is absent from the whole train split.")
 
 
 def _clean_features(corpus: Corpus, name: str) -> np.ndarray:
