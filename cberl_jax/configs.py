@@ -95,12 +95,16 @@ def change(config: ConfigDict, settings: Mapping[str, object]) -> ConfigDict:
       The changed config.
 
     Raises:
-      UserError: there is no such setting, or a value is of another type.
+      UserError: there is no such setting, a value is of another type, or the config is not one.
     """
-    check_complete(flatten(config))
+    try:
+        flat = flatten(config)
+    except AttributeError as error:
+        raise UserError("a config has to be what default_config() returns, changed") from error
+    check_complete(flat)
     check_known(settings)
     plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in settings.items()}
-    check_types(flatten(config) | plain)
+    check_types(flat | plain)
     changed = copy.deepcopy(config)
     # A float setting may be given as an int.
     with changed.ignore_type():

@@ -1,7 +1,9 @@
 """Trained members applied to a corpus: predictions, and a finished run scored again."""
 
 import importlib.metadata
+import os
 import platform
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from cberl_jax.data.dataset import create_table
 from cberl_jax.data.packing import (
     Standardiser,
     choose_row_length,
-    fit_standardiser,
+    empty_standardiser,
     pack,
     turns_of,
 )
@@ -93,6 +95,88 @@ def predict_splits(
     return arrays
 
 
+class Trained(NamedTuple):
+    """A finished run's members, without any corpus.
+
+    Attributes:
+      members: the S members.
+      fleet: the program and devices that they run on.
+      state: their states, on the host.
+      standardiser: the train statistics that belong to the state.
+    """
+
+    members: Members
+    fleet: Fleet
+    state: MemberState
+    standardiser: Standardiser
+
+
+def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict[str, Any]]:
+    """Reads what a finished run was trained with.
+
+    Args:
+      workdir: the run's folder.
+
+    Returns:
+      The folder, the settings, and all of ``config.json``: also ``classes``, ``widths``, ``seeds``
+      and ``generated``.
+
+    Raises:
+      UserError: there is no finished run, or it is of another version.
+    """
+    folder = Workdir(workdir, create=False)
+    stored = folder.read_config()
+    if not folder.report_file.exists():
+        raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
+    config = default_config()
+    lacking = sorted(SETTINGS.keys() - stored.keys())
+    if lacking:
+        raise UserError(
+            f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
+        )
+    config.update_from_flattened_dict({name: stored[name] for name in SETTINGS})
+    return folder, config, stored
+
+
+def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, Any]) -> Trained:
+    """Reads the members of a finished run from its newest checkpoint.
+
+    Args:
+      folder: of the run.
+      config: its settings.
+      stored: its ``config.json``.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    outline = _outline(stored["classes"], stored["widths"])
+    program = create_program(config, outline, stored["generated"])
+    members = list_members(config, stored["seeds"])
+    fleet = Fleet(program, len(members.seeds))
+    like = members_like(program, members.seeds, members.hyper)
+    statistics = empty_standardiser(stored["widths"], config.data.components)
+    with open_checkpoints(folder.checkpoints) as checkpoints:
+        if checkpoints.latest is None:
+            raise UserError(f"{folder.checkpoints}: holds no checkpoint")
+        state, standardiser = checkpoints.restore(like, statistics)
+    return Trained(members, fleet, state, standardiser)
+
+
+def _outline(classes: Sequence[str], widths: Mapping[str, int]) -> Corpus:
+    """A corpus without dialogues: all of a corpus that a program depends on."""
+    nothing, numbers = np.zeros(0, np.str_), np.zeros(0, np.int32)
+    return Corpus(
+        classes=tuple(classes),
+        dialogue=nothing,
+        split=nothing,
+        length=numbers,
+        speaker=nothing,
+        label=numbers,
+        features={m: np.zeros((0, width), np.float32) for m, width in widths.items()},
+        present={m: np.zeros(0, bool) for m in widths},
+    )
+
+
 class Restored(NamedTuple):
     """A finished run as it lies in its folder.
 
@@ -126,17 +210,7 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
       UserError: there is no finished run, or it is of another version, or the corpus has other
         classes or feature widths.
     """
-    folder = Workdir(workdir, create=False)
-    stored = folder.read_config()
-    if not folder.report_file.exists():
-        raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
-    config = default_config()
-    lacking = sorted(SETTINGS.keys() - stored.keys())
-    if lacking:
-        raise UserError(
-            f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
-        )
-    config.update_from_flattened_dict({name: stored[name] for name in SETTINGS})
+    folder, config, stored = read_settings(workdir)
     if data is not None:
         config.data.path = data
     corpus = load_data(config)
@@ -145,15 +219,8 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
             f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
             f"those of the run ({stored['classes']}, {stored['widths']})"
         )
-    members = list_members(config, stored["seeds"])
-    fleet = Fleet(create_program(config, corpus, stored["generated"]), len(members.seeds))
-    like = members_like(fleet.program, members.seeds, members.hyper)
-    with open_checkpoints(folder.checkpoints) as checkpoints:
-        state, standardiser = checkpoints.restore(
-            like, fit_standardiser(corpus, config.data.components)
-        )
-    generated = np.asarray(stored["generated"])
-    return Restored(config, corpus, generated, members, fleet, state, standardiser)
+    trained = restore_members(folder, config, stored)
+    return Restored(config, corpus, np.asarray(stored["generated"]), *trained)
 
 
 def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:

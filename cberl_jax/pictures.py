@@ -1,4 +1,4 @@
-"""Pictures of results: all that this package draws.
+"""Pictures of results: the style of all that this package draws, and the pictures of a sweep.
 
 Figures are matplotlib's own objects on a canvas that needs no display. Colours are those of Okabe
 and Ito, which people with any colour vision tell apart; what a colour tells, a marker tells too.

@@ -7,8 +7,8 @@ A line holds one conversation (here it is broken for reading)::
                 "features": {"text": [0.31, -1.2, 0.08], "audio": null}}]}
 
 ``text`` is the transcript and ``label`` the name of a class; both may be missing or null, and so
-may each modality of an utterance, or all of them. This is input for a model that is trained already:
-there are no splits.
+may each modality of an utterance, or all of them. This is input for a model that is trained
+already: there are no splits.
 """
 
 import codecs

@@ -32,6 +32,11 @@ class Standardiser(NamedTuple):
     scale: Mapping[str, np.ndarray]
     axes: Mapping[str, np.ndarray]
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Modality -> d_m."""
+        return {modality: len(mean) for modality, mean in self.mean.items()}
+
     def __call__(
         self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
@@ -53,6 +58,16 @@ def _cut(deviations: np.ndarray) -> np.ndarray:
 def standardised_widths(widths: Mapping[str, int], components: int) -> dict[str, int]:
     """Modality -> w_m, given its width d_m and how many components are kept (0 = all)."""
     return {m: min(width, components or width) for m, width in widths.items()}
+
+
+def empty_standardiser(widths: Mapping[str, int], components: int) -> Standardiser:
+    """A standardiser of the right shapes, to read a stored one into."""
+    kept = standardised_widths(widths, components)
+    statistics = {m: np.zeros(width, np.float32) for m, width in widths.items()}
+    axes = {
+        m: np.zeros((width, kept[m]), np.float32) for m, width in widths.items() if kept[m] < width
+    }
+    return Standardiser(statistics, statistics, axes)
 
 
 def fit_standardiser(corpus: Corpus, components: int = 0) -> Standardiser:
