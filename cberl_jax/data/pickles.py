@@ -75,8 +75,7 @@ def read_pickle(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
     data = read_bytes(source)
     layout = _recognise(unpickle(data, source), source)
     if to_predict:
-        every = _ids(list(layout.labels), "test", source)
-        layout = layout._replace(train=frozenset(), test=every)
+        layout = layout._replace(train=frozenset(), test=frozenset(layout.labels))
     ids = _ordered_ids(layout, source)
     length = _lengths(layout, ids, source)
     # Entries may be shared within a pickle, so that a small file describes a vast corpus.
