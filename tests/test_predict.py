@@ -39,7 +39,7 @@ MODALITIES = ("text", "audio", "visual")
 SHORT = {
     "train.epochs": 2,
     "train.rows_per_batch": 3,
-    "gan.balance": 0.0,
+    "augment.balance": 0.0,
     "model.reconstruction": False,
 }
 
