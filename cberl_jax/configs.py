@@ -37,7 +37,18 @@ def iemocap() -> ConfigDict:
 
 
 def meld() -> ConfigDict:
-    """The settings for MELD, which are the defaults: they were chosen on its dev split."""
+    """The settings for MELD with text features tuned on its train split, chosen on dev."""
+    config = default_config()
+    # A tuned encoder tells the train labels by a handful of directions; the others only help to
+    # learn the train split by heart.
+    config.data.components = 12
+    config.optim.dropout = 0.15
+    config.mask.tau = 0.5
+    return config
+
+
+def meld_frozen() -> ConfigDict:
+    """The settings for MELD with features of a frozen encoder, which are the defaults."""
     return default_config()
 
 
@@ -54,7 +65,7 @@ def mosi() -> ConfigDict:
     return config
 
 
-CONFIGS = {"demo": demo, "iemocap": iemocap, "meld": meld, "mosi": mosi}
+CONFIGS = {"demo": demo, "iemocap": iemocap, "meld": meld, "meld_frozen": meld_frozen, "mosi": mosi}
 
 
 def named_config(name: str) -> ConfigDict:

@@ -40,7 +40,7 @@ ORDER = [
     ["compare", "inference", "sweep_report"],
     ["ablation_report", "generated", "predictor"],
     ["training"],
-    ["api", "benchmark", "gan_report", "sweep"],
+    ["api", "baselines", "benchmark", "gan_report", "sweep"],
     ["ablation"],
     ["cli"],
     ["__init__"],

@@ -1,0 +1,202 @@
+"""What unlike classifiers of scikit-learn make of a corpus's features: a floor, and a ceiling.
+
+A deep model below these has a fault. Where classifiers that have nothing in common all end at the
+same score, it is the features that end there, not the classifiers. Each is fitted on train, alone
+and with the turns around an utterance; its few settings are chosen on dev, and test is read once.
+"""
+
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import create_table
+from cberl_jax.data.packing import fit_standardiser
+from cberl_jax.data.placement import find_minority
+from cberl_jax.evaluate import evaluate_predictions
+from cberl_jax.prepare import check_labelled, load_data
+from cberl_jax.report import format_table
+from cberl_jax.workdir import write_json, write_text
+
+SEEDS = 3
+WINDOW = 2
+_WEIGHTS = (None, "balanced")
+
+
+class Kind(NamedTuple):
+    """A classifier and what is chosen on dev.
+
+    Attributes:
+      create: takes the settings, and ``random_state`` if it is drawn.
+      settings: name -> values; every combination is tried.
+      drawn: whether it depends on a seed.
+    """
+
+    create: Callable[..., Any]
+    settings: Mapping[str, Sequence[Any]]
+    drawn: bool = False
+
+
+KINDS = {
+    "logistic regression": Kind(
+        functools.partial(LogisticRegression, max_iter=300),
+        {"C": (1e-4, 1e-3, 1e-2, 1e-1), "class_weight": _WEIGHTS},
+    ),
+    "linear discriminant": Kind(
+        functools.partial(LinearDiscriminantAnalysis, solver="lsqr"), {"shrinkage": ("auto", 0.9)}
+    ),
+    "nearest neighbours": Kind(KNeighborsClassifier, {"n_neighbors": (5, 15, 50)}),
+    "support vectors": Kind(SVC, {"C": (0.3, 1.0, 3.0), "class_weight": _WEIGHTS}),
+    "random forest": Kind(
+        functools.partial(RandomForestClassifier, n_estimators=200),
+        {"min_samples_leaf": (2, 8), "class_weight": _WEIGHTS},
+        drawn=True,
+    ),
+    "boosted trees": Kind(
+        functools.partial(HistGradientBoostingClassifier, early_stopping=False),
+        {"max_iter": (30, 100), "class_weight": _WEIGHTS},
+        drawn=True,
+    ),
+    "perceptron": Kind(
+        functools.partial(MLPClassifier, hidden_layer_sizes=(128,), early_stopping=True),
+        {"alpha": (1e-2, 1.0)},
+        drawn=True,
+    ),
+}
+
+
+def join_turns(corpus: Corpus, features: np.ndarray, window: int) -> np.ndarray:
+    """Features of the turns around each utterance beside its own.
+
+    Args:
+      corpus: the corpus.
+      features: [N, d].
+      window: turns before, and as many after; zero where the dialogue has none.
+
+    Returns:
+      [N, (2 window + 1) d].
+    """
+    count, dialogue = len(features), corpus.dialogue_of
+    views = []
+    for offset in range(-window, window + 1):
+        index = np.arange(count) + offset
+        near = np.clip(index, 0, count - 1)
+        there = (index == near) & (dialogue[near] == dialogue)
+        views.append(np.where(there[:, None], features[near], 0.0))
+    return np.concatenate(views, axis=1)
+
+
+def _score(corpus: Corpus, guess: np.ndarray, split: str) -> dict[str, Any]:
+    here = corpus.in_split(split)
+    probability = np.eye(len(corpus.classes))[guess[here]]
+    return evaluate_predictions(corpus.label[here], probability, corpus.classes)
+
+
+def _mean_f1(scores: Mapping[str, Any]) -> float:
+    return (scores["weighted_f1"] + scores["macro_f1"]) / 2
+
+
+def measure_kind(kind: Kind, corpus: Corpus, features: np.ndarray) -> dict[str, Any]:
+    """Fits a kind of classifier with all its settings, and keeps those that are best on dev.
+
+    Args:
+      kind: of classifier.
+      corpus: the corpus.
+      features: [N, d].
+
+    Returns:
+      ``settings``; ``dev`` and ``test``: per seed the ``evaluate_predictions``.
+    """
+    fitted = corpus.in_split("train") & (corpus.label >= 0)
+    seeds = [{"random_state": seed} for seed in range(SEEDS)] if kind.drawn else [{}]
+    best: dict[str, Any] = {}
+    for values in itertools.product(*kind.settings.values()):
+        settings = dict(zip(kind.settings, values))
+        # Fits this small gain nothing from threads, and lose much where cores are shared.
+        with threadpool_limits(1):
+            guesses = [
+                kind.create(**settings, **seed)
+                .fit(features[fitted], corpus.label[fitted])
+                .predict(features)
+                for seed in seeds
+            ]
+        dev = [_score(corpus, guess, "dev") for guess in guesses]
+        score = np.mean([_mean_f1(one) for one in dev])
+        if not best or score > best["score"]:
+            best = {"score": score, "settings": settings, "dev": dev, "guesses": guesses}
+    test = [_score(corpus, guess, "test") for guess in best["guesses"]]
+    return {"settings": best["settings"], "dev": best["dev"], "test": test}
+
+
+def measure_baselines(
+    config: ConfigDict,
+    kinds: Sequence[str] = tuple(KINDS),
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Fits all kinds of classifiers on single utterances, and with the turns around them.
+
+    Args:
+      config: the settings; those of ``data`` and the balance count.
+      kinds: names of ``KINDS``.
+      say: takes a line of progress.
+
+    Returns:
+      ``corpus``, ``minority`` (names of the minority classes) and ``lines``: ``kind``, ``turns``
+      seen on each side, and the result of ``measure_kind``.
+
+    Raises:
+      UserError: the corpus is at fault.
+    """
+    corpus = load_data(config)
+    check_labelled(corpus)
+    table = create_table(corpus, fit_standardiser(corpus, config.data.components))
+    features = np.concatenate([table.features[m] for m in sorted(table.features)], axis=1)
+    lines = []
+    for window, name in itertools.product((0, WINDOW), kinds):
+        result = measure_kind(KINDS[name], corpus, join_turns(corpus, features, window))
+        lines.append({"kind": name, "turns": window, **result})
+        say(f"{name}, {window} turns on each side: {result['settings']}")
+    minority = find_minority(corpus, config.augment.balance)
+    return {
+        "corpus": corpus.source,
+        "minority": [name for name, rare in zip(corpus.classes, minority) if rare],
+        "lines": lines,
+    }
+
+
+def format_baselines(report: Mapping[str, Any]) -> str:
+    """The baselines as Markdown."""
+    minority = report["minority"]
+    head = ["classifier", "turns around", "dev weighted F1", "dev macro F1"]
+    head += ["weighted F1", "macro F1", "accuracy", *(f"F1 {name}" for name in minority)]
+    rows = []
+    for line in report["lines"]:
+        dev, test = line["dev"], line["test"]
+        figures = [np.mean([s[n] for s in dev]) for n in ("weighted_f1", "macro_f1")]
+        figures += [np.mean([s[n] for s in test]) for n in ("weighted_f1", "macro_f1", "accuracy")]
+        figures += [np.mean([s["per_class"][n]["f1"] for s in test]) for n in minority]
+        rows.append([line["kind"], str(line["turns"]), *(f"{x:.3f}" for x in figures)])
+    return (
+        f"# {report['corpus']}: classifiers of scikit-learn\n\n"
+        f"Test, settings chosen on dev; classifiers that are drawn: mean of {SEEDS} seeds.\n\n"
+        f"{format_table(head, rows)}\n"
+    )
+
+
+def write_baselines(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
+    """Writes ``baselines.md`` and ``baselines.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "baselines.md", format_baselines(report))
+    write_json(folder / "baselines.json", report)

@@ -1,0 +1,29 @@
+r"""Fits unlike classifiers of scikit-learn to a corpus: what its features give without CBERL.
+
+python experiments/baselines.py --config=experiments/configs/meld.py --data=meld.npz \
+    --out=runs/baselines
+"""
+
+import pathlib
+
+from absl import flags
+
+from cberl_jax import cli
+from cberl_jax.baselines import KINDS, format_baselines, measure_baselines, write_baselines
+from cberl_jax.training import print_now
+
+CONFIG = cli.define_config()
+DATA = cli.define_data()
+OUT = flags.DEFINE_string("out", None, "Folder of baselines.json and .md.", required=True)
+CHOSEN = flags.DEFINE_multi_enum("kinds", list(KINDS), list(KINDS), "Which classifiers.")
+
+
+def main() -> None:
+    """Fits and prints the table."""
+    report = measure_baselines(cli.read_config(CONFIG, DATA), CHOSEN.value, print_now)
+    write_baselines(pathlib.Path(OUT.value), report)
+    print(format_baselines(report))
+
+
+if __name__ == "__main__":
+    cli.run(main)
