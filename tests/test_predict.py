@@ -244,7 +244,7 @@ def test_all_kinds_of_input_give_the_same(model, test_split, tmp_path):
         np.testing.assert_array_equal(found.corpus.label, complete.label)
 
 
-def test_similar_calls_share_one_compiled_program(run, test_split, monkeypatch):
+def test_similar_calls_share_one_compiled_program(run, monkeypatch):
     traced = []
 
     def counted(program, variables, table, rows, place):
@@ -253,13 +253,17 @@ def test_similar_calls_share_one_compiled_program(run, test_split, monkeypatch):
 
     monkeypatch.setattr(predictor, "predict", counted)
     model = load(run.workdir)
-    conversations = as_dictionaries(test_split)
-    for chosen in (conversations[:1], conversations[1:2], conversations[2:3]):
-        model.predict(chosen)
-    assert len(traced) == 1
-    for turns in (17, 25, 32, 20):
-        model.predict(long_conversation(turns))
-    assert len(traced) == 2
+    # A conversation of 16 turns fills a row.
+    turns = as_dictionaries(long_conversation(16))[0]["turns"]
+    for conversations in ([turns], [turns, turns], [turns[:1]], [turns[:5]] * 5):
+        model.predict(conversations)
+    assert traced == [(2, 16)]
+    for count in (3, 4, 3):
+        model.predict([turns] * count)
+    assert traced == [(2, 16), (4, 16)]
+    for length in (17, 25, 32):
+        model.predict(long_conversation(length))
+    assert traced == [(2, 16), (4, 16), (2, 32)]
 
 
 @pytest.mark.parametrize("count, unit, expected", [(1, 1, 1), (3, 1, 4), (17, 16, 32), (0, 2, 2)])
