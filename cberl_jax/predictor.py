@@ -27,6 +27,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet
 from cberl_jax.inference import member_states, read_settings, restore_members
 from cberl_jax.predictions import Predictions
+from cberl_jax.stream import Stream
 
 Conversations = str | os.PathLike | Corpus | Iterable[Any]
 
@@ -83,6 +84,7 @@ class Model:
         self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
         self._fleet = Fleet(self._program, len(seeds))
         self._variables = self._fleet.spread(variables)
+        self._members = variables
         # What the fleet's stages take besides, and this one has no use for.
         self._nothing = self._fleet.spread(np.zeros(len(seeds), np.float32))
 
@@ -133,6 +135,33 @@ class Model:
         """
         corpus = self._read(conversations)
         return Predictions(corpus, self._apply(corpus), self.diverged)
+
+    def stream(self) -> Stream:
+        """Starts a conversation that is heard a turn at a time.
+
+        Returns:
+          A Stream, whose ``push`` takes a turn and gives its emotion at once.
+
+        Raises:
+          UserError: the run's model sees future turns.
+        """
+        if not self._program.model.settings.causal:
+            raise UserError(
+                "this model sees future turns, so it cannot follow a conversation live; train one "
+                "with --causal"
+            )
+        return Stream(
+            self._program.model,
+            jax.device_put(self._members, jax.local_devices()[0]),
+            self._standardiser,
+            self.classes,
+            self._read_turn,
+        )
+
+    def _read_turn(self, turn: Any, number: int) -> Corpus:
+        """A corpus of one utterance."""
+        corpus = from_turns([[turn]], f"turn {number} of the stream")
+        return match_model(corpus, self.classes, self.widths, self._ignored)
 
     def _read(self, conversations: Conversations) -> Corpus:
         """The conversations in the model's terms."""

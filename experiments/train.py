@@ -16,12 +16,16 @@ CONFIG = cli.define_config()
 DATA = cli.define_data()
 cli.define_devices()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+CAUSAL = flags.DEFINE_bool(
+    "causal", False, "See no future turn: for live use; short for --config.model.causal=True."
+)
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of members; their seeds count from 0.", 1)
 
 
 def main() -> int:
     """Trains and prints the report."""
     config = cli.read_config(CONFIG, DATA)
+    config.model.causal |= CAUSAL.value
     with cli.explaining_interrupts():
         report = train_and_evaluate(config, WORKDIR.value, range(SEEDS.value))
     print(format_report(report))

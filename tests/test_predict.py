@@ -513,7 +513,10 @@ def test_without_a_workdir_the_run_goes_with_its_object(run, path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"config": "melt"}, "there is no config 'melt', only demo, iemocap, meld, meld_frozen, mosi"),
+        (
+            {"config": "melt"},
+            "there is no config 'melt', only demo, iemocap, meld, meld_frozen, mosi",
+        ),
         ({"config": {"loss": 1}}, "a config has to be what default_config"),
         ({"settings": {"loss.gama": 1}}, "the nearest is 'loss.gamma'"),
         ({"settings": {"loss.gamma": "2"}}, "loss.gamma = '2': has to be of type float"),

@@ -31,18 +31,23 @@ def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
     return _run_forward(gates, keep, kernel)[0]
 
 
+def _step(carry, gates, keep, kernel):
+    """One turn: the new cell and output, and what a gradient needs."""
+    cell, output = carry
+    entry, forget, candidate, exit_ = jnp.split(gates + (output * keep) @ kernel, 4, axis=-1)
+    entry, forget, exit_ = nn.sigmoid(entry), nn.sigmoid(forget), nn.sigmoid(exit_)
+    candidate = jnp.tanh(candidate)
+    before = cell * keep
+    cell = forget * before + entry * candidate
+    squashed = jnp.tanh(cell)
+    output = exit_ * squashed
+    return (cell, output), (entry, forget, candidate, exit_, before, squashed)
+
+
 def _run_forward(gates, keep, kernel):
     def step(carry, inputs):
-        cell, output = carry
-        gates, keep = inputs
-        entry, forget, candidate, exit_ = jnp.split(gates + (output * keep) @ kernel, 4, axis=-1)
-        entry, forget, exit_ = nn.sigmoid(entry), nn.sigmoid(forget), nn.sigmoid(exit_)
-        candidate = jnp.tanh(candidate)
-        before = cell * keep
-        cell = forget * before + entry * candidate
-        squashed = jnp.tanh(cell)
-        output = exit_ * squashed
-        return (cell, output), (output, (entry, forget, candidate, exit_, before, squashed))
+        carry, activations = _step(carry, *inputs, kernel)
+        return carry, (carry[1], activations)
 
     start = jnp.zeros((gates.shape[1], len(kernel)), gates.dtype)
     _, (outputs, activations) = jax.lax.scan(step, (start, start), (gates, keep))
@@ -77,18 +82,42 @@ def _run_backward(residuals, slopes):
 run_lstm.defvjp(_run_forward, _run_backward)
 
 
+def go_on(
+    start: tuple[jax.Array, jax.Array], gates: jax.Array, keep: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``run_lstm`` from a state: a cell and an output, each [B, h].
+
+    Returns:
+      Cells and outputs after every turn, each [L, B, h].
+    """
+
+    def step(carry, inputs):
+        carry, _ = _step(carry, *inputs, kernel)
+        return carry, carry
+
+    return jax.lax.scan(step, start, (gates, keep))[1]
+
+
 class Recurrence(nn.Module):
-    """``run_lstm`` with its kernel."""
+    """``run_lstm`` with its kernel, or ``go_on`` where there is a state to start from."""
 
     hidden: int
 
     @nn.compact
-    def __call__(self, gates: jax.Array, keep: jax.Array) -> jax.Array:
-        """Maps [L, B, 4 hidden] and [L, B, 1] to [L, B, hidden]."""
+    def __call__(
+        self,
+        gates: jax.Array,
+        keep: jax.Array,
+        start: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """Maps [L, B, 4 hidden] and [L, B, 1] to [L, B, hidden] (cells and outputs, if started)."""
         kernel_init = nn.initializers.orthogonal()
         dense = nn.Dense(4 * self.hidden, use_bias=False, kernel_init=kernel_init)
         dense(jnp.zeros((1, self.hidden)))  # For its kernel alone.
-        return run_lstm(gates, keep, dense.variables["params"]["kernel"])
+        kernel = dense.variables["params"]["kernel"]
+        if start is not None:
+            return go_on(start, gates, keep, kernel)
+        return run_lstm(gates, keep, kernel)
 
 
 def _gate_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
@@ -98,7 +127,11 @@ def _gate_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax
 
 
 class Direction(nn.Module):
-    """An LSTM over [B, L, d] rows with a reset wherever the segment number changes."""
+    """An LSTM over [B, L, d] rows with a reset wherever the segment number changes.
+
+    For a window that moves over a conversation a turn at a time there is the collection ``carry``:
+    the state before the window's first turn. The state after that turn takes its place.
+    """
 
     hidden: int
 
@@ -107,9 +140,18 @@ class Direction(nn.Module):
         """Maps [B, L, d] and [B, L] int to [B, L, hidden]."""
         gates = nn.Dense(4 * self.hidden, bias_init=_gate_bias, name="input")(values)
         same = segment[:, 1:] == segment[:, :-1]
-        keep = jnp.pad(same, ((0, 0), (1, 0)))[..., None].astype(values.dtype)
-        outputs = Recurrence(self.hidden, name="step")(gates.swapaxes(0, 1), keep.swapaxes(0, 1))
-        return outputs.swapaxes(0, 1)
+        moves = self.has_variable("carry", "state")
+        keep = jnp.pad(same, ((0, 0), (1, 0)), constant_values=moves)[..., None]
+        inputs = gates.swapaxes(0, 1), keep.astype(values.dtype).swapaxes(0, 1)
+        recurrence = Recurrence(self.hidden, name="step")
+        if not moves:
+            return recurrence(*inputs).swapaxes(0, 1)
+        carry = self.variable("carry", "state", lambda: None)
+        states = recurrence(*inputs, carry.value)
+        # Before the first turn of a conversation there is padding, of which nothing is carried on.
+        real = segment[:, :1] > 0
+        carry.value = tuple(jnp.where(real, state[0], 0.0) for state in states)
+        return states[1].swapaxes(0, 1)
 
 
 class BiLSTM(nn.Module):

@@ -76,6 +76,26 @@ class Conversations(NamedTuple):
     speaker: jax.Array
 
 
+def window_length(settings: ModelSettings) -> int:
+    """How many turns, itself the last, decide what a causal model says of a turn.
+
+    Apart from what the LSTM carries (``start_carry``).
+    """
+    return 1 + settings.layers * settings.past if settings.graph else 1
+
+
+def start_carry(settings: ModelSettings) -> dict:
+    """The collection ``carry`` at the start of one conversation, for a causal model.
+
+    With it the model goes over a conversation by windows of ``window_length`` turns that move a
+    turn at a time, padded in front: ``apply(..., mutable=["carry"])`` gives the next one's.
+    """
+    if not settings.bilstm:
+        return {}
+    nothing = jnp.zeros((1, settings.hidden))
+    return {"bilstm": {"forward": {"state": (nothing, nothing)}}}
+
+
 class Intermediates(NamedTuple):
     """What the joint model passes on besides its logits; None where that part is switched off.
 
