@@ -4,6 +4,7 @@ The members are those of a sweep over the variants' settings (``sweep.py``), so 
 durable as one; what is compared, and how, is in ``ablation_report.py``.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,18 @@ from ml_collections import ConfigDict
 from cberl_jax import processes
 from cberl_jax.ablation_report import create_ablation_report, write_ablation_report
 from cberl_jax.compare import Outcome
+from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.placement import find_minority
+from cberl_jax.grid import Point, point_config
 from cberl_jax.prepare import load_data, prepare
 from cberl_jax.report import best_possible
 from cberl_jax.sweep import check_points, chunks, train_points
 from cberl_jax.training import open_workdir, print_now, run_identity
 from cberl_jax.variants import Preset, Variant
 from cberl_jax.workdir import Workdir
+
+# Of the largest class; where nothing is filled up, the minority classes have less.
+MINORITY_SHARE = 0.5
 
 
 def read_variant(
@@ -50,6 +56,32 @@ def read_variant(
     return own, Outcome(variant.name, classes, seeds, np.stack(probability), label, dialogue)
 
 
+def list_points(preset: Preset) -> list[Point]:
+    """The different settings of the variants, in an order that does not depend on theirs."""
+    spelt = {json.dumps(v.settings, sort_keys=True): v.settings for v in preset.variants}
+    return [spelt[key] for key in sorted(spelt)]
+
+
+def name_minority(corpus: Corpus, balance: float) -> list[str]:
+    """The classes that are told of: those that are filled up, or else under half of the largest."""
+    for share in (balance, MINORITY_SHARE):
+        minority = find_minority(corpus, share)
+        if minority.any():
+            break
+    return [name for name, rare in zip(corpus.classes, minority) if rare]
+
+
+def _best_possible(config: ConfigDict, preset: Preset) -> dict[str, Any]:
+    """Variant -> ``best_possible`` with the modalities that it sees."""
+    name = "data.modalities"
+    seen = {v.name: v.settings.get(name, config.data.modalities) for v in preset.variants}
+    best = {
+        modalities: best_possible(load_data(point_config(config, {name: modalities})))
+        for modalities in set(seen.values())
+    }
+    return {variant: best[modalities] for variant, modalities in seen.items()}
+
+
 def ablate(
     config: ConfigDict,
     workdir: str,
@@ -75,23 +107,22 @@ def ablate(
       UserError: a setting, the corpus or the folder is at fault.
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
-    points = []
-    for variant in preset.variants:
-        if variant.settings not in points:
-            points.append(variant.settings)
+    points = list_points(preset)
     check_points(config, points)
     corpus = load_data(config)
-    identity = run_identity(config, prepare(config, corpus), seeds)
-    identity["variants"] = {variant.name: variant.settings for variant in preset.variants}
+    prepared = prepare(config, corpus)
+    if config.augment.method != "none" and not prepared.generated.any():
+        say(f"nothing is generated: no class has under {config.augment.balance:g} of the largest")
+    # Names say nothing of what is trained: a variant may get a better one.
+    identity = run_identity(config, prepared, seeds) | {"points": points}
     folder = open_workdir(workdir, identity)
     lines = train_points(config, folder, seeds, points, members_per_device, say)
-    minority = find_minority(corpus, config.augment.balance)
     report = create_ablation_report(
         corpus.source,
         preset,
         {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
-        [name for name, rare in zip(corpus.classes, minority) if rare],
-        best_possible(corpus),
+        name_minority(corpus, config.augment.balance),
+        _best_possible(config, preset),
     )
     if processes.is_main():
         write_ablation_report(folder.path, report)

@@ -16,7 +16,7 @@ from cberl_jax.compare import Outcome, compare, confusions, holm, metrics_of
 from cberl_jax.evaluate import summarise
 from cberl_jax.grid import spell_point
 from cberl_jax.pictures import draw_forest
-from cberl_jax.report import TITLES, format_table
+from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.variants import Preset
 from cberl_jax.workdir import write_json, write_text
 
@@ -34,7 +34,7 @@ def create_ablation_report(
     preset: Preset,
     found: Mapping[str, Found],
     minority: Sequence[str],
-    bayes: Mapping[str, Mapping[str, float]] | None,
+    bayes: Mapping[str, Mapping[str, Mapping[str, float]] | None],
 ) -> dict[str, Any]:
     """Sums up the variants and compares each with the reference.
 
@@ -43,7 +43,7 @@ def create_ablation_report(
       preset: the variants and their reference.
       found: variant -> its members.
       minority: names of the minority classes.
-      bayes: from ``best_possible``.
+      bayes: variant -> ``best_possible`` with what it sees.
 
     Returns:
       The contents of ``ablation.json``. ``p_holm`` of a difference is corrected for as many
@@ -53,6 +53,7 @@ def create_ablation_report(
     reference = found[preset.reference][1]
     lines = [
         _create_line(variant.name, variant.settings, found[variant.name], metrics, reference)
+        | {"bayes": bayes[variant.name]}
         for variant in preset.variants
     ]
     for name in metrics:
@@ -64,7 +65,6 @@ def create_ablation_report(
         "reference": preset.reference,
         "minority": list(minority),
         "metrics": metrics,
-        "bayes": bayes,
         "variants": lines,
     }
 
@@ -129,16 +129,9 @@ def _title(metric: str) -> str:
     return TITLES.get(metric, metric)
 
 
-def _interval(summary: Mapping[str, Any], form: str = ".3f") -> str:
-    if summary["ci95"] is None:
-        return f"{summary['mean']:{form}}"
-    low, high = summary["ci95"]
-    return f"{summary['mean']:{form}} [{low:{form}}, {high:{form}}]"
-
-
 def _gap(difference: Mapping[str, Any]) -> str:
     star = " *" if difference["p_holm"] < SIGNIFICANT else ""
-    return _interval(difference, "+.3f") + star
+    return format_mean(difference, "+.3f") + star
 
 
 def _score_table(report: Mapping[str, Any]) -> str:
@@ -150,7 +143,7 @@ def _score_table(report: Mapping[str, Any]) -> str:
             rows.append([line["name"], *["diverged"] * (len(head) - 1)])
             continue
         dev = [f"{line['dev'][n]['mean']:.3f}" for n in DEV_METRICS]
-        rows.append([line["name"], *dev, *(_interval(line["test"][n]) for n in metrics)])
+        rows.append([line["name"], *dev, *(format_mean(line["test"][n]) for n in metrics)])
     return format_table(head, rows)
 
 
@@ -178,13 +171,15 @@ def _bayes_table(report: Mapping[str, Any]) -> str:
     """Each variant's share of the best possible result, and of the best without context."""
     views = {"full": "best possible", "context_free": "best from single utterances"}
     columns = [(view, name) for name in BAYES_METRICS for view in views]
-    head = ["variant", *(f"{_title(name)} / {views[view]}" for view, name in columns)]
-    best = [f"{report['bayes'][view][name]:.3f}" for view, name in columns]
-    rows = [["(the best itself)", *best]]
+    head = ["variant", *(f"{_title(name)}, {views[view]}" for view, name in columns)]
+    rows = []
     for line in report["variants"]:
         if line["test"]:
-            shares = (line["test"][n]["mean"] / report["bayes"][v][n] for v, n in columns)
-            rows.append([line["name"], *(f"{100 * share:.1f} %" for share in shares)])
+            cells = []
+            for view, name in columns:
+                best = line["bayes"][view][name]
+                cells.append(f"{100 * line['test'][name]['mean'] / best:.1f} % of {best:.3f}")
+            rows.append([line["name"], *cells])
     return format_table(head, rows)
 
 
@@ -201,14 +196,19 @@ def format_ablation(report: Mapping[str, Any]) -> str:
         parts += [
             f"## Difference to: {reference}",
             "Mean [95 % interval], bootstrap over dialogues and seeds, in pairs; a star: p < "
-            f"{SIGNIFICANT} after Holm's correction for the variants of a column.",
+            f"{SIGNIFICANT} after Holm's correction for the variants of a column. The picture's "
+            "colours follow the interval alone.",
             _difference_table(report),
             "![differences](ablation.png)",
         ]
     if any(line["ensemble"] for line in lines):
         parts += ["## Ensembles", "Probabilities averaged over seeds.", _ensemble_table(report)]
-    if report["bayes"]:
-        parts += ["## Share of the best possible", _bayes_table(report)]
+    if lines[0]["bayes"]:
+        parts += [
+            "## Share of the best possible",
+            "The best that there could be with the modalities that a variant sees.",
+            _bayes_table(report),
+        ]
     listed = "\n".join(
         f"- {line['name']}: {spell_point(line['settings']) or 'the config itself'}"
         + (f"; {line['diverged']} of {seeds} members diverged" if line["diverged"] else "")
@@ -241,25 +241,50 @@ def format_csv(report: Mapping[str, Any]) -> str:
 
 
 def format_latex(report: Mapping[str, Any]) -> str:
-    """A table for a paper, in per cent with half intervals; it needs the package booktabs."""
-    metrics = report["metrics"]
-    rows = []
-    for line in report["variants"]:
-        cells = [_escape(line["name"])]
-        for name in metrics:
-            cells.append(_latex_cell(line["test"][name]) if line["test"] else "--")
-        rows.append(" & ".join(cells) + r" \\")
-    head = " & ".join(["", *(_escape(_title(name)) for name in metrics)]) + r" \\"
-    top = [r"\begin{tabular}{l" + "r" * len(metrics) + "}", r"\toprule", head, r"\midrule"]
-    return "\n".join([*top, *rows, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    """Two tables for a paper, in per cent: scores, and differences with their paired intervals.
+
+    Scores have half of Student's interval over seeds. The package booktabs is needed.
+    """
+    lines = report["variants"]
+    scores = [
+        [line["name"], *(_latex_score(line["test"] and line["test"][n]) for n in report["metrics"])]
+        for line in lines
+    ]
+    differences = [
+        [line["name"], *(_latex_gap(line["difference"][n]) for n in report["metrics"])]
+        for line in lines
+        if line["difference"]
+    ]
+    titles = ["", *map(_title, report["metrics"])]
+    tables = [_tabular(titles, scores)]
+    if differences:
+        titles[0] = f"difference to: {report['reference']}"
+        tables.append(_tabular(titles, differences))
+    return "\n".join(tables)
 
 
-def _latex_cell(summary: Mapping[str, Any]) -> str:
+def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A tabular; the first column and the head are escaped, the cells are LaTeX already."""
+    body = [" & ".join([_escape(row[0]), *row[1:]]) + r" \\" for row in rows]
+    top = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
+    title = " & ".join(map(_escape, head)) + r" \\"
+    end = [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join([*top, title, r"\midrule", *body, *end])
+
+
+def _latex_score(summary: Mapping[str, Any] | None) -> str:
+    if summary is None:
+        return "--"
     mean = f"{100 * summary['mean']:.1f}"
     if summary["ci95"] is None:
         return mean
     half = (summary["ci95"][1] - summary["ci95"][0]) / 2
     return rf"{mean} $\pm$ {100 * half:.1f}"
+
+
+def _latex_gap(difference: Mapping[str, Any]) -> str:
+    low, high = (100 * end for end in difference["ci95"])
+    return rf"${100 * difference['mean']:+.1f}$ [${low:+.1f}$, ${high:+.1f}$]"
 
 
 def _escape(text: str) -> str:

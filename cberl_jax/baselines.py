@@ -7,7 +7,6 @@ and with the turns around an utterance; its few settings are chosen on dev, and 
 
 import functools
 import itertools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,10 +27,13 @@ from cberl_jax.data.placement import find_minority
 from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.prepare import check_labelled, load_data
 from cberl_jax.report import format_table
-from cberl_jax.workdir import write_json, write_text
+from cberl_jax.workdir import Workdir
 
 SEEDS = 3
 WINDOW = 2
+NEIGHBOURS = (5, 15, 50)
+# Labelled train utterances: as many as there are to be neighbours.
+FEWEST = max(NEIGHBOURS)
 _WEIGHTS = (None, "balanced")
 
 
@@ -57,7 +59,7 @@ KINDS = {
     "linear discriminant": Kind(
         functools.partial(LinearDiscriminantAnalysis, solver="lsqr"), {"shrinkage": ("auto", 0.9)}
     ),
-    "nearest neighbours": Kind(KNeighborsClassifier, {"n_neighbors": (5, 15, 50)}),
+    "nearest neighbours": Kind(KNeighborsClassifier, {"n_neighbors": NEIGHBOURS}),
     "support vectors": Kind(SVC, {"C": (0.3, 1.0, 3.0), "class_weight": _WEIGHTS}),
     "random forest": Kind(
         functools.partial(RandomForestClassifier, n_estimators=200),
@@ -140,6 +142,19 @@ def measure_kind(kind: Kind, corpus: Corpus, features: np.ndarray) -> dict[str, 
     return {"settings": best["settings"], "dev": best["dev"], "test": test}
 
 
+def check_fittable(corpus: Corpus) -> None:
+    """Refuses a train split that is too small for some of the classifiers.
+
+    Raises:
+      UserError: it has a single class, or fewer labelled utterances than neighbours are asked for.
+    """
+    counts = corpus.class_counts("train")
+    if np.sum(counts > 0) < 2:
+        raise corpus.error("split 'train' has a single class, which tells a classifier nothing")
+    if counts.sum() < FEWEST:
+        raise corpus.error(f"split 'train' has {counts.sum()} labelled utterances, not {FEWEST}")
+
+
 def measure_baselines(
     config: ConfigDict,
     kinds: Sequence[str] = tuple(KINDS),
@@ -161,6 +176,7 @@ def measure_baselines(
     """
     corpus = load_data(config)
     check_labelled(corpus)
+    check_fittable(corpus)
     table = create_table(corpus, fit_standardiser(corpus, config.data.components))
     features = np.concatenate([table.features[m] for m in sorted(table.features)], axis=1)
     lines = []
@@ -195,8 +211,7 @@ def format_baselines(report: Mapping[str, Any]) -> str:
     )
 
 
-def write_baselines(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
+def write_baselines(folder: Workdir, report: Mapping[str, Any]) -> None:
     """Writes ``baselines.md`` and ``baselines.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "baselines.md", format_baselines(report))
-    write_json(folder / "baselines.json", report)
+    folder.write_text(folder.path / "baselines.md", format_baselines(report))
+    folder.write_json(folder.path / "baselines.json", report)

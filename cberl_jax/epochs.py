@@ -1,9 +1,8 @@
 """Whole epochs of one member as pure functions: ``create_state``, ``gan_epoch``, ``joint_epoch``.
 
 An epoch is one scan over batches of device-resident rows, dev evaluation and the choice of the kept
-parameters included. X. All
-randomness comes from (seed, stage, epoch), so that a run goes on after a restart as if nothing had
-happened.
+parameters included. All randomness comes from (seed, stage, epoch), so that a run goes on after a
+restart as if nothing had happened.
 """
 
 import dataclasses
@@ -270,6 +269,20 @@ def _evaluate(
     return scores(confusion_matrix(rows.label, predicted, probability.shape[-1]))
 
 
+def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.Array:
+    """[N + M, K] weights of each classifier, a member's own through all epochs.
+
+    Bayesian bootstrap (Rubin 1981). A single classifier has no others to differ from: it would only
+    lose half of its effective sample.
+    """
+    classifiers = program.model.settings.classifiers
+    if classifiers == 1:
+        return jnp.ones((utterances, 1))
+    # Drawn flat, which compiles faster.
+    drawn = jax.random.exponential(_key(seed, BOOTSTRAP), (utterances * classifiers,))
+    return drawn.reshape(utterances, classifiers)
+
+
 def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
     """The epoch's steps: new variables, optimiser state, average, and the mean terms."""
     joint = state.joint
@@ -279,12 +292,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
     rows, real = len(data.train.index), len(data.label)
     batches = rows // program.rows
     order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
-    # Bayesian bootstrap (Rubin 1981): weights that stay a member's own through all epochs.
-    utterances = real + len(data.source)
-    # Drawn flat, which compiles faster.
-    classifiers = program.model.settings.classifiers
-    bootstrap = jax.random.exponential(_key(state.seed, BOOTSTRAP), (utterances * classifiers,))
-    bootstrap = bootstrap.reshape(utterances, classifiers)
+    bootstrap = _draw_bootstrap(program, state.seed, real + len(data.source))
 
     def step(carry, inputs):
         variables, optimizer, average = carry

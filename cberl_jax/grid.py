@@ -76,7 +76,7 @@ def _parse_argument(argument: str) -> tuple[str, list[Value]]:
     name = name.strip()
     if not equals:
         raise UserError(f"has to be a setting and its values, {_EXAMPLE}")
-    _check_sweepable(name)
+    check_sweepable(name)
     words = [word.strip() for word in text.split(",")]
     if "" in words:
         raise UserError(f"a value is missing; join values by single commas, {_EXAMPLE}")
@@ -88,7 +88,12 @@ def _parse_argument(argument: str) -> tuple[str, list[Value]]:
     return name, values
 
 
-def _check_sweepable(name: str) -> None:
+def check_sweepable(name: str) -> None:
+    """Refuses a setting that does not exist, or that members cannot differ in.
+
+    Raises:
+      UserError: naming it, and where it is given instead.
+    """
     check_known([name])
     if name in _FIXED:
         raise UserError(f"{name} cannot be swept: {_FIXED[name]}")
@@ -147,10 +152,10 @@ def point_config(config: ConfigDict, point: Mapping[str, Value]) -> ConfigDict:
 
 def group_points(points: Sequence[Point]) -> list[Group]:
     """Gathers the points that share their static settings, in order of first appearance."""
-    groups: dict[tuple[tuple[str, Value], ...], Group] = {}
+    groups: dict[frozenset[tuple[str, Value]], Group] = {}
     for point in points:
         static = {name: value for name, value in point.items() if name not in NUMERIC}
-        groups.setdefault(tuple(static.items()), Group(static, [])).points.append(point)
+        groups.setdefault(frozenset(static.items()), Group(static, [])).points.append(point)
     return list(groups.values())
 
 

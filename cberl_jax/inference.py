@@ -238,10 +238,14 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     """
     run = restore_run(workdir, data)
     check_labelled(run.corpus)
+    states = member_states(run.state)
+    if data is not None:
+        # What a training saw of its own test split says nothing of another's.
+        states = [{n: v for n, v in state.items() if n != "best_on_test"} for state in states]
     predictions = predict_splits(run.fleet, run.state, run.corpus, run.standardiser)
     return create_report(
         run.corpus,
-        score_members(run.members, member_states(run.state), predictions, run.corpus.classes),
+        score_members(run.members, states, predictions, run.corpus.classes),
         generated=run.generated,
         timing={},
         versions=versions(),

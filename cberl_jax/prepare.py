@@ -12,11 +12,12 @@ from cberl_jax.data.load import load_corpus
 from cberl_jax.data.packing import Standardiser, fit_standardiser, standardised_widths
 from cberl_jax.data.placement import place_generated
 from cberl_jax.data.subset import keep_train_share, select_modalities
+from cberl_jax.data.validate import check_train
 from cberl_jax.epochs import Program
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
 from cberl_jax.models.gan import GAN
-from cberl_jax.settings import Value, model_settings, numeric_settings
+from cberl_jax.settings import Value, check_config, model_settings, numeric_settings
 
 
 class Prepared(NamedTuple):
@@ -60,12 +61,15 @@ def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int])
 
 def load_data(config: ConfigDict) -> Corpus:
     """Reads the corpus that the settings name, and of it what they choose."""
+    check_config(config)
     if not config.data.path:
         raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
     corpus = load_corpus(config.data.path, config.data.text_layers)
-    return keep_train_share(
-        select_modalities(corpus, config.data.modalities), config.data.train_share
-    )
+    corpus = select_modalities(corpus, config.data.modalities)
+    kept = keep_train_share(corpus, config.data.train_share)
+    if kept is not corpus:
+        check_train(kept)
+    return kept
 
 
 def check_labelled(corpus: Corpus) -> None:

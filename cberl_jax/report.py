@@ -126,12 +126,13 @@ def _cell(summary: Mapping[str, Any]) -> str:
     return f"{summary['mean']:.3f} ± {summary['std']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def format_mean(summary: Mapping[str, Any]) -> str:
+def format_mean(summary: Mapping[str, Any], form: str = ".3f") -> str:
     """The mean of a summary with its 95 % interval, if it has one."""
+    mean = format(summary["mean"], form)
     if summary["ci95"] is None:
-        return f"{summary['mean']:.3f}"
-    low, high = summary["ci95"]
-    return f"{summary['mean']:.3f} [{low:.3f}, {high:.3f}]"
+        return mean
+    low, high = (format(end, form) for end in summary["ci95"])
+    return f"{mean} [{low}, {high}]"
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -93,7 +93,7 @@ SETTINGS = {
     "mask.classify": _numeric(1.0, "weight of a masked node in the focal loss", 1.0),
     "loss.gamma": _numeric(1.0, "focusing factor of the focal loss", 100.0),
     "loss.class_balance": _numeric(
-        0.999, "beta of the effective number of samples; 0 = equal class weights", 0.999999
+        0.999, "beta of the effective number of samples; 0 = equal class weights", 0.9999999
     ),
     "loss.logit_adjustment": _numeric(
         0.0, "times log prior, added to the logits in the focal loss", 10.0

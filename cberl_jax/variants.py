@@ -13,18 +13,22 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cberl_jax.errors import UserError
-from cberl_jax.grid import Point, point_config
-from cberl_jax.settings import check_known, check_types, flatten
+from cberl_jax.grid import Point, check_sweepable, point_config
+from cberl_jax.settings import check_types, flatten
 
 # No class weights, no focusing, no adjustment: a cross entropy.
 _PLAIN_LOSS = {"loss.class_balance": 0.0, "loss.gamma": 0.0, "loss.logit_adjustment": 0.0}
 _PLAIN = {"augment.method": "none", "mask.tau": 0.0, **_PLAIN_LOSS}
-# The largest beta that there is: (1 - beta^n) / (1 - beta) is n to a third of a per cent at 5,000.
-_INVERSE = {"loss.class_balance": 0.999999}
+# The largest beta that there is: (1 - beta^n) / (1 - beta) is n to 3 per mille at 50,000.
+_INVERSE = {"loss.class_balance": 0.9999999}
 _EFFECTIVE = {"loss.class_balance": 0.999}
 _FOCAL = {"loss.gamma": 2.0}
 _ADJUSTED = {"loss.logit_adjustment": 1.0}
 _MASKED = {"mask.tau": 0.5}
+
+
+# augment.method -> what a table calls it.
+_METHODS = {"gan": "GAN", "smote": "SMOTE", "repeat": "repetition", "none": "augmentation"}
 
 
 class Variant(NamedTuple):
@@ -60,7 +64,7 @@ def list_parts(config: ConfigDict, modalities: Sequence[str]) -> Preset:
     without_masks = {"model.reconstruction": False}
     variants = [
         Variant("full", {}),
-        Variant("without GAN", {"augment.method": "none"}),
+        Variant(f"without {_METHODS[config.augment.method]}", {"augment.method": "none"}),
         Variant("without DJVAE (concatenation)", {"model.djvae": False}),
         Variant("without BiLSTM", {"model.bilstm": False}),
         Variant("without graph", {"model.graph": False, **without_masks}),
@@ -87,20 +91,23 @@ def _other_masking(config: ConfigDict) -> Variant:
 def list_remedies() -> Preset:
     """Every usual remedy for imbalance in one harness, each in its published form, and pairs.
 
-    All are put on the same network with a cross entropy and uniform masks. Whatever is generated or
-    repeated is placed by one rule (``data/placement.py``) and weighs as much as a real utterance.
+    All are put on the same network with a cross entropy, without label smoothing, and uniform
+    masks. Whatever is generated or repeated is placed by one rule (``data/placement.py``: up to the
+    config's ``augment.balance`` of the largest class, at most ``augment.max_copies`` of a dialogue,
+    which is less than the full balance that repetition and SMOTE are often used with) and weighs as
+    much as a real utterance.
 
     - inverse frequency: class weights ~ 1 / n_c (King and Zeng, Logistic Regression in Rare Events
       Data, 2001, section 4).
     - effective number: class weights by Cui et al., CVPR 2019, equation 2, at beta = 0.999.
     - focal loss: Lin et al., ICCV 2017, equation 4, at their gamma = 2, without alpha.
-    - repeated dialogues: dialogues that hold a minority utterance are repeated; in a copy only the
-      minority utterances count.
+    - repeated dialogues: random oversampling (Japkowicz and Stephen, The Class Imbalance Problem,
+      2002), of the dialogues that hold a minority utterance; in a copy only those count.
     - SMOTE: Chawla et al., JAIR 2002, between each minority utterance and one of its five nearest
       of its class, drawn anew every epoch. Not imbalanced-learn's: see ``find_neighbours``.
     - logit adjustment: Menon et al., ICLR 2021, equation 10, at tau = 1.
     - GAN: section 3.1 of the design.
-    - masks by class: the paper's sampling strategy, p(c) ~ n_c^-0.5.
+    - masks by class: CBERL's sampling strategy in our form, p(c) ~ n_c^-0.5.
     """
     whole = {"augment.weight": 1.0}
     repeat = {"augment.method": "repeat", **whole}
@@ -124,7 +131,8 @@ def list_remedies() -> Preset:
         "GAN + logit adjustment": gan | _ADJUSTED,
         "GAN + masks by class + focal loss": gan | _MASKED | _FOCAL,
     }
-    return Preset([Variant(n, _PLAIN | settings) for n, settings in measures.items()], "none")
+    plain = _PLAIN | {"loss.label_smoothing": 0.0}
+    return Preset([Variant(n, plain | settings) for n, settings in measures.items()], "none")
 
 
 def list_sizes() -> Preset:
@@ -152,7 +160,7 @@ def read_variants(path: str | os.PathLike) -> list[Variant]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=_refuse_repeated)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not content:
@@ -161,11 +169,21 @@ def read_variants(path: str | os.PathLike) -> list[Variant]:
         if not isinstance(settings, dict):
             raise UserError(f"{path}: variant {name!r}: its settings have to be an object")
         try:
-            check_known(settings)
+            for setting in settings:
+                check_sweepable(setting)
             check_types(settings)
         except UserError as error:
             raise UserError(f"{path}: variant {name!r}: {error}") from error
     return [Variant(name, settings) for name, settings in content.items()]
+
+
+def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, none of whose names is there twice."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return dict(pairs)
 
 
 def choose_variants(
@@ -176,7 +194,7 @@ def choose_variants(
     Args:
       preset: what there is to choose from.
       own: further ones.
-      names: of the preset's; all where None.
+      names: of the preset's; where None, all that differ from the config.
       config: what the variants start from.
 
     Returns:
@@ -189,12 +207,17 @@ def choose_variants(
     for name in names or ():
         if name not in known:
             raise UserError(f"there is no variant {name!r}, only {', '.join(known)}")
-    chosen = [v for v in preset.variants if names is None or v.name in {*names, preset.reference}]
     for variant in own:
         if variant.name in known:
             raise UserError(f"variant {variant.name!r} is there already; give yours another name")
-    chosen.sort(key=lambda variant: variant.name != preset.reference)
-    return Preset([_normalise(v, config) for v in [*chosen, *own]], preset.reference)
+        known.append(variant.name)
+    kept = []
+    for variant in sorted(preset.variants, key=lambda v: v.name != preset.reference):
+        normal = _normalise(variant, config)
+        wanted = variant.name in names if names is not None else normal.settings
+        if wanted or variant.name == preset.reference:
+            kept.append(normal)
+    return Preset([*kept, *(_normalise(v, config) for v in own)], preset.reference)
 
 
 def _normalise(variant: Variant, config: ConfigDict) -> Variant:

@@ -4,13 +4,12 @@ python experiments/baselines.py --config=experiments/configs/meld.py --data=meld
     --out=runs/baselines
 """
 
-import pathlib
-
 from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.baselines import KINDS, format_baselines, measure_baselines, write_baselines
 from cberl_jax.training import print_now
+from cberl_jax.workdir import Workdir
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()
@@ -20,8 +19,10 @@ CHOSEN = flags.DEFINE_multi_enum("kinds", list(KINDS), list(KINDS), "Which class
 
 def main() -> None:
     """Fits and prints the table."""
-    report = measure_baselines(cli.read_config(CONFIG, DATA), CHOSEN.value, print_now)
-    write_baselines(pathlib.Path(OUT.value), report)
+    config = cli.read_config(CONFIG, DATA)
+    folder = Workdir(OUT.value)
+    report = measure_baselines(config, CHOSEN.value, print_now)
+    write_baselines(folder, report)
     print(format_baselines(report))
 
 

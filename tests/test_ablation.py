@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from cberl_jax.ablation import ablate
+from cberl_jax.ablation import ablate, name_minority, read_variant
 from cberl_jax.ablation_report import (
     create_ablation_report,
     format_ablation,
@@ -17,6 +17,7 @@ from cberl_jax.ablation_report import (
     write_ablation_report,
 )
 from cberl_jax.compare import Outcome, compare
+from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
@@ -33,6 +34,7 @@ from cberl_jax.variants import (
     list_variants,
     read_variants,
 )
+from cberl_jax.workdir import Workdir
 
 MODALITIES = ("text", "audio", "visual")
 CLASSES = ["neutral", "fear & co", "joy"]
@@ -80,15 +82,14 @@ def test_parts_take_away_one_thing_each():
     ]
 
 
-@pytest.mark.parametrize("tau, name, there", [(0.5, "uniform masking", 0.0)])
-def test_masking_is_compared_with_its_other_kind(tau, name, there):
+def test_masking_is_compared_with_its_other_kind():
     config = default_config()
-    config.mask.tau = tau
+    config.mask.tau = 0.5
     variants = {v.name: v.settings for v in list_variants("parts", config, MODALITIES)[0]}
-    assert variants[name] == {"mask.tau": there}
+    assert variants["uniform masking"] == {"mask.tau": 0.0}
     config.mask.tau = 0.0
     variants = {v.name: v.settings for v in list_variants("parts", config, MODALITIES)[0]}
-    assert variants["class-aware masking"]["mask.tau"] > 0 and name not in variants
+    assert variants["class-aware masking"]["mask.tau"] > 0 and "uniform masking" not in variants
 
 
 def test_remedies_need_a_program_for_each_way_of_filling_up():
@@ -101,7 +102,43 @@ def test_remedies_need_a_program_for_each_way_of_filling_up():
         "gan",
     ]
     none = next(v.settings for v in variants if v.name == reference)
-    assert none["loss.gamma"] == none["loss.class_balance"] == none["loss.logit_adjustment"] == 0
+    # A plain cross entropy; only the focal loss focuses, only logit adjustment adjusts.
+    names = [f"loss.{n}" for n in ("gamma", "class_balance", "logit_adjustment", "label_smoothing")]
+    assert all(none[name] == 0 for name in names)
+    assert all(v.settings["loss.label_smoothing"] == 0 for v in variants)
+    focused = {v.name for v in variants if v.settings["loss.gamma"]}
+    assert focused == {v.name for v in variants if "focal loss" in v.name}
+
+
+def test_augmentation_is_called_by_its_name_and_left_out_where_there_is_none():
+    config = default_config()
+    config.augment.method = "smote"
+    assert "without SMOTE" in [v.name for v in list_variants("parts", config, ("text",))[0]]
+    config.augment.method = "none"
+    preset = list_variants("parts", config, ("text",))
+    chosen = choose_variants(preset, [], None, config).variants
+    assert chosen[0].name == "full" and all(v.settings for v in chosen[1:])
+    assert len(chosen) == len(preset.variants) - 1
+
+
+def test_minority_classes_are_those_that_are_filled_up_or_else_under_half_of_the_largest():
+    def corpus_of(*counts):
+        labels = np.repeat(np.arange(3), counts).astype(np.int32)
+        size = len(labels)
+        return Corpus(
+            classes=tuple(CLASSES),
+            dialogue=np.array(["d"]),
+            split=np.array(["train"]),
+            length=np.array([size], np.int32),
+            speaker=np.full(size, "A"),
+            label=labels,
+            features={},
+            present={},
+        )
+
+    assert name_minority(corpus_of(100, 10, 40), 0.15) == ["fear & co"]
+    assert name_minority(corpus_of(100, 20, 40), 0.15) == ["fear & co", "joy"]
+    assert name_minority(corpus_of(100, 60, 90), 0.15) == []
 
 
 def test_chosen_variants_come_with_their_reference_and_without_the_configs_own_settings():
@@ -122,6 +159,9 @@ def test_variants_that_nothing_can_follow_are_refused_by_name():
         choose_variants(preset, [], ["without luck"], config)
     with pytest.raises(UserError, match="'full' is there already"):
         choose_variants(preset, [Variant("full", {})], None, config)
+    twice = [Variant("mine", {"loss.gamma": 2.0}), Variant("mine", {"loss.gamma": 3.0})]
+    with pytest.raises(UserError, match="'mine' is there already"):
+        choose_variants(preset, twice, None, config)
     with pytest.raises(UserError, match="variant 'odd': .*multiple of model.heads"):
         choose_variants(preset, [Variant("odd", {"model.hidden": 30})], None, config)
 
@@ -133,6 +173,8 @@ def test_variants_that_nothing_can_follow_are_refused_by_name():
         ("[]", "has to be of the form"),
         ('{"a": 3}', "variant 'a': its settings have to be an object"),
         ('{"a": {"loss.gama": 3}}', "variant 'a': .*nearest is 'loss.gamma'"),
+        ('{"a": {"data.path": "b.npz"}}', "variant 'a': data.path cannot be swept"),
+        ('{"a": {"loss.gamma": 2}, "a": {}}', "'a' is there twice"),
         ('{"a": {"loss.gamma": "3"}}', "variant 'a': loss.gamma = '3': has to be of type float"),
     ],
 )
@@ -168,7 +210,8 @@ def found(name, skill, seeds=(0, 1, 2, 3), lost=()):
     for seed, own in zip(seeds, probability):
         lines.append({"seed": seed, "status": "diverged" if seed in lost else "ok", "dev": None})
         if seed not in lost:
-            lines[-1]["dev"] = evaluate_predictions(label, own, CLASSES)
+            # Dev is half of test, so that neither passes for the other.
+            lines[-1]["dev"] = evaluate_predictions(label[::2], own[::2], CLASSES)
     sound = [number for number, seed in enumerate(seeds) if seed not in lost]
     dialogue = np.repeat([f"d{i}" for i in range(40)], 8)
     names = np.asarray(seeds)[sound]
@@ -179,7 +222,8 @@ def found(name, skill, seeds=(0, 1, 2, 3), lost=()):
 
 def report_of(members, bayes=None):
     preset = Preset([Variant(name, {}) for name in members], next(iter(members)))
-    return create_ablation_report("corpus", preset, members, ["fear & co"], bayes)
+    best = dict.fromkeys(members, bayes)
+    return create_ablation_report("corpus", preset, members, ["fear & co"], best)
 
 
 def test_a_better_variant_stands_out_and_an_equal_one_does_not():
@@ -197,11 +241,14 @@ def test_a_better_variant_stands_out_and_an_equal_one_does_not():
     assert direct[0]["difference"] == gap["mean"] and direct[0]["ci95"] == gap["ci95"]
     # Two variants are compared with the reference in each column.
     assert gap["p_holm"] == pytest.approx(2 * gap["p"])
-    for name, line in lines.items():
-        expected = np.mean([m["dev"]["macro_f1"] for m in found(name, 0.8)[0]])
-        if name == "better":
-            assert line["dev"]["macro_f1"]["mean"] == pytest.approx(expected)
-            assert line["test"]["macro_f1"]["mean"] == pytest.approx(expected)
+    members, outcome = found("better", 0.8)
+    dev = np.mean([member["dev"]["macro_f1"] for member in members])
+    test = [
+        evaluate_predictions(outcome.label, p, CLASSES)["macro_f1"] for p in outcome.probability
+    ]
+    assert lines["better"]["dev"]["macro_f1"]["mean"] == pytest.approx(dev)
+    assert lines["better"]["test"]["macro_f1"]["mean"] == pytest.approx(np.mean(test))
+    assert abs(dev - np.mean(test)) > 1e-3
     table = format_ablation(report)
     assert any("better" in row and " *" in row for row in table.splitlines())
 
@@ -228,6 +275,15 @@ def test_members_that_diverged_are_left_out_on_both_sides():
     assert "4 of 4 members diverged" in format_ablation(report)
 
 
+def test_a_reference_that_diverged_leaves_the_scores_of_the_others():
+    members = {"full": found("full", 0.7, lost=[0, 1, 2, 3]), "some": found("some", 0.7)}
+    report = report_of(members)
+    assert report["variants"][1]["test"] and report["variants"][1]["difference"] is None
+    assert "Difference" not in format_ablation(report)
+    assert format_latex(report).count("tabular") == 2
+    assert r"full & --" in format_latex(report)
+
+
 def test_the_csv_reads_back_and_latex_is_escaped():
     report = report_of({"full": found("full", 0.6), "50 % less_x": found("b", 0.7)})
     rows = list(csv.DictReader(io.StringIO(format_csv(report))))
@@ -239,6 +295,9 @@ def test_the_csv_reads_back_and_latex_is_escaped():
     assert next(r for r in rows if r["variant"] == "full")["difference"] == ""
     table = format_latex(report)
     assert r"50 \% less\_x & " in table and r"F1 fear \& co" in table
+    gap = line["difference"]["macro_f1"]
+    assert rf"${100 * gap['mean']:+.1f}$ [${100 * gap['ci95'][0]:+.1f}$" in table
+    assert table.count(r"\begin{tabular}") == 2
     body = [x for x in table.splitlines() if x.endswith(r"\\")]
     assert {row.replace(r"\&", "").count("&") for row in body} == {len(report["metrics"])}
 
@@ -273,7 +332,8 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     own = [Variant("also full", {}), Variant("no window", {"model.past": 0, "model.future": 0})]
     preset = list_variants("parts", config, MODALITIES)
     preset = choose_variants(preset, own, ["gamma = 0", "no class weights"], config)
-    arguments = (config, str(tmp_path / "ablation"), [0, 1], preset)
+    # A member on each of four devices: the numeric variants' six members are two chunks.
+    arguments = (config, str(tmp_path / "ablation"), [0, 1], preset, 1)
     report = ablate(*arguments, say=lambda line: None)
     # One program for the numeric variants, one for the window.
     assert traces == ["joint_epoch"] * 2
@@ -285,11 +345,30 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
 
     traces.clear()
     assert ablate(*arguments, say=lambda line: None) == report
+    # Members are found whatever the order and the names of the variants.
+    renamed = [v._replace(name=f"{v.name}!") for v in preset.variants[:0:-1]]
+    other = preset._replace(variants=[preset.variants[0], *renamed])
+    again = ablate(*arguments[:3], other, 1, say=lambda line: None)
+    assert again["variants"][-1]["test"] == gamma["test"]
     assert not traces
-    with pytest.raises(UserError, match="variants: .* there, .* asked for"):
+    with pytest.raises(UserError, match="points: .* there, .* asked for"):
         ablate(config, arguments[1], [0, 1], list_remedies(), say=lambda line: None)
 
     alone = point_config(config, {"loss.gamma": 0.0})
     run = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], lambda line: None)
     for name in ("weighted_f1", "macro_f1"):
         assert gamma["test"][name]["mean"] == pytest.approx(run["test"][name]["mean"], abs=0.02)
+    # By members: those of gamma = 0 are the ones that are nearest to the run's own.
+    folder = Workdir(tmp_path / "ablation", create=False)
+    lines = [
+        line
+        for chunk in sorted((tmp_path / "ablation" / "chunks").iterdir())
+        for place, member in enumerate(json.loads((chunk / "report.json").read_text())["members"])
+        for line in [{"settings": {}, **member, "chunk": chunk.name, "place": place}]
+    ]
+    assert len({line["chunk"] for line in lines}) == 3
+    alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"]
+    for variant in preset.variants:
+        outcome = read_variant(folder, variant, lines)[1]
+        gap = np.abs(outcome.probability - alone).max()
+        assert (gap < 5e-3) == (variant.name == "gamma = 0")

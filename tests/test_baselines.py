@@ -9,11 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cberl_jax.baselines import KINDS, SEEDS, format_baselines, join_turns, measure_kind
+from cberl_jax.baselines import (
+    KINDS,
+    SEEDS,
+    check_fittable,
+    format_baselines,
+    join_turns,
+    measure_kind,
+)
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.load import load_corpus
 from cberl_jax.data.packing import fit_standardiser
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.errors import UserError
 from cberl_jax.evaluate import evaluate_predictions
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +81,15 @@ def test_settings_are_chosen_on_dev_and_test_decides_nothing(corpus, features):
     best = dev_score(result["settings"])
     for value in kind.settings["C"]:
         assert dev_score(result["settings"] | {"C": value}) <= best
+
+
+def test_a_train_split_that_tells_nothing_is_refused(corpus):
+    alike = np.where(corpus.in_split("train"), 0, corpus.label)
+    with pytest.raises(UserError, match="'train' has a single class"):
+        check_fittable(dataclasses.replace(corpus, label=alike))
+    few = np.where(np.cumsum(corpus.in_split("train")) > 49, -1, corpus.label)
+    with pytest.raises(UserError, match="'train' has 49 labelled utterances, not 50"):
+        check_fittable(dataclasses.replace(corpus, label=few))
 
 
 def test_context_helps_where_emotions_linger(corpus, features):

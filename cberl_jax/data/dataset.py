@@ -107,12 +107,14 @@ def find_neighbours(corpus: Corpus, table: Table, source: np.ndarray, most: int)
     Returns:
       [M, most] int indices into the corpus.
     """
+    found = np.repeat(source[:, None], most, axis=1).astype(np.int32)
+    if not found.size:
+        return found
     features = np.concatenate([table.features[m] for m in sorted(table.features)], axis=1)
     present = np.stack([table.present[m] for m in sorted(table.present)], axis=1)
     kind = np.column_stack([corpus.label, present])
     usable = np.flatnonzero(corpus.in_split("train"))
-    found = np.repeat(source[:, None], most, axis=1)
-    for one in np.unique(kind[source], axis=0) if most else ():
+    for one in np.unique(kind[source], axis=0):
         pool = usable[np.all(kind[usable] == one, axis=1)]
         wanted = np.flatnonzero(np.all(kind[source] == one, axis=1))
         nearest = min(most, len(pool) - 1)
@@ -123,7 +125,7 @@ def find_neighbours(corpus: Corpus, table: Table, source: np.ndarray, most: int)
         own = np.searchsorted(pool, source[wanted])
         near = pool[search.kneighbors(return_distance=False)[own]]
         found[wanted] = near[:, np.arange(most) % nearest]
-    return found.astype(np.int32)
+    return found
 
 
 def create_dataset(

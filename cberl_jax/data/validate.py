@@ -39,7 +39,7 @@ def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
     for name in corpus.features:
         _check_modality(corpus, name)
     if not to_predict:
-        _check_train(corpus)
+        check_train(corpus)
     features, present = {}, {}
     for name, array in corpus.features.items():
         if array.shape[1] and corpus.present[name].any():
@@ -135,7 +135,12 @@ def _check_modality(corpus: Corpus, name: str) -> None:
         raise corpus.error(f"present.{name} must hold one boolean per utterance.")
 
 
-def _check_train(corpus: Corpus) -> None:
+def check_train(corpus: Corpus) -> None:
+    """Refuses a train split from which nothing could be learnt.
+
+    Raises:
+      UserError: it has no label, or nothing of a modality that the corpus has.
+    """
     if not corpus.class_counts("train").any():
         raise corpus.error("the train split has no labelled utterance.")
     train = corpus.in_split("train")
