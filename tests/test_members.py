@@ -287,3 +287,19 @@ def test_looking_at_test_changes_nothing_but_one_column(tmp_path):
             assert member["test"][name] == pytest.approx(kept[f"test_{name}"], abs=1e-6)
     assert "epoch chosen on test" in (tmp_path / "run True" / "report.md").read_text()
     assert "epoch chosen on test" not in (tmp_path / "run False" / "report.md").read_text()
+
+
+def test_a_single_classifier_sees_every_utterance_alike(prepared):
+    def drawn(classifiers):
+        settings = dataclasses.replace(prepared.program.model.settings, classifiers=classifiers)
+        model = prepared.program.model.clone(settings=settings)
+        program = dataclasses.replace(prepared.program, model=model)
+        return np.asarray(epochs._draw_bootstrap(program, jnp.int32(3), 4000))
+
+    np.testing.assert_array_equal(drawn(1), np.ones((4000, 1)))
+    several = drawn(3)
+    assert several.shape == (4000, 3)
+    # Exponential: mean and deviation one, and each classifier has its own.
+    np.testing.assert_allclose(several.mean(axis=0), 1, atol=0.1)
+    np.testing.assert_allclose(several.std(axis=0), 1, atol=0.1)
+    assert np.abs(np.corrcoef(several.T) - np.eye(3)).max() < 0.1
