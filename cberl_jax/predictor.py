@@ -51,6 +51,9 @@ class Model:
       widths: modality -> feature width, of those that the members were trained with.
       seeds: of the S members that predict.
       diverged: seeds of the members that do not, since their training diverged.
+      network: the joint model.
+      variables: its members', leaves [S, ...], on the host.
+      standardiser: the train statistics.
     """
 
     def __init__(
@@ -79,12 +82,12 @@ class Model:
         """
         self.classes, self.widths = classes, standardiser.widths
         self.seeds, self.diverged = seeds.tolist(), diverged.tolist()
-        self._standardiser, self._text_layers, self._ignored = standardiser, text_layers, ignored
+        self.network, self.variables, self.standardiser = program.model, variables, standardiser
+        self._text_layers, self._ignored = text_layers, ignored
         # A power of two: every number of rows below is one too, and splits over the devices.
         self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
         self._fleet = Fleet(self._program, len(seeds))
-        self._variables = self._fleet.spread(variables)
-        self._members = variables
+        self._spread = self._fleet.spread(variables)
         # What the fleet's stages take besides, and this one has no use for.
         self._nothing = self._fleet.spread(np.zeros(len(seeds), np.float32))
 
@@ -145,15 +148,15 @@ class Model:
         Raises:
           UserError: the run's model sees future turns.
         """
-        if not self._program.model.settings.causal:
+        if not self.network.settings.causal:
             raise UserError(
                 "this model sees future turns, so it cannot follow a conversation live; train one "
                 "with --causal"
             )
         return Stream(
-            self._program.model,
-            jax.device_put(self._members, jax.local_devices()[0]),
-            self._standardiser,
+            self.network,
+            jax.device_put(self.variables, jax.local_devices()[0]),
+            self.standardiser,
             self.classes,
             self._read_turn,
         )
@@ -176,7 +179,7 @@ class Model:
 
     def _apply(self, corpus: Corpus) -> np.ndarray:
         """[S, N, C] probabilities."""
-        table = create_table(corpus, self._standardiser)
+        table = create_table(corpus, self.standardiser)
         shape = (len(self.seeds), len(corpus.label), len(self.classes))
         probability = np.zeros(shape, np.float32)
         for rows in self._batches(corpus):
@@ -184,9 +187,7 @@ class Model:
             utterances = rows.index[used]
             here, own = _own_table(table, rows)
             shared = self._fleet.share((here, own))
-            packed = self._compiled(rows.index.shape, shared)(
-                self._variables, shared, self._nothing
-            )
+            packed = self._compiled(rows.index.shape, shared)(self._spread, shared, self._nothing)
             probability[:, utterances] = self._fleet.collect(packed, len(self.seeds))[:, used]
         return probability
 
@@ -209,7 +210,7 @@ class Model:
             return predict(program, variables, *shared, self._fleet.place)
 
         name = f"predict {shape}"
-        arguments = (self._variables, shared, self._nothing)
+        arguments = (self._spread, shared, self._nothing)
         return self._fleet.compile(name, of_member, *arguments, keep=True)
 
 

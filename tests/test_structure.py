@@ -40,6 +40,7 @@ ORDER = [
     ["compare", "inference", "sweep_report"],
     ["ablation_report", "generated", "stream"],
     ["predictor"],
+    ["export"],
     ["training"],
     ["api", "baselines", "benchmark", "gan_report", "sweep"],
     ["ablation"],
