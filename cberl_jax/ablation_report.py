@@ -15,6 +15,7 @@ import numpy as np
 from cberl_jax.compare import Outcome, compare, confusions, holm, metrics_of
 from cberl_jax.evaluate import summarise
 from cberl_jax.grid import spell_point
+from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_forest
 from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.variants import Preset
@@ -25,6 +26,7 @@ DEV_METRICS = ("weighted_f1", "macro_f1")
 # Of a simulated corpus, the metrics that a rule made for each gives the best of.
 BAYES_METRICS = ("accuracy", "balanced_accuracy")
 SIGNIFICANT = 0.05
+PICTURE = "ablation.png"
 # Members of a variant, as ``score_members`` gives them, and what the sound ones predicted.
 Found = tuple[Sequence[Mapping[str, Any]], Outcome | None]
 
@@ -129,6 +131,11 @@ def _title(metric: str) -> str:
     return TITLES.get(metric, metric)
 
 
+def _column(metric: str) -> str:
+    """The title of a metric at the head of a table."""
+    return plain(_title(metric))
+
+
 def _gap(difference: Mapping[str, Any]) -> str:
     star = " *" if difference["p_holm"] < SIGNIFICANT else ""
     return format_mean(difference, "+.3f") + star
@@ -136,35 +143,35 @@ def _gap(difference: Mapping[str, Any]) -> str:
 
 def _score_table(report: Mapping[str, Any]) -> str:
     metrics = report["metrics"]
-    head = ["variant", *(f"dev {_title(n)}" for n in DEV_METRICS), *map(_title, metrics)]
+    head = ["variant", *(f"dev {_title(n)}" for n in DEV_METRICS), *map(_column, metrics)]
     rows = []
     for line in report["variants"]:
         if line["test"] is None:
-            rows.append([line["name"], *["diverged"] * (len(head) - 1)])
+            rows.append([plain(line["name"]), *["diverged"] * (len(head) - 1)])
             continue
         dev = [f"{line['dev'][n]['mean']:.3f}" for n in DEV_METRICS]
-        rows.append([line["name"], *dev, *(format_mean(line["test"][n]) for n in metrics)])
+        rows.append([plain(line["name"]), *dev, *(format_mean(line["test"][n]) for n in metrics)])
     return format_table(head, rows)
 
 
 def _difference_table(report: Mapping[str, Any]) -> str:
     metrics = report["metrics"]
     rows = [
-        [line["name"], *(_gap(line["difference"][n]) for n in metrics)]
+        [plain(line["name"]), *(_gap(line["difference"][n]) for n in metrics)]
         for line in report["variants"]
         if line["difference"]
     ]
-    return format_table(["variant", *map(_title, metrics)], rows)
+    return format_table(["variant", *map(_column, metrics)], rows)
 
 
 def _ensemble_table(report: Mapping[str, Any]) -> str:
     metrics = report["metrics"]
     rows = [
-        [line["name"], *(f"{line['ensemble'][n]:.3f}" for n in metrics)]
+        [plain(line["name"]), *(f"{line['ensemble'][n]:.3f}" for n in metrics)]
         for line in report["variants"]
         if line["ensemble"]
     ]
-    return format_table(["variant", *map(_title, metrics)], rows)
+    return format_table(["variant", *map(_column, metrics)], rows)
 
 
 def _bayes_table(report: Mapping[str, Any]) -> str:
@@ -179,7 +186,7 @@ def _bayes_table(report: Mapping[str, Any]) -> str:
             for view, name in columns:
                 best = line["bayes"][view][name]
                 cells.append(f"{100 * line['test'][name]['mean'] / best:.1f} % of {best:.3f}")
-            rows.append([line["name"], *cells])
+            rows.append([plain(line["name"]), *cells])
     return format_table(head, rows)
 
 
@@ -188,18 +195,18 @@ def format_ablation(report: Mapping[str, Any]) -> str:
     reference, lines = report["reference"], report["variants"]
     seeds = len(lines[0]["seeds"])
     parts = [
-        f"# {report['corpus']}: {len(lines)} variants, {seeds} seeds each",
+        f"# {plain(report['corpus'])}: {len(lines)} variants, {seeds} seeds each",
         "Test split, epochs chosen on dev. Mean [95 % interval of the mean] over seeds.",
         _score_table(report),
     ]
     if any(line["difference"] for line in lines):
         parts += [
-            f"## Difference to: {reference}",
+            f"## Difference to: {plain(reference)}",
             "Mean [95 % interval], bootstrap over dialogues and seeds, in pairs; a star: p < "
             f"{SIGNIFICANT} after Holm's correction for the variants of a column. The picture's "
             "colours follow the interval alone.",
             _difference_table(report),
-            "![differences](ablation.png)",
+            f"![differences]({PICTURE})",
         ]
     if any(line["ensemble"] for line in lines):
         parts += ["## Ensembles", "Probabilities averaged over seeds.", _ensemble_table(report)]
@@ -210,7 +217,7 @@ def format_ablation(report: Mapping[str, Any]) -> str:
             _bayes_table(report),
         ]
     listed = "\n".join(
-        f"- {line['name']}: {spell_point(line['settings']) or 'the config itself'}"
+        f"- {plain(line['name'])}: {plain(spell_point(line['settings'])) or 'the config itself'}"
         + (f"; {line['diverged']} of {seeds} members diverged" if line["diverged"] else "")
         for line in lines
     )
@@ -303,8 +310,10 @@ def write_ablation_report(folder: pathlib.Path, report: Mapping[str, Any]) -> No
         shown = [n for n in report["metrics"] if not n.startswith("recall ")]
         panels = {_title(n): [line["difference"][n] for line in compared] for n in shown}
         names = [line["name"] for line in compared]
-        draw_forest(folder / "ablation.png", names, panels, report["reference"])
-    write_text(folder / "ablation.md", format_ablation(report))
+        draw_forest(folder / PICTURE, names, panels, report["reference"])
+    text = format_ablation(report)
+    write_text(folder / "ablation.md", text)
+    write_page(folder / "ablation.html", text, [PICTURE] if compared else [])
     write_text(folder / "ablation.csv", format_csv(report))
     write_text(folder / "ablation.tex", format_latex(report))
     write_json(folder / "ablation.json", report)

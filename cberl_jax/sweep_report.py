@@ -12,6 +12,7 @@ from typing import Any
 
 from cberl_jax.evaluate import METRICS, summarise, summarise_members
 from cberl_jax.grid import spell_value
+from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_setting
 from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.settings import Value
@@ -94,7 +95,7 @@ def _point_table(report: Mapping[str, Any]) -> str:
     head = [*grid, f"dev {TITLES[select]}", *(f"test {TITLES[n]}" for n in _TEST_METRICS)]
     rows = []
     for point in report["points"]:
-        cells = [spell_value(point["settings"][name]) for name in grid]
+        cells = [plain(spell_value(point["settings"][name])) for name in grid]
         if point["dev"]:
             cells.append(format_mean(point["dev"][select]))
             cells += [format_mean(point["test"][name]) for name in _TEST_METRICS]
@@ -135,6 +136,7 @@ def format_sweep(report: Mapping[str, Any]) -> str:
             f"Pictures: {', '.join(pictures)}. A value's mean and interval there are over all "
             "members that have it, whatever their other settings."
         )
+        parts += [f"![{n}]({picture_name(n)})" for n in pictured_settings(report)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -165,11 +167,13 @@ def _scores_by_value(report: Mapping[str, Any], name: str, split: str) -> list[l
 
 
 def write_sweep_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
-    """Writes the pictures, ``sweep.md``, and last, when all is there, ``sweep.json``."""
+    """Writes the pictures, ``sweep.md``, ``sweep.html`` and last ``sweep.json``."""
     for name in pictured_settings(report):
         dev, test = (_scores_by_value(report, name, split) for split in SPLITS)
         metric = TITLES[report["select"]]
         values = report["grid"][name]
         draw_setting(folder / picture_name(name), name, values, dev, test, metric)
-    write_text(folder / "sweep.md", format_sweep(report))
+    text = format_sweep(report)
+    write_text(folder / "sweep.md", text)
+    write_page(folder / "sweep.html", text, [picture_name(n) for n in pictured_settings(report)])
     write_json(folder / "sweep.json", report)

@@ -317,7 +317,7 @@ def test_all_files_are_written(tmp_path):
     report = report_of({"full": found("full", 0.6), "better": found("better", 0.8)})
     write_ablation_report(tmp_path, report)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {f"ablation.{end}" for end in ("json", "md", "csv", "tex", "png")}
+    assert names == {f"ablation.{end}" for end in ("json", "md", "html", "csv", "tex", "png")}
     assert json.loads((tmp_path / "ablation.json").read_text()) == report
 
 

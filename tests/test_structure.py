@@ -34,6 +34,7 @@ ORDER = [
     ["epochs"],
     ["prepare", "fleet"],
     ["checkpoints", "evaluate", "workdir"],
+    ["pages"],
     ["pictures", "quality", "report"],
     ["traces"],
     ["predictions"],

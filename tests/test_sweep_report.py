@@ -202,7 +202,8 @@ def test_a_sweep_without_settings_or_without_survivors_is_reported():
 def test_the_files_are_there_and_hold_the_report(report, tmp_path):
     write_sweep_report(tmp_path, report)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("sweep.json", "sweep.md", "sweep_loss.gamma.png", "sweep_model.hidden.png"),
+        *("sweep.json", "sweep.md", "sweep.html"),
+        *("sweep_loss.gamma.png", "sweep_model.hidden.png"),
     }
     assert json.loads((tmp_path / "sweep.json").read_text()) == report
     assert (tmp_path / "sweep.md").read_text() == format_sweep(report)
@@ -225,12 +226,12 @@ def test_a_setting_with_one_value_and_a_sweep_without_survivors_have_no_picture(
 
 def test_a_picture_gets_the_scores_of_all_members_with_a_value(report, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(
-        "cberl_jax.sweep_report.draw_setting",
-        lambda path, name, values, dev, test, metric: drawn.update(
-            {name: (values, dev, test, metric)}
-        ),
-    )
+
+    def draw_setting(path, name, *scores):
+        drawn[name] = scores
+        path.touch()
+
+    monkeypatch.setattr("cberl_jax.sweep_report.draw_setting", draw_setting)
     write_sweep_report(tmp_path, report)
     values, dev, test, metric = drawn["model.hidden"]
     assert (values, metric) == ([64, 128], "mean F1")
