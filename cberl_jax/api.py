@@ -82,6 +82,7 @@ def train(
     workdir: str | os.PathLike | None = None,
     settings: Mapping[str, Value] | None = None,
     say: Callable[[str], None] = print_now,
+    pictures: bool = True,
 ) -> Run:
     """Trains one member per seed, and scores them on dev and test.
 
@@ -98,6 +99,7 @@ def train(
         ends with the Run that is returned or with the process, unless ``Run.save`` copies it.
       settings: changes to the config by dotted names, ``{"loss.gamma": 2.0}``.
       say: takes a line of progress.
+      pictures: whether the report has pictures, which take some seconds.
 
     Returns:
       The Run.
@@ -116,7 +118,7 @@ def train(
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds = {seeds!r}: have to be at least one, and different")
     run = _temporary_run(say) if workdir is None else Run(workdir)
-    train_and_evaluate(changed, str(run.workdir), list(chosen), say)
+    train_and_evaluate(changed, str(run.workdir), list(chosen), say, pictures)
     return run
 
 

@@ -7,6 +7,7 @@ Type and lines are large enough to be read at half the size.
 
 import contextlib
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -86,9 +87,17 @@ _FOREST = {
 }
 
 
+def shorten(name: str, most: int = 16) -> str:
+    """A name on one line, of ``most`` letters at most."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 @contextlib.contextmanager
 def drawing_figure(path: pathlib.Path, width: float, height: float) -> Iterator[Figure]:
     """Gives an empty figure in the style of all pictures, and writes it after the block.
+
+    A letter that matplotlib's own font lacks becomes a box.
 
     Args:
       path: of the PNG; written whole or not at all.
@@ -96,7 +105,8 @@ def drawing_figure(path: pathlib.Path, width: float, height: float) -> Iterator[
       height: in inches.
     """
     # Not the person's own matplotlibrc: it may ask for fonts or for LaTeX that are not there.
-    with style.context(["default", _STYLE]):
+    with warnings.catch_warnings(), style.context(["default", _STYLE]):
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

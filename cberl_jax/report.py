@@ -1,7 +1,7 @@
 """The report of a run: the figures for programs, the tables for people (section 5)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,9 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.load import SIMULATED
 from cberl_jax.data.simulate import create_process
 from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise, summarise_members
+from cberl_jax.pages import plain, write_page
 from cberl_jax.prepare import Members
-from cberl_jax.workdir import Workdir
+from cberl_jax.workdir import Workdir, write_json, write_text
 
 TITLES = {
     "accuracy": "accuracy",
@@ -20,6 +21,14 @@ TITLES = {
     "balanced_accuracy": "balanced accuracy",
     "mean_f1": "mean F1",
 }
+
+
+class Picture(NamedTuple):
+    """A picture in a report: its file beside the report, its heading, and what it shows."""
+
+    file: str
+    title: str
+    text: str
 
 
 def score_members(
@@ -89,6 +98,7 @@ def create_report(
         },
         "timing": dict(timing),
         "versions": dict(versions),
+        "pictures": [],
     }
 
 
@@ -170,7 +180,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
         counts = report["augmentation"][name]
         figures = [f"{scores[field]['mean']:.3f}" for field in ("precision", "recall")]
         numbers = (scores["support"], counts["real"], counts["generated"])
-        rows.append([name, *figures, _cell(scores["f1"]), *map(str, numbers)])
+        rows.append([plain(name), *figures, _cell(scores["f1"]), *map(str, numbers)])
     return format_table(head, rows)
 
 
@@ -186,10 +196,10 @@ def _member_table(report: Mapping[str, Any]) -> str:
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: results, classes, members."""
+    """The report as Markdown: results, classes, members, pictures."""
     sound = sum(m["status"] == "ok" for m in report["members"])
     lost = [str(m["seed"]) for m in report["members"] if m["status"] != "ok"]
-    parts = [f"# {report['corpus']}: {sound} of {len(report['members'])} seeds"]
+    parts = [f"# {plain(report['corpus'])}: {sound} of {len(report['members'])} seeds"]
     if lost:
         parts.append(f"Diverged and left out: seed {', '.join(lost)}.")
     if not sound:
@@ -201,10 +211,17 @@ def format_report(report: Mapping[str, Any]) -> str:
         _class_table(report),
         _member_table(report),
     ]
+    # A run of an older version has none.
+    for picture in (Picture(**own) for own in report.get("pictures", [])):
+        parts += [f"## {picture.title}", picture.text, f"![{picture.title}]({picture.file})"]
     return "\n\n".join(parts) + "\n"
 
 
 def write_report(workdir: Workdir, report: Mapping[str, Any]) -> None:
-    """Writes ``report.md`` and ``report.json``."""
-    workdir.write_text(workdir.report_text, format_report(report))
-    workdir.write_json(workdir.report_file, report)
+    """Writes ``report.md``, ``report.html`` with the pictures inside, and last ``report.json``."""
+    if not workdir.writes:
+        return
+    text = format_report(report)
+    write_text(workdir.report_text, text)
+    write_page(workdir.report_page, text, [own["file"] for own in report["pictures"]])
+    write_json(workdir.report_file, report)

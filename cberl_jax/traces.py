@@ -6,7 +6,6 @@ classes there are.
 """
 
 import pathlib
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cberl_jax.pictures import PALETTE, drawing
+from cberl_jax.pictures import PALETTE, drawing, shorten
 
 _DARK, _LIGHT, _SPREAD = PALETTE["blue"], "#A9CFE8", PALETTE["black"]
 _TRUTH, _SPEAKER = PALETTE["vermilion"], "#555555"
@@ -28,7 +27,6 @@ _FULL = 0.78
 _FEWEST_TURNS = 8
 # More speakers than this share the last line.
 _MOST_SPEAKERS = 6
-_LONGEST_NAME = 16
 
 
 class Trace(NamedTuple):
@@ -56,8 +54,6 @@ class Trace(NamedTuple):
 def draw_trace(path: pathlib.Path, trace: Trace) -> None:
     """Draws a conversation's emotions.
 
-    A letter that matplotlib's own font lacks becomes a box.
-
     Args:
       path: of the PNG; written whole or not at all.
       trace: what to draw.
@@ -66,8 +62,7 @@ def draw_trace(path: pathlib.Path, trace: Trace) -> None:
     speakers = _name_speakers(trace.speaker)
     width = float(np.clip(3.2 + 0.22 * turns, 6.4, 16.0))
     height = 1.5 + 0.5 * classes + 0.26 * len(speakers)
-    with warnings.catch_warnings(), drawing(path, width, height) as axes:
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    with drawing(path, width, height) as axes:
         _draw_bars(axes, trace)
         if trace.spread is not None:
             _draw_spread(axes, trace)
@@ -135,7 +130,7 @@ def _label_axes(axes: Axes, trace: Trace, speakers: Sequence[str]) -> None:
     turns, classes = trace.probability.shape
     strips = [classes - 1 - number for number in range(classes)]
     lines = [_speaker_height(number) for number in range(len(speakers))]
-    names = [_shorten(name) for name in [*trace.classes, *speakers]]
+    names = [shorten(name) for name in [*trace.classes, *speakers]]
     axes.set_yticks([*(base + _FULL / 2 for base in strips), *lines], names)
     for label in axes.get_yticklabels()[classes:]:
         label.set_color(_SPEAKER)
@@ -149,7 +144,7 @@ def _label_axes(axes: Axes, trace: Trace, speakers: Sequence[str]) -> None:
     axes.set_ylim(lines[-1] - 0.4, classes)
     axes.set_xticks([t for t in MaxNLocator(12, integer=True).tick_values(0, turns) if t < turns])
     axes.set_xlabel("turn")
-    axes.set_title(f"{_shorten(trace.title, 32)}; a full strip is probability 1")
+    axes.set_title(f"{shorten(trace.title, 32)}; a full strip is probability 1")
 
 
 def _legend(has_spread: bool, has_truth: bool) -> list[Patch | Line2D]:
@@ -163,8 +158,3 @@ def _legend(has_spread: bool, has_truth: bool) -> list[Patch | Line2D]:
         mark.set(linestyle="none", markersize=6)
         handles.append(mark)
     return handles
-
-
-def _shorten(name: str, most: int = _LONGEST_NAME) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -23,6 +23,7 @@ from cberl_jax.data.corpus import fingerprint
 from cberl_jax.epochs import MemberState
 from cberl_jax.errors import Interrupted
 from cberl_jax.fleet import Fleet, members_like
+from cberl_jax.illustrations import Trained, illustrate
 from cberl_jax.inference import member_states, predict_splits, versions
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.report import create_report, score_members, write_report
@@ -217,6 +218,8 @@ class Run:
     def execute(self) -> list[dict[str, Any]]:
         """Both stages and the predictions; writes ``predictions.npz``.
 
+        The states are on the host afterwards.
+
         Returns:
           The members' lines, from ``score_members``.
         """
@@ -227,7 +230,8 @@ class Run:
                 self.stage(name, most[name])
         state = self.fleet.collect(self.state, len(self.members.seeds))
         # The devices' memory is the predictions' now.
-        del self.state, self.shared
+        del self.shared
+        self.state = state
         corpus = self.prepared.corpus
         predictions = predict_splits(self.fleet, state, corpus, self.prepared.standardiser)
         self.workdir.write_predictions({"seed": self.members.seeds, **predictions})
@@ -277,6 +281,7 @@ def train_and_evaluate(
     workdir: str,
     seeds: Sequence[int],
     say: Callable[[str], None] = print_now,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Trains one member per seed and writes the run's folder; goes on with a run that is there.
 
@@ -285,9 +290,10 @@ def train_and_evaluate(
       workdir: the run's folder.
       seeds: the members' seeds, different from each other.
       say: takes a line of progress.
+      pictures: whether the report has pictures, which take some seconds.
 
     Returns:
-      The report, as in ``report.json``.
+      The report, as in ``report.json``; its ``pictures`` in the process that writes.
 
     Raises:
       UserError: a setting, the corpus or the folder is at fault.
@@ -311,5 +317,10 @@ def train_and_evaluate(
             timing=run.timing(),
             versions=versions(),
         )
+    if pictures and folder.writes:
+        say("drawing")
+        model = (prepared.program, run.state, prepared.standardiser)
+        drawn = illustrate(Trained(folder, config, corpus, *model), report)
+        report["pictures"] = [picture._asdict() for picture in drawn]
     write_report(folder, report)
     return report

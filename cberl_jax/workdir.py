@@ -48,8 +48,9 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 class Workdir:
     """The files of one run.
 
-    ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``predictions.npz``, ``report.json`` and
-    ``report.md``; the names are read by other programs.
+    ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``predictions.npz``, ``report.json``,
+    ``report.md``, ``report.html`` and the pictures in it, ``report_<what>.png``; the names are read
+    by other programs.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True, writes: bool = True):
@@ -77,6 +78,7 @@ class Workdir:
         self.predictions_file = self.path / "predictions.npz"
         self.report_file = self.path / "report.json"
         self.report_text = self.path / "report.md"
+        self.report_page = self.path / "report.html"
 
     def claim(self, config: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """Writes ``config.json``, or checks that the one there is the same run's.

@@ -20,6 +20,7 @@ CAUSAL = flags.DEFINE_bool(
     "causal", False, "See no future turn: for live use; short for --config.model.causal=True."
 )
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of members; their seeds count from 0.", 1)
+PICTURES = flags.DEFINE_boolean("pictures", True, "Whether the report has pictures.")
 
 
 def main() -> int:
@@ -27,7 +28,8 @@ def main() -> int:
     config = cli.read_config(CONFIG, DATA)
     config.model.causal |= CAUSAL.value
     with cli.explaining_interrupts():
-        report = train_and_evaluate(config, WORKDIR.value, range(SEEDS.value))
+        seeds, pictures = range(SEEDS.value), PICTURES.value
+        report = train_and_evaluate(config, WORKDIR.value, seeds, pictures=pictures)
     print(format_report(report))
     return 0 if report["test"] else 1
 

@@ -312,7 +312,7 @@ def finished(tmp_path_factory):
     # The joint model plays no part in the report.
     parts = ("djvae", "bilstm", "graph", "reconstruction")
     config = tiny_config(**settings, **{f"model.{part}": False for part in parts})
-    train_and_evaluate(config, str(folder / "run"), [3, 5], lambda line: None)
+    train_and_evaluate(config, str(folder / "run"), [3, 5], lambda line: None, pictures=False)
     return folder / "run"
 
 

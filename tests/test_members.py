@@ -197,7 +197,7 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces
     reduced = {"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2, "data.components": 3}
     config = tiny_config(**reduced)
     lines = []
-    report = training.train_and_evaluate(config, str(tmp_path / "run"), [3, 5], lines.append)
+    report = training.train_and_evaluate(config, str(tmp_path / "run"), [3, 5], lines.append, False)
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
     assert [m["seed"] for m in report["members"]] == [3, 5]
     assert sum(line.startswith("joint") for line in lines) == 4
@@ -272,7 +272,9 @@ def test_looking_at_test_changes_nothing_but_one_column(tmp_path):
     for looks in (False, True):
         config = tiny_config(**bare, **{"train.best_on_test": looks})
         folder = str(tmp_path / f"run {looks}")
-        reports[looks] = training.train_and_evaluate(config, folder, [3, 5], lambda line: None)
+        reports[looks] = training.train_and_evaluate(
+            config, folder, [3, 5], lambda line: None, pictures=False
+        )
     for field in ("dev", "test"):
         assert reports[True][field] == reports[False][field]
     assert reports[False]["best_on_test"] is None

@@ -84,7 +84,7 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
     training.train_and_evaluate(
-        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], lambda line: None
+        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], lambda line: None, False
     )
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
     chunk = tmp_path / "sweep" / "chunks" / "001-000"
