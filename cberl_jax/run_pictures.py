@@ -75,7 +75,7 @@ def draw_confusion(path: pathlib.Path, classes: Sequence[str], counts: np.ndarra
     share = row_shares(counts)
     names = [shorten(name) for name in classes]
     side = 0.82 * number
-    with drawing(path, 2.2 + side, 1.9 + 0.85 * side) as axes:
+    with drawing(path, max(2.2 + side, 6.4), 1.9 + 0.85 * side) as axes:
         axes.imshow(share, cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
         for row, column in np.ndindex(number, number):
             value, count = share[row, column], counts[row, column]
@@ -90,7 +90,7 @@ def draw_confusion(path: pathlib.Path, classes: Sequence[str], counts: np.ndarra
         axes.grid(False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title("share of the true class; below it utterances, mean over members")
+        axes.set_title("share of the true class; mean utterances")
 
 
 def row_shares(counts: np.ndarray) -> np.ndarray:
