@@ -58,7 +58,8 @@ def path(tmp_path_factory):
 def run(path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "run"
     settings = SHORT | {"loss.gamma": np.float64(2)}
-    return cberl.train(path, tiny_config(), seeds=2, workdir=workdir, settings=settings)
+    options = {"seeds": 2, "settings": settings, "pictures": False}
+    return cberl.train(path, tiny_config(), workdir=workdir, **options)
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,9 @@ def test_a_run_leaves_the_files_and_names_that_other_programs_read(finished):
         *("device", "compile_s", "gan_s", "train_s", "epoch_s"),
         *("utterances_per_s", "peak_memory_bytes"),
     }
+    shown = [workdir / picture["file"] for picture in report["pictures"]]
+    assert len(shown) == 7 and all(path.exists() for path in shown)
+    assert (workdir / "report.html").stat().st_size > sum(path.stat().st_size for path in shown)
     assert report["augmentation"]["disgust"]["generated"] > 0
     assert (workdir / "report.md").read_text().strip() in printed
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -161,7 +164,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_result(
 ):
     workdir, command, _ = finished
     command = [x if not x.startswith("--workdir") else f"--workdir={tmp_path}" for x in command]
-    command.append("--config.train.checkpoint_seconds=0")
+    command += ["--config.train.checkpoint_seconds=0", "--nopictures"]
     running = subprocess.Popen(
         command, env=program_environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -195,7 +198,7 @@ def test_first_steps_do_not_hang_on_few_cores(cores, program_environment, tmp_pa
         pytest.skip(f"this machine has fewer than {cores} cores")
     # The model at its default widths: narrow ones never showed the deadlock.
     command = train(
-        f"--workdir={tmp_path}", "--seeds=4",
+        f"--workdir={tmp_path}", "--seeds=4", "--nopictures",
         "--config.train.epochs=1", "--config.gan.epochs=1", "--config.gan.steps=2",
     )  # fmt: skip
     # The affinity is set in a process of its own: setting it between fork and exec would fork a
