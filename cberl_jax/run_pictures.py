@@ -113,8 +113,10 @@ def draw_class_scores(
             mean, ends = scores["f1"]["mean"], scores["f1"]["ci95"]
             axes.barh(row, mean, 0.68, **_look_of_class(name in minority))
             if ends is not None:
+                # Two members may have an interval far beyond what a score can be.
+                ends = np.clip(ends, 0.0, 1.0)
                 axes.plot(ends, [row, row], color=PALETTE["black"], linewidth=2, marker="|")
-            beside = max(mean, ends[1]) if ends else mean
+            beside = mean if ends is None else max(mean, ends[1])
             axes.text(beside + 0.015, row, f"{mean:.2f}", va="center", fontsize=12)
         names = [f"{shorten(name)} ({scores['support']})" for name, scores in classes.items()]
         axes.set_yticks(range(len(names)), names)

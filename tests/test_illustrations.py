@@ -171,6 +171,9 @@ def test_pictures_of_any_size_are_drawn(tmp_path):
     counts = {name: {"real": n, "generated": n % 2} for n, name in enumerate(classes)}
     draw_confusion(tmp_path / "a.png", classes, np.diag(np.arange(12.0)))
     draw_class_scores(tmp_path / "b.png", scores, classes[:2])
+    # Two members that disagree have an interval far beyond what a score can be.
+    wide = {"mean": 0.5, "std": 0.5, "ci95": [-4.0, 5.0]}
+    draw_class_scores(tmp_path / "wide.png", {"joy": {"f1": wide, "support": 3}}, [])
     draw_class_counts(tmp_path / "c.png", counts)
     label = np.asarray([0, 1, 11])
     draw_features(tmp_path / "d.png", classes, label, np.zeros((3, 2)))

@@ -98,7 +98,9 @@ def test_the_page_of_an_ablation_holds_its_tables_and_picture(tmp_path):
         outcome = Outcome(name, classes, np.zeros(1, int), probability[None], label, dialogue)
         found[name] = ([member], outcome)
     preset = Preset([Variant(name, {}) for name in found], "full")
-    report = create_ablation_report("<corpus>.npz", preset, found, classes[1:], None)
+    report = create_ablation_report(
+        "<corpus>.npz", preset, found, classes[1:], dict.fromkeys(found)
+    )
     write_ablation_report(tmp_path, report)
     page = (tmp_path / "ablation.html").read_text()
     assert check_self_contained(page) == [(tmp_path / "ablation.png").read_bytes()]
