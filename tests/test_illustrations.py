@@ -180,7 +180,7 @@ def test_pictures_of_any_size_are_drawn(tmp_path):
     lonely = Conversation("$", np.arange(1), ["$A$"], ["\\frac 喜"], [""], ["<b>"], np.ones((1, 1)))
     draw_attention(tmp_path / "e.png", lonely)
     shapes = {path.stem: imread(path).shape for path in tmp_path.glob("*.png")}
-    assert len(shapes) == 5 and shapes["a"][1] > 2000
+    assert len(shapes) == 6 and shapes["a"][1] > 2000
 
 
 # A run
