@@ -13,7 +13,6 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from cberl_jax.data.packing import LARGEST_DEVIATION
 from cberl_jax.errors import UserError
 from cberl_jax.masking import no_masking
 from cberl_jax.models.cberl import Conversations
@@ -38,15 +37,9 @@ def create_function(model: Model):
       ``probability`` [T, C], mean over the members, and ``spread`` [T, C], their standard deviation
       (zero with one member).
     """
-    statistics = model.standardiser
 
     def standardise(modality, values, present):
-        values = (values - statistics.mean[modality]) / statistics.scale[modality]
-        values = jnp.clip(values, -LARGEST_DEVIATION, LARGEST_DEVIATION)
-        if modality in statistics.axes:
-            values = values @ statistics.axes[modality]
-            values = jnp.clip(values, -LARGEST_DEVIATION, LARGEST_DEVIATION)
-        return jnp.where(present[:, None], values, 0.0)
+        return jnp.where(present[:, None], model.standardiser.transform(modality, values), 0.0)
 
     def of_conversation(features, present, speaker, turns):
         used = jnp.arange(len(speaker)) < turns

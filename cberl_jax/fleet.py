@@ -115,12 +115,7 @@ class Fleet:
                     lambda member: create_state(self.program, *member), (seeds, hyper)
                 )
 
-            # It runs once: on CPU the optimiser would take longer than all it could save.
-            options = {"xla_backend_optimization_level": 0}
-            options = options if self.devices[0].platform == "cpu" else None
-            lowered = jax.jit(create).lower(*arguments)
-            self._compiled["create"] = lowered.compile(compiler_options=options)
-            return_memory()
+            self._compiled["create"] = compile_once(create, *arguments)
         state = self._compiled["create"](*arguments)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(seeds)], state)
 
@@ -240,6 +235,15 @@ class Fleet:
         total = stats.argument_size_in_bytes + stats.temp_size_in_bytes
         total += stats.output_size_in_bytes - stats.alias_size_in_bytes
         return total // self._each, total
+
+
+def compile_once(function: Callable, *arguments: Any) -> Callable:
+    """Compiles a function that runs once, so that its compilation is most of what it costs."""
+    # On CPU the optimiser would take longer than all it could save.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
+    return_memory()
+    return compiled
 
 
 def return_memory() -> None:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +12,7 @@ from ml_collections import ConfigDict
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import (
-    Standardiser,
-    choose_row_length,
-    empty_standardiser,
-    pack,
-    turns_of,
-)
+from cberl_jax.data.packing import Standardiser, empty_standardiser, pack_dialogues
 from cberl_jax.epochs import NEVER, MemberState, predict
 from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet, members_like
@@ -69,9 +63,7 @@ def predict_splits(
       ``classes`` [C] str.
     """
     program, members = fleet.program, len(state.seed)
-    chosen = corpus.split != "train"
-    row_length = choose_row_length(corpus.length[chosen], program.rows)
-    rows = pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, program.rows)
+    rows = pack_dialogues(corpus, corpus.split != "train", program.rows)
 
     def of_member(variables, shared, _):
         return predict(program, variables, *shared, fleet.place)
@@ -149,8 +141,7 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
     Raises:
       UserError: there is no checkpoint.
     """
-    outline = _outline(stored["classes"], stored["widths"])
-    program = create_program(config, outline, stored["generated"])
+    program = create_program(config, stored["widths"], stored["generated"])
     members = list_members(config, stored["seeds"])
     fleet = Fleet(program, len(members.seeds))
     like = members_like(program, members.seeds, members.hyper)
@@ -160,21 +151,6 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
             raise UserError(f"{folder.checkpoints}: holds no checkpoint")
         state, standardiser = checkpoints.restore(like, statistics)
     return Trained(members, fleet, state, standardiser)
-
-
-def _outline(classes: Sequence[str], widths: Mapping[str, int]) -> Corpus:
-    """A corpus without dialogues: all of a corpus that a program depends on."""
-    nothing, numbers = np.zeros(0, np.str_), np.zeros(0, np.int32)
-    return Corpus(
-        classes=tuple(classes),
-        dialogue=nothing,
-        split=nothing,
-        length=numbers,
-        speaker=nothing,
-        label=numbers,
-        features={m: np.zeros((0, width), np.float32) for m, width in widths.items()},
-        present={m: np.zeros(0, bool) for m in widths},
-    )
 
 
 class Restored(NamedTuple):

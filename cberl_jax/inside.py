@@ -9,8 +9,9 @@ import numpy as np
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import Standardiser, choose_row_length, pack, turns_of
+from cberl_jax.data.packing import Standardiser, pack_dialogues
 from cberl_jax.epochs import Program, gather
+from cberl_jax.fleet import compile_once
 from cberl_jax.masking import no_masking
 
 
@@ -39,9 +40,7 @@ def look_inside(
       corpus: the corpus.
       standardiser: the train statistics that belong to the parameters.
     """
-    chosen = np.flatnonzero(corpus.split == "test")
-    row_length = choose_row_length(corpus.length[chosen], program.rows)
-    rows = pack(turns_of(corpus, chosen), row_length, program.rows)
+    rows = pack_dialogues(corpus, corpus.split == "test", program.rows)
 
     def forward(variables, table, rows):
         def of_batch(batch):
@@ -57,9 +56,7 @@ def look_inside(
         return jax.lax.map(of_batch, batches)
 
     arguments = (variables, create_table(corpus, standardiser), rows)
-    # It runs once: on CPU the optimiser would take longer than all it could save.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    compiled = jax.jit(forward).lower(*arguments).compile(compiler_options=options)
+    compiled = compile_once(forward, *arguments)
 
     used = rows.segment > 0
     order = np.argsort(rows.index[used])

@@ -38,11 +38,19 @@ class Prepared(NamedTuple):
     generated: np.ndarray
 
 
-def create_program(config: ConfigDict, corpus: Corpus, generated: Sequence[int]) -> Program:
-    """The static half of a training; with a GAN if that makes what is ``generated`` [C]."""
-    classes = len(corpus.classes)
-    widths = standardised_widths(corpus.widths, config.data.components)
-    model = CBERL(model_settings(config), tuple(widths.items()), classes)
+def create_program(
+    config: ConfigDict, widths: Mapping[str, int], generated: Sequence[int]
+) -> Program:
+    """The static half of a training.
+
+    Args:
+      config: the settings.
+      widths: modality -> d_m of the corpus.
+      generated: [C] generated utterances per class; there is a GAN if that makes them.
+    """
+    classes = len(generated)
+    kept = standardised_widths(widths, config.data.components)
+    model = CBERL(model_settings(config), tuple(kept.items()), classes)
     gan = None
     if config.augment.method == "gan" and any(generated):
         gan = GAN(config.gan.hidden, config.gan.noise, classes)
@@ -107,7 +115,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         with_test=config.train.best_on_test,
     )
     generated = np.bincount(placement.target, minlength=len(corpus.classes))
-    program = create_program(config, corpus, generated)
+    program = create_program(config, corpus.widths, generated)
     return Prepared(corpus, standardiser, data, program, generated)
 
 

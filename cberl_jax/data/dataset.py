@@ -7,7 +7,14 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.packing import Rows, Standardiser, choose_row_length, pack, turns_of
+from cberl_jax.data.packing import (
+    Rows,
+    Standardiser,
+    choose_row_length,
+    pack,
+    pack_dialogues,
+    turns_of,
+)
 from cberl_jax.data.placement import Placement
 
 # Neighbours of SMOTE's original paper.
@@ -150,22 +157,17 @@ def create_dataset(
     turns = {s: turns_of(corpus, np.flatnonzero(corpus.split == s)) for s in ("train", "dev")}
     generated = np.bincount(placement.target, minlength=len(corpus.classes))
     table = create_table(corpus, standardiser)
+    # In rows of its own length: how the other splits are packed must not depend on test.
+    test = pack_dialogues(corpus, corpus.split == "test", rows_per_batch) if with_test else None
     return Dataset(
         table=table,
         label=corpus.label,
         train=pack(turns["train"].join(placement.copies), row_length, rows_per_batch),
         dev=pack(turns["dev"], row_length, rows_per_batch),
-        test=_pack_test(corpus, rows_per_batch) if with_test else None,
+        test=test,
         source=placement.source,
         target=placement.target,
         neighbours=find_neighbours(corpus, table, placement.source, neighbours),
         counts=(corpus.class_counts("train") + generated).astype(np.float32),
         domains=create_domains(corpus, placement.minority),
     )
-
-
-def _pack_test(corpus: Corpus, rows_per_batch: int) -> Rows:
-    # In rows of its own length: how the other splits are packed must not depend on test.
-    chosen = corpus.split == "test"
-    row_length = choose_row_length(corpus.length[chosen], rows_per_batch)
-    return pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, rows_per_batch)

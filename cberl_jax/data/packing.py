@@ -6,7 +6,7 @@ of integers, not of features.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -42,17 +42,22 @@ class Standardiser(NamedTuple):
     ) -> dict[str, np.ndarray]:
         """Standardises features, modality -> [N, w_m]; zero where ``present`` is false."""
         standardised = {}
-        for modality, mean in self.mean.items():
-            values = _cut((features[modality].astype(np.float64) - mean) / self.scale[modality])
-            if modality in self.axes:
-                values = _cut(values @ self.axes[modality].astype(np.float64))
+        for modality in self.mean:
+            values = self.transform(modality, features[modality].astype(np.float64))
             values[~present[modality]] = 0.0
             standardised[modality] = values.astype(np.float32)
         return standardised
 
+    def transform(self, modality: str, values: Any) -> Any:
+        """Standardises [N, d_m] values of one modality: numpy's or jax's, in their precision."""
+        values = _cut((values - self.mean[modality]) / self.scale[modality])
+        if modality in self.axes:
+            values = _cut(values @ self.axes[modality].astype(values.dtype))
+        return values
 
-def _cut(deviations: np.ndarray) -> np.ndarray:
-    return np.clip(deviations, -LARGEST_DEVIATION, LARGEST_DEVIATION)
+
+def _cut(deviations: Any) -> Any:
+    return deviations.clip(-LARGEST_DEVIATION, LARGEST_DEVIATION)
 
 
 def standardised_widths(widths: Mapping[str, int], components: int) -> dict[str, int]:
@@ -239,3 +244,9 @@ def pack(turns: Turns, row_length: int, multiple: int = 1) -> Rows:
                 getattr(packed, field)[row, here] = getattr(turns, field)[there]
             at += length
     return packed
+
+
+def pack_dialogues(corpus: Corpus, chosen: np.ndarray, multiple: int) -> Rows:
+    """Packs some dialogues, given by a mask [G], into rows of the length that suits them best."""
+    row_length = choose_row_length(corpus.length[chosen], multiple)
+    return pack(turns_of(corpus, np.flatnonzero(chosen)), row_length, multiple)
