@@ -5,7 +5,7 @@ durable as one; what is compared, and how, is in ``ablation_report.py``.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,15 @@ from cberl_jax import processes
 from cberl_jax.ablation_report import create_ablation_report, write_ablation_report
 from cberl_jax.compare import Outcome
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.placement import find_minority
+from cberl_jax.data.placement import name_minority
 from cberl_jax.grid import Point, point_config
 from cberl_jax.prepare import load_data, prepare
+from cberl_jax.progress import PLAIN, Progress
 from cberl_jax.report import best_possible
 from cberl_jax.sweep import check_points, chunks, train_points
-from cberl_jax.training import open_workdir, print_now, run_identity
+from cberl_jax.training import open_workdir, run_identity
 from cberl_jax.variants import Preset, Variant
 from cberl_jax.workdir import Workdir
-
-# Of the largest class; where nothing is filled up, the minority classes have less.
-MINORITY_SHARE = 0.5
 
 
 def read_variant(
@@ -62,17 +60,10 @@ def list_points(preset: Preset) -> list[Point]:
     return [spelt[key] for key in sorted(spelt)]
 
 
-def name_minority(corpus: Corpus, balance: float) -> list[str]:
-    """The classes that are told of: those that are filled up, or else under half of the largest."""
-    for share in (balance, MINORITY_SHARE):
-        minority = find_minority(corpus, share)
-        if minority.any():
-            break
-    return [name for name, rare in zip(corpus.classes, minority) if rare]
-
-
-def _best_possible(config: ConfigDict, preset: Preset) -> dict[str, Any]:
+def _best_possible(config: ConfigDict, corpus: Corpus, preset: Preset) -> dict[str, Any]:
     """Variant -> ``best_possible`` with the modalities that it sees."""
+    if best_possible(corpus) is None:
+        return dict.fromkeys(variant.name for variant in preset.variants)
     name = "data.modalities"
     seen = {v.name: v.settings.get(name, config.data.modalities) for v in preset.variants}
     best = {
@@ -88,7 +79,7 @@ def ablate(
     seeds: Sequence[int],
     preset: Preset,
     members_per_device: int | None = None,
-    say: Callable[[str], None] = print_now,
+    progress: Progress = PLAIN,
 ) -> dict[str, Any]:
     """Trains every seed of every variant and compares them; goes on with an ablation that is there.
 
@@ -98,7 +89,7 @@ def ablate(
       seeds: different from each other; every variant has them all.
       preset: the variants, from ``choose_variants``.
       members_per_device: how many members a device trains at a time; by default as many as fit.
-      say: takes a line of progress.
+      progress: shows how far it is.
 
     Returns:
       The contents of ``ablation.json``.
@@ -112,17 +103,18 @@ def ablate(
     corpus = load_data(config)
     prepared = prepare(config, corpus)
     if config.augment.method != "none" and not prepared.generated.any():
-        say(f"nothing is generated: no class has under {config.augment.balance:g} of the largest")
+        share = f"{config.augment.balance:g}"
+        progress.say(f"nothing is generated: no class has under {share} of the largest")
     # Names say nothing of what is trained: a variant may get a better one.
     identity = run_identity(config, prepared, seeds) | {"points": points}
     folder = open_workdir(workdir, identity)
-    lines = train_points(config, folder, seeds, points, members_per_device, say)
+    lines = train_points(config, folder, seeds, points, members_per_device, progress)
     report = create_ablation_report(
         corpus.source,
         preset,
         {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
         name_minority(corpus, config.augment.balance),
-        _best_possible(config, preset),
+        _best_possible(config, corpus, preset),
     )
     if processes.is_main():
         write_ablation_report(folder.path, report)

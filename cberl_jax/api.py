@@ -1,5 +1,6 @@
 """What the package offers to Python: ``train``, ``load`` and what they return."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -14,9 +15,10 @@ from cberl_jax.configs import change, named_config
 from cberl_jax.errors import UserError
 from cberl_jax.inference import read_settings
 from cberl_jax.predictor import Model, load
+from cberl_jax.progress import Progress, show_progress
 from cberl_jax.report import format_report
 from cberl_jax.settings import Value
-from cberl_jax.training import print_now, train_and_evaluate
+from cberl_jax.training import train_and_evaluate
 
 
 class Report(dict):
@@ -27,6 +29,22 @@ class Report(dict):
 
     def _repr_markdown_(self) -> str:
         return format_report(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportPicture:
+    """A picture of a report; a notebook shows it.
+
+    Attributes:
+      path: of its file.
+      text: what it shows.
+    """
+
+    path: pathlib.Path
+    text: str
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
 
 
 class Run:
@@ -47,6 +65,22 @@ class Run:
         """
         folder, _, _ = read_settings(self.workdir)
         return Report(folder.read_report())
+
+    def pictures(self) -> dict[str, ReportPicture]:
+        """The pictures of the report, in its order.
+
+        Returns:
+          Name (``confusion``, ``f1``, ``curves``, ...) -> picture; none where the run was told to
+          draw none.
+
+        Raises:
+          UserError: there is no finished run.
+        """
+        drawn = [(pathlib.Path(own["file"]), own["text"]) for own in self.report()["pictures"]]
+        return {
+            file.stem.removeprefix("report_"): ReportPicture(self.workdir / file, text)
+            for file, text in drawn
+        }
 
     def model(self) -> Model:
         """The run's members, ready to predict; as of ``load``."""
@@ -81,7 +115,7 @@ def train(
     seeds: int | Sequence[int] = 1,
     workdir: str | os.PathLike | None = None,
     settings: Mapping[str, Value] | None = None,
-    say: Callable[[str], None] = print_now,
+    say: Callable[[str], None] | None = None,
     pictures: bool = True,
 ) -> Run:
     """Trains one member per seed, and scores them on dev and test.
@@ -92,13 +126,13 @@ def train(
     Args:
       data: canonical ``.npz``, a pickle of the field or ``simulated:<size>``; by default the
         config's own, which only ``demo`` has.
-      config: a name (``demo``, ``iemocap``, ``meld``, ``mosi``), or all settings
+      config: a name (``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), or all settings
         (``cberl_jax.settings.default_config()``, changed).
       seeds: number of members, whose seeds count from 0; or the seeds.
       workdir: folder that keeps the run. Without one the run lies in a temporary folder, which
         ends with the Run that is returned or with the process, unless ``Run.save`` copies it.
       settings: changes to the config by dotted names, ``{"loss.gamma": 2.0}``.
-      say: takes a line of progress.
+      say: takes a line of progress; by default a bar or lines show it.
       pictures: whether the report has pictures, which take some seconds.
 
     Returns:
@@ -117,8 +151,9 @@ def train(
     chosen = range(seeds) if isinstance(seeds, Integral) else [int(seed) for seed in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds = {seeds!r}: have to be at least one, and different")
-    run = _temporary_run(say) if workdir is None else Run(workdir)
-    train_and_evaluate(changed, str(run.workdir), list(chosen), say, pictures)
+    progress = Progress(say) if say else show_progress()
+    run = _temporary_run(progress.say) if workdir is None else Run(workdir)
+    train_and_evaluate(changed, str(run.workdir), list(chosen), progress, pictures)
     return run
 
 

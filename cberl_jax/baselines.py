@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.packing import fit_standardiser
-from cberl_jax.data.placement import find_minority
-from cberl_jax.evaluate import evaluate_predictions
+from cberl_jax.data.placement import name_minority
+from cberl_jax.evaluate import evaluate_predictions, select_score
 from cberl_jax.prepare import check_labelled, load_data
 from cberl_jax.report import format_table
 from cberl_jax.workdir import Workdir
@@ -106,10 +106,6 @@ def _score(corpus: Corpus, guess: np.ndarray, split: str) -> dict[str, Any]:
     return evaluate_predictions(corpus.label[here], probability, corpus.classes)
 
 
-def _mean_f1(scores: Mapping[str, Any]) -> float:
-    return (scores["weighted_f1"] + scores["macro_f1"]) / 2
-
-
 def measure_kind(kind: Kind, corpus: Corpus, features: np.ndarray) -> dict[str, Any]:
     """Fits a kind of classifier with all its settings, and keeps those that are best on dev.
 
@@ -135,7 +131,7 @@ def measure_kind(kind: Kind, corpus: Corpus, features: np.ndarray) -> dict[str, 
                 for seed in seeds
             ]
         dev = [_score(corpus, guess, "dev") for guess in guesses]
-        score = np.mean([_mean_f1(one) for one in dev])
+        score = np.mean([select_score(one, "mean_f1") for one in dev])
         if not best or score > best["score"]:
             best = {"score": score, "settings": settings, "dev": dev, "guesses": guesses}
     test = [_score(corpus, guess, "test") for guess in best["guesses"]]
@@ -184,12 +180,8 @@ def measure_baselines(
         result = measure_kind(KINDS[name], corpus, join_turns(corpus, features, window))
         lines.append({"kind": name, "turns": window, **result})
         say(f"{name}, {window} turns on each side: {result['settings']}")
-    minority = find_minority(corpus, config.augment.balance)
-    return {
-        "corpus": corpus.source,
-        "minority": [name for name, rare in zip(corpus.classes, minority) if rare],
-        "lines": lines,
-    }
+    minority = name_minority(corpus, config.augment.balance)
+    return {"corpus": corpus.source, "minority": minority, "lines": lines}
 
 
 def format_baselines(report: Mapping[str, Any]) -> str:

@@ -50,6 +50,13 @@ def evaluate_predictions(
     }
 
 
+def select_score(scores: Mapping[str, Any], select: str) -> float:
+    """A member's score in the metric that picks epochs and settings, a ``settings.SELECTIONS``."""
+    if select == "mean_f1":
+        return (scores["weighted_f1"] + scores["macro_f1"]) / 2
+    return scores[select]
+
+
 def summarise(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation and Student's 95 % interval of the mean over members.
 

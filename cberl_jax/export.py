@@ -18,7 +18,7 @@ from cberl_jax.masking import no_masking
 from cberl_jax.models.cberl import Conversations
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.predictor import Model, load
-from cberl_jax.workdir import replacing, write_json
+from cberl_jax.workdir import Workdir, replacing, write_json, write_text
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LENGTH = 64
@@ -89,11 +89,12 @@ def export_model(
 def export_run(
     workdir: str | os.PathLike, output: str | os.PathLike, length: int = LENGTH
 ) -> dict[str, Any]:
-    """Writes a finished run's inference program, and beside it what its numbers mean.
+    """Writes a finished run's inference program, and beside it what its numbers mean and its card.
 
     Args:
       workdir: folder of the run.
-      output: the file to write or replace; the other is called ``<output>.json``.
+      output: the file to write or replace; the others are called ``<output>.json`` and, a copy of
+        the run's model card, ``<output>.md``.
       length: turns of the longest conversation that the program takes.
 
     Returns:
@@ -120,6 +121,10 @@ def export_run(
         with replacing(target) as file:
             file.write(program)
         write_json(target.with_name(target.name + ".json"), meaning)
+        card = Workdir(workdir, create=False).model_card
+        # A run of an older version has none.
+        if card.exists():
+            write_text(target.with_name(target.name + ".md"), card.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
     return meaning

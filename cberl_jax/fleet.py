@@ -198,6 +198,10 @@ class Fleet:
         rows = NamedSharding(self._mesh, PartitionSpec("rows"))
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
 
+    def has_compiled(self, name: str) -> bool:
+        """Whether ``compile`` has this stage's program already."""
+        return name in self._compiled
+
     def compile(
         self, name: str, function: Callable, state: Any, shared: Any, hyper: Any, keep: bool = False
     ) -> Callable:

@@ -47,7 +47,7 @@ FEWEST_FOR_TSNE = 50
 TURNS = (5, 10)
 
 
-class Trained(NamedTuple):
+class TrainedRun(NamedTuple):
     """A run whose members are trained and scored.
 
     Attributes:
@@ -238,7 +238,7 @@ def show_conversation(
 class Illustrator:
     """Draws the pictures of one run; each method is a picture and says what it shows."""
 
-    def __init__(self, run: Trained, report: Mapping[str, Any]):
+    def __init__(self, run: TrainedRun, report: Mapping[str, Any]):
         """Args: the run and its report, of which at least one member is sound."""
         self.run, self.report, self.corpus = run, report, run.corpus
         members = report["members"]
@@ -355,7 +355,7 @@ class Illustrator:
         return Picture(path.name, "Attention in a conversation", text)
 
 
-def illustrate(run: Trained, report: Mapping[str, Any]) -> list[Picture]:
+def illustrate(run: TrainedRun, report: Mapping[str, Any]) -> list[Picture]:
     """Draws the pictures of a run into its folder.
 
     Args:

@@ -18,7 +18,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet, members_like
 from cberl_jax.prepare import Members, check_labelled, create_program, list_members, load_data
 from cberl_jax.report import create_report, score_members
-from cberl_jax.settings import SETTINGS, default_config
+from cberl_jax.settings import FREE_SETTINGS, SETTINGS, default_config
 from cberl_jax.version import __version__
 from cberl_jax.workdir import Workdir
 
@@ -121,12 +121,12 @@ def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict
     if not folder.report_file.exists():
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
     config = default_config()
-    lacking = sorted(SETTINGS.keys() - stored.keys())
+    lacking = sorted(SETTINGS.keys() - stored.keys() - FREE_SETTINGS)
     if lacking:
         raise UserError(
             f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
         )
-    config.update_from_flattened_dict({name: stored[name] for name in SETTINGS})
+    config.update_from_flattened_dict({n: stored[n] for n in SETTINGS if n in stored})
     return folder, config, stored
 
 

@@ -211,8 +211,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         _class_table(report),
         _member_table(report),
     ]
-    # A run of an older version has none.
-    for picture in (Picture(**own) for own in report.get("pictures", [])):
+    for picture in (Picture(**own) for own in report["pictures"]):
         parts += [f"## {picture.title}", picture.text, f"![{picture.title}]({picture.file})"]
     return "\n\n".join(parts) + "\n"
 

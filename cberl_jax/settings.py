@@ -6,6 +6,7 @@ a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 """
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -118,10 +119,16 @@ SETTINGS = {
     "train.best_on_test": Setting(
         False, "also report the epoch that is best on test, as much published code does"
     ),
+    "train.tensorboard": Setting(
+        False, "also write every member's curves for TensorBoard, into the run's folder"
+    ),
     "train.checkpoint_seconds": Setting(
         60.0, "time between checkpoints; 0 = after every epoch", 0.0
     ),
 }
+# No result depends on these: where the corpus lies, whose content is checked, and what is written
+# of a training, and when.
+FREE_SETTINGS = ("data.path", "train.checkpoint_seconds", "train.tensorboard")
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
@@ -213,6 +220,10 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"model.hidden = {model.hidden}: has to be even with model.bilstm")
     if model.reconstruction and not model.graph:
         raise UserError("model.reconstruction = True: needs model.graph = True")
+    if config.train.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError(
+            "train.tensorboard = True: needs tensorboardX: pip install 'cberl-jax[tensorboard]'"
+        )
     for name, known in (("train.select", SELECTIONS), ("augment.method", AUGMENTATIONS)):
         value = flatten(config)[name]
         if value not in known:

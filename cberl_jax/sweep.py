@@ -8,7 +8,7 @@ the same command started again does only what is missing.
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,10 @@ from cberl_jax.fleet import Fleet
 from cberl_jax.grid import Group, Point, expand, group_points, point_config, spell_point
 from cberl_jax.inference import versions
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.progress import PLAIN, Progress
 from cberl_jax.settings import Value
 from cberl_jax.sweep_report import create_sweep_report, write_sweep_report
-from cberl_jax.training import Run, Stopper, open_workdir, print_now, run_identity
+from cberl_jax.training import Run, Stopper, open_workdir, run_identity
 from cberl_jax.workdir import Workdir
 
 # Members on one device at most unless told otherwise: the programs gain nothing from more, and a
@@ -101,11 +102,11 @@ class Sweep:
         seeds: Sequence[int],
         members_per_device: int | None,
         stopper: Stopper,
-        say: Callable[[str], None],
+        progress: Progress,
     ):
         """Args: as of ``train_points``."""
         self.config, self.folder, self.seeds = config, folder, seeds
-        self.members_per_device, self.stopper, self.say = members_per_device, stopper, say
+        self.members_per_device, self.stopper, self.progress = members_per_device, stopper, progress
         self.plan_file = folder.path / "plan.json"
         plan = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
         # Group -> members in a chunk. Kept, so that a restart finds the same chunks.
@@ -118,7 +119,7 @@ class Sweep:
         members = list_members(config, self.seeds, group.points)
         total = len(members.seeds)
         if group.static:
-            self.say(f"group {number + 1}: {spell_point(group.static)}, {total} members")
+            self.progress.say(f"group {number + 1}: {spell_point(group.static)}, {total} members")
         fleet, size = None, self.plan.get(str(number))
         if size is None:
             fleet, size = self._plan(prepared, config, members)
@@ -134,8 +135,8 @@ class Sweep:
             )
             if not chunk.report_file.exists():
                 fleet = fleet or Fleet(prepared.program, size)
-                self.say(f"members {start + 1} to {min(start + size, total)} of {total}")
-                run = Run(prepared, config, part, fleet, chunk, self.stopper, self.say)
+                self.progress.say(f"members {start + 1} to {min(start + size, total)} of {total}")
+                run = Run(prepared, config, part, fleet, chunk, self.stopper, self.progress)
                 done = {"members": run.execute(), "timing": run.timing(), "versions": versions()}
                 chunk.write_json(chunk.report_file, done)
                 processes.wait_for_others(f"{chunk.path} is done")
@@ -151,6 +152,7 @@ class Sweep:
         total = len(members.seeds)
         if self.members_per_device is not None:
             return None, even_chunks(total, self.members_per_device * len(jax.devices()))
+        self.progress.say("compiling, to see how many members fit the memory")
         fleet = fit_fleet(prepared, config, members)
         return fleet, min(fleet.slots, total)
 
@@ -179,7 +181,7 @@ def train_points(
     seeds: Sequence[int],
     points: Sequence[Point],
     members_per_device: int | None,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Trains every seed at every point; what the folder holds already is not trained again.
 
@@ -189,7 +191,7 @@ def train_points(
       seeds: different from each other.
       points: settings in which members differ from ``config``, different from each other.
       members_per_device: how many members a device trains at a time; by default as many as fit.
-      say: takes a line of progress.
+      progress: shows how far it is.
 
     Returns:
       A line per member, from ``score_members``, with its ``settings`` and where its predictions
@@ -199,9 +201,10 @@ def train_points(
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
     groups = group_points(points)
-    say(f"points: {len(points)}, compiled groups: {len(groups)}, seeds at each: {len(seeds)}")
-    with Stopper(say).listening() as stopper:
-        ongoing = Sweep(config, folder, seeds, members_per_device, stopper, say)
+    counts = f"points: {len(points)}, compiled groups: {len(groups)}"
+    progress.say(f"{counts}, seeds at each: {len(seeds)}")
+    with Stopper(progress.say).listening() as stopper:
+        ongoing = Sweep(config, folder, seeds, members_per_device, stopper, progress)
         return [line for n, g in enumerate(groups) for line in ongoing.run_group(n, g)]
 
 
@@ -211,7 +214,7 @@ def sweep(
     seeds: Sequence[int],
     grid: Mapping[str, Sequence[Value]],
     members_per_device: int | None = None,
-    say: Callable[[str], None] = print_now,
+    progress: Progress = PLAIN,
 ) -> dict[str, Any]:
     """Trains every seed at every point of a grid; goes on with a sweep that is there.
 
@@ -221,7 +224,7 @@ def sweep(
       seeds: different from each other; every point has them all.
       grid: setting -> values (``grid.parse_grid``).
       members_per_device: how many members a device trains at a time; by default as many as fit.
-      say: takes a line of progress.
+      progress: shows how far it is.
 
     Returns:
       The contents of ``sweep.json``.
@@ -237,7 +240,7 @@ def sweep(
         "grid": {n: list(v) for n, v in grid.items()}
     }
     folder = open_workdir(workdir, identity)
-    lines = train_points(config, folder, seeds, points, members_per_device, say)
+    lines = train_points(config, folder, seeds, points, members_per_device, progress)
     report = create_sweep_report(grid, lines, config.train.select)
     if processes.is_main():
         write_sweep_report(folder.path, report)

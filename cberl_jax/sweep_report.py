@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cberl_jax.evaluate import METRICS, summarise, summarise_members
+from cberl_jax.evaluate import METRICS, select_score, summarise, summarise_members
 from cberl_jax.grid import spell_value
 from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_setting
@@ -72,21 +72,14 @@ def _create_point(
 
 
 def _summarise(scores: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
-    selected = summarise([_selected(member, select) for member in scores])
+    selected = summarise([select_score(member, select) for member in scores])
     return summarise_members(scores) | {select: selected}
 
 
 def _member_scores(scores: Mapping[str, Any] | None, select: str) -> dict[str, float] | None:
     if scores is None:
         return None
-    return {name: scores[name] for name in METRICS} | {select: _selected(scores, select)}
-
-
-def _selected(scores: Mapping[str, Any], select: str) -> float:
-    """A member's score in the metric that picks epochs and points."""
-    if select == "mean_f1":
-        return (scores["weighted_f1"] + scores["macro_f1"]) / 2
-    return scores[select]
+    return {name: scores[name] for name in METRICS} | {select: select_score(scores, select)}
 
 
 def _point_table(report: Mapping[str, Any]) -> str:

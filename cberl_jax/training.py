@@ -22,16 +22,16 @@ from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.epochs import MemberState
 from cberl_jax.errors import Interrupted
+from cberl_jax.event_files import open_event_files
 from cberl_jax.fleet import Fleet, members_like
-from cberl_jax.illustrations import Trained, illustrate
+from cberl_jax.illustrations import TrainedRun, illustrate
 from cberl_jax.inference import member_states, predict_splits, versions
+from cberl_jax.model_card import write_model_card
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.progress import PLAIN, Epoch, Progress
 from cberl_jax.report import create_report, score_members, write_report
-from cberl_jax.settings import check_config, flatten
+from cberl_jax.settings import FREE_SETTINGS, check_config, flatten
 from cberl_jax.workdir import Workdir
-
-# Where the corpus lies (its content is checked) and how often a checkpoint is written.
-FREE_SETTINGS = ("data.path", "train.checkpoint_seconds")
 
 
 class Clock:
@@ -88,11 +88,11 @@ class Run:
         fleet: Fleet,
         workdir: Workdir,
         stopper: Stopper,
-        say: Callable[[str], None],
+        progress: Progress,
     ):
         """Args: as of ``train_and_evaluate``; a fleet may have been used by other runs before."""
         self.prepared, self.config, self.members = prepared, config, members
-        self.fleet, self.workdir, self.stopper, self.say = fleet, workdir, stopper, say
+        self.fleet, self.workdir, self.stopper, self.progress = fleet, workdir, stopper, progress
         self.clock = Clock()
         # Epochs done.
         self.done = {"gan": 0, "joint": 0}
@@ -110,7 +110,7 @@ class Run:
             # All members have done equally many epochs: the stopped ones count on.
             self.done["joint"] = int(state.joint.epoch[0])
             self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
-            self.say(f"going on after {sum(self.done.values())} epochs")
+            self.progress.say(f"going on after {sum(self.done.values())} epochs")
         self.started_at = self.done["joint"]
         self.workdir.keep_metrics(self.done)
         self.load(state)
@@ -129,6 +129,14 @@ class Run:
             self.checkpoints.save(step, state, self.prepared.standardiser)
         self.saved_at = time.monotonic()
 
+    def _curves(self) -> contextlib.AbstractContextManager[Callable]:
+        """What takes the metrics of an epoch besides the file: TensorBoard's, or nobody."""
+        if not (self.config.train.tensorboard and self.workdir.writes):
+            return contextlib.nullcontext(lambda step, lines: None)
+        return open_event_files(
+            self.workdir.event_files, len(self.members.seeds), sum(self.done.values())
+        )
+
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""
         arguments = (self.state, self.shared, self.hyper)
@@ -144,19 +152,26 @@ class Run:
         """
         if self.done[name] >= epochs or self._all_stopped(name):
             return
+        if not self.fleet.has_compiled(name):
+            self.progress.say(f"compiling the {name} stage")
         step = self.compile(name)
-        while self.done[name] < epochs and not self._all_stopped(name):
-            with self.clock.measure(f"{name}_s"):
-                self.state, record = step(self.state, self.shared, self.hyper)
-                record = self.fleet.collect(record, len(self.members.seeds))
-            self._record(name, record, epochs)
-            self.done[name] += 1
-            wish, due = self._wishes()
-            if wish or due:
-                self.save()
-            if wish:
-                raise Interrupted(wish)
+        with self.progress.stage(name, self.done[name], epochs) as show:
+            while self.done[name] < epochs and not self._all_stopped(name):
+                with self.clock.measure(f"{name}_s"):
+                    self.state, record = step(self.state, self.shared, self.hyper)
+                    record = self.fleet.collect(record, len(self.members.seeds))
+                show(self._record(name, record))
+                self.done[name] += 1
+                self._pause()
         self.save()
+
+    def _pause(self) -> None:
+        """Between two epochs: writes a checkpoint if one is due, and hears who wants an end."""
+        wish, due = self._wishes()
+        if wish or due:
+            self.save()
+        if wish:
+            raise Interrupted(wish)
 
     def _wishes(self) -> tuple[int, bool]:
         """The signal that any process heard, 0 for none; whether a checkpoint is due."""
@@ -170,8 +185,8 @@ class Run:
             return False
         return bool(self.fleet.collect(self.state.joint.stopped, len(self.members.seeds)).all())
 
-    def _record(self, stage: str, record: dict[str, np.ndarray], epochs: int) -> None:
-        """A line per active member to the file, a line on the mean to the screen."""
+    def _record(self, stage: str, record: dict[str, np.ndarray]) -> Epoch:
+        """Writes a line per member that still learns; returns what is told of their mean."""
         seeds = self.members.seeds
         active = record.pop("active", np.ones(len(seeds), bool))
         lines = [
@@ -181,17 +196,22 @@ class Run:
             if active[member]
         ]
         self.workdir.append_metrics(lines)
+        self.draw_curves(sum(self.done.values()), lines)
         shown = (
             ("agreement", "identity")
             if stage == "gan"
             else ("total", "dev_weighted_f1", "dev_macro_f1")
         )
-        words = [f"{n.replace('_', ' ')} {np.nanmean(record[n][active]):.3f}" for n in shown]
-        seconds = self.clock.seconds[f"{stage}_s"]
-        self.say(
-            f"{stage} {self.done[stage] + 1}/{epochs}  {'  '.join(words)}  "
-            f"members {int(active.sum())}  {seconds:.0f} s"
-        )
+        figures = {name: float(np.nanmean(record[name][active])) for name in shown}
+        members = int(active.sum())
+        utterances = members * self._utterances(stage)
+        return Epoch(self.done[stage] + 1, figures, members, utterances)
+
+    def _utterances(self, stage: str) -> int:
+        """How many utterances a member learns from in an epoch."""
+        if stage == "gan":
+            return self.config.gan.steps * self.config.gan.batch_size
+        return int((self.prepared.data.train.segment > 0).sum())
 
     def timing(self) -> dict[str, Any]:
         """The report's ``timing``, in seconds and bytes.
@@ -200,11 +220,10 @@ class Run:
         an activity that was over by then is None.
         """
         seconds = self.clock.seconds
-        rows = self.prepared.data.train
         epochs = self.done["joint"] - self.started_at
         train = seconds.get("joint_s")
         epoch_s = train / epochs if train and epochs else None
-        turns = int((rows.segment > 0).sum()) * len(self.members.seeds)
+        turns = self._utterances("joint") * len(self.members.seeds)
         return {
             "device": f"{len(self.fleet.devices)} x {self.fleet.devices[0].device_kind}",
             "compile_s": seconds.get("compile_s"),
@@ -225,9 +244,10 @@ class Run:
         """
         with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
             self.start()
-            most = {"gan": self.config.gan.epochs, "joint": self.config.train.epochs}
-            for name in self.fleet.stages:
-                self.stage(name, most[name])
+            with self._curves() as self.draw_curves:
+                most = {"gan": self.config.gan.epochs, "joint": self.config.train.epochs}
+                for name in self.fleet.stages:
+                    self.stage(name, most[name])
         state = self.fleet.collect(self.state, len(self.members.seeds))
         # The devices' memory is the predictions' now.
         del self.shared
@@ -271,16 +291,11 @@ def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Workdi
     return folder
 
 
-def print_now(line: str) -> None:
-    """Prints a line at once, also into a pipe."""
-    print(line, flush=True)
-
-
 def train_and_evaluate(
     config: ConfigDict,
     workdir: str,
     seeds: Sequence[int],
-    say: Callable[[str], None] = print_now,
+    progress: Progress = PLAIN,
     pictures: bool = True,
 ) -> dict[str, Any]:
     """Trains one member per seed and writes the run's folder; goes on with a run that is there.
@@ -289,7 +304,7 @@ def train_and_evaluate(
       config: the settings (``settings.default_config``).
       workdir: the run's folder.
       seeds: the members' seeds, different from each other.
-      say: takes a line of progress.
+      progress: shows how far it is.
       pictures: whether the report has pictures, which take some seconds.
 
     Returns:
@@ -304,12 +319,12 @@ def train_and_evaluate(
     prepared = prepare(config, corpus)
     folder = open_workdir(workdir, run_identity(config, prepared, seeds))
     if folder.report_file.exists():
-        say("this run is finished")
+        progress.say("this run is finished")
         return folder.read_report()
     members = list_members(config, seeds)
     fleet = Fleet(prepared.program, len(members.seeds))
-    with Stopper(say).listening() as stopper:
-        run = Run(prepared, config, members, fleet, folder, stopper, say)
+    with Stopper(progress.say).listening() as stopper:
+        run = Run(prepared, config, members, fleet, folder, stopper, progress)
         report = create_report(
             corpus,
             run.execute(),
@@ -318,9 +333,10 @@ def train_and_evaluate(
             versions=versions(),
         )
     if pictures and folder.writes:
-        say("drawing")
+        progress.say("drawing")
         model = (prepared.program, run.state, prepared.standardiser)
-        drawn = illustrate(Trained(folder, config, corpus, *model), report)
+        drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
         report["pictures"] = [picture._asdict() for picture in drawn]
+    write_model_card(folder, config, corpus, report)
     write_report(folder, report)
     return report

@@ -48,9 +48,9 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 class Workdir:
     """The files of one run.
 
-    ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``predictions.npz``, ``report.json``,
-    ``report.md``, ``report.html`` and the pictures in it, ``report_<what>.png``; the names are read
-    by other programs.
+    ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``predictions.npz``,
+    ``report.json``, ``report.md``, ``report.html`` and the pictures in it, ``report_<what>.png``,
+    ``MODEL_CARD.md``; the names are read by other programs.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True, writes: bool = True):
@@ -74,11 +74,13 @@ class Workdir:
                 raise UserError(f"{path}: cannot make this folder: {error.strerror}") from error
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.event_files = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.predictions_file = self.path / "predictions.npz"
         self.report_file = self.path / "report.json"
         self.report_text = self.path / "report.md"
         self.report_page = self.path / "report.html"
+        self.model_card = self.path / "MODEL_CARD.md"
 
     def claim(self, config: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """Writes ``config.json``, or checks that the one there is the same run's.

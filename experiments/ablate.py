@@ -14,6 +14,7 @@ from cberl_jax import cli
 from cberl_jax.ablation import ablate
 from cberl_jax.ablation_report import format_ablation
 from cberl_jax.prepare import load_data
+from cberl_jax.progress import show_progress
 from cberl_jax.variants import PRESETS, choose_variants, list_variants, read_variants
 
 CONFIG = cli.define_config()
@@ -40,7 +41,9 @@ def main() -> int:
     own = read_variants(OWN.value) if OWN.value else []
     preset = choose_variants(preset, own, VARIANTS.value, config)
     with cli.explaining_interrupts():
-        report = ablate(config, WORKDIR.value, range(SEEDS.value), preset, MEMBERS.value)
+        report = ablate(
+            config, WORKDIR.value, range(SEEDS.value), preset, MEMBERS.value, show_progress()
+        )
     print(format_ablation(report))
     return 0 if any(line["test"] for line in report["variants"]) else 1
 

@@ -8,7 +8,7 @@ from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.baselines import KINDS, format_baselines, measure_baselines, write_baselines
-from cberl_jax.training import print_now
+from cberl_jax.progress import print_now
 from cberl_jax.workdir import Workdir
 
 CONFIG = cli.define_config()

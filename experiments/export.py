@@ -5,7 +5,7 @@ python experiments/export.py --workdir=runs/meld --output=model.bin
     program = jax.export.deserialize(open("model.bin", "rb").read())
     program.call(features, present, speaker, turns)
 
-``model.bin.json`` says what goes in and what the classes are.
+``model.bin.json`` says what goes in and what the classes are, ``model.bin.md`` what it is for.
 """
 
 from absl import flags

@@ -11,6 +11,7 @@ from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.grid import parse_grid
+from cberl_jax.progress import show_progress
 from cberl_jax.sweep import sweep
 from cberl_jax.sweep_report import format_sweep
 
@@ -32,7 +33,9 @@ def main() -> int:
     grid = parse_grid(GRID.value)
     config = cli.read_config(CONFIG, DATA)
     with cli.explaining_interrupts():
-        report = sweep(config, WORKDIR.value, range(SEEDS.value), grid, MEMBERS.value)
+        report = sweep(
+            config, WORKDIR.value, range(SEEDS.value), grid, MEMBERS.value, show_progress()
+        )
     print(format_sweep(report))
     return 0 if report["best"] else 1
 

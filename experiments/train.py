@@ -9,6 +9,7 @@ The same command started again goes on from the last checkpoint.
 from absl import flags
 
 from cberl_jax import cli
+from cberl_jax.progress import show_progress
 from cberl_jax.report import format_report
 from cberl_jax.training import train_and_evaluate
 
@@ -29,7 +30,7 @@ def main() -> int:
     config.model.causal |= CAUSAL.value
     with cli.explaining_interrupts():
         seeds, pictures = range(SEEDS.value), PICTURES.value
-        report = train_and_evaluate(config, WORKDIR.value, seeds, pictures=pictures)
+        report = train_and_evaluate(config, WORKDIR.value, seeds, show_progress(), pictures)
     print(format_report(report))
     return 0 if report["test"] else 1
 

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import QUIET, tiny_config
 
-from cberl_jax.ablation import ablate, name_minority, read_variant
+from cberl_jax.ablation import ablate, read_variant
 from cberl_jax.ablation_report import (
     create_ablation_report,
     format_ablation,
@@ -19,6 +19,7 @@ from cberl_jax.ablation_report import (
 from cberl_jax.compare import Outcome, compare
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.npz import write_npz
+from cberl_jax.data.placement import name_minority
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.evaluate import evaluate_predictions
@@ -334,7 +335,7 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     preset = choose_variants(preset, own, ["gamma = 0", "no class weights"], config)
     # A member on each of four devices: the numeric variants' six members are two chunks.
     arguments = (config, str(tmp_path / "ablation"), [0, 1], preset, 1)
-    report = ablate(*arguments, say=lambda line: None)
+    report = ablate(*arguments, progress=QUIET)
     # One program for the numeric variants, one for the window.
     assert traces == ["joint_epoch"] * 2
     full, gamma, weights, also, window = report["variants"]
@@ -344,15 +345,15 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     assert weights["seeds"] == [0, 1]
 
     traces.clear()
-    assert ablate(*arguments, say=lambda line: None) == report
+    assert ablate(*arguments, progress=QUIET) == report
     # Members are found whatever the order and the names of the variants.
     renamed = [v._replace(name=f"{v.name}!") for v in preset.variants[:0:-1]]
     other = preset._replace(variants=[preset.variants[0], *renamed])
-    again = ablate(*arguments[:3], other, 1, say=lambda line: None)
+    again = ablate(*arguments[:3], other, 1, progress=QUIET)
     assert again["variants"][-1]["test"] == gamma["test"]
     assert not traces
     with pytest.raises(UserError, match="points: .* there, .* asked for"):
-        ablate(config, arguments[1], [0, 1], list_remedies(), say=lambda line: None)
+        ablate(config, arguments[1], [0, 1], list_remedies(), progress=QUIET)
 
     alone = point_config(config, {"loss.gamma": 0.0})
     run = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], lambda line: None, False)

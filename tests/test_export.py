@@ -132,3 +132,4 @@ def test_the_program_says_what_was_written(run, program_environment, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "'length': 4" in done.stdout
     assert (tmp_path / "model.bin").stat().st_size > 1000
+    assert (tmp_path / "model.bin.md").read_text() == (run.workdir / "MODEL_CARD.md").read_text()

@@ -15,7 +15,7 @@ from cberl_jax.attention_picture import Conversation, choose_arcs, draw_attentio
 from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.illustrations import (
-    Trained,
+    TrainedRun,
     choose_conversation,
     choose_points,
     choose_turns,
@@ -210,7 +210,7 @@ def trained(finished):
     run = restore_run(arguments[1])
     folder = Workdir(arguments[1], create=False)
     program = run.fleet.program
-    return Trained(folder, run.config, run.corpus, program, run.state, run.standardiser)
+    return TrainedRun(folder, run.config, run.corpus, program, run.state, run.standardiser)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import QUIET, tiny_config
 
 from cberl_jax import epochs, inference, training
 from cberl_jax.checkpoints import open_checkpoints
@@ -17,6 +17,7 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet, members_like
 from cberl_jax.prepare import list_members, prepare
+from cberl_jax.progress import Progress
 
 SEEDS = np.arange(5, dtype=np.int32)
 
@@ -197,10 +198,14 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces
     reduced = {"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2, "data.components": 3}
     config = tiny_config(**reduced)
     lines = []
-    report = training.train_and_evaluate(config, str(tmp_path / "run"), [3, 5], lines.append, False)
+    report = training.train_and_evaluate(
+        config, str(tmp_path / "run"), [3, 5], Progress(lines.append), False
+    )
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
     assert [m["seed"] for m in report["members"]] == [3, 5]
-    assert sum(line.startswith("joint") for line in lines) == 4
+    joint = [line for line in lines if line.startswith("joint")]
+    assert [line.split()[1] for line in joint] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all("members 2" in line and "utterances/s" in line for line in joint)
     usual = tmp_path / "usual"
     usual.touch()
     for name in ("config.json", "metrics.jsonl", "predictions.npz", "report.json", "report.md"):
@@ -272,9 +277,7 @@ def test_looking_at_test_changes_nothing_but_one_column(tmp_path):
     for looks in (False, True):
         config = tiny_config(**bare, **{"train.best_on_test": looks})
         folder = str(tmp_path / f"run {looks}")
-        reports[looks] = training.train_and_evaluate(
-            config, folder, [3, 5], lambda line: None, pictures=False
-        )
+        reports[looks] = training.train_and_evaluate(config, folder, [3, 5], QUIET, pictures=False)
     for field in ("dev", "test"):
         assert reports[True][field] == reports[False][field]
     assert reports[False]["best_on_test"] is None

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "cberl_jax"
 # A file may import from its own row upwards only; files of one row do not know each other.
 ORDER = [
     ["version", "errors"],
-    ["processes"],
+    ["processes", "progress"],
     ["data.corpus"],
     ["data.matching", "data.validate"],
     [
@@ -34,10 +34,10 @@ ORDER = [
     ["epochs"],
     ["prepare", "fleet"],
     ["inside"],
-    ["checkpoints", "evaluate", "workdir"],
+    ["checkpoints", "evaluate", "event_files", "workdir"],
     ["pages"],
     ["pictures", "quality", "report"],
-    ["attention_picture", "run_pictures", "traces"],
+    ["attention_picture", "model_card", "run_pictures", "traces"],
     ["predictions"],
     ["compare", "inference", "sweep_report"],
     ["ablation_report", "generated", "illustrations", "stream"],

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import QUIET, tiny_config
 
 from cberl_jax import sweep as sweeps
 from cberl_jax import training
@@ -14,6 +14,7 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import UserError
 from cberl_jax.grid import parse_grid
 from cberl_jax.prepare import list_members, load_data, prepare
+from cberl_jax.progress import Progress
 from cberl_jax.sweep import even_chunks, fit_fleet, sweep
 
 # Fewer parts compile faster; what a sweep does with them is the same.
@@ -49,7 +50,7 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
 
     arguments = (config(corpus), str(tmp_path / "sweep"), [0, 1], grid, 1)
     with pytest.raises(KeyboardInterrupt):
-        sweep(*arguments, say=until_the_second_chunk)
+        sweep(*arguments, progress=Progress(until_the_second_chunk))
     first = tmp_path / "sweep" / "chunks" / "000-000"
     assert (first / "report.json").exists()
     assert not (tmp_path / "sweep" / "sweep.json").exists()
@@ -57,7 +58,7 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     traces.clear()
     said.clear()
 
-    report = sweep(*arguments, say=said.append)
+    report = sweep(*arguments, progress=Progress(said.append))
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
     # A member on each of four devices: the last chunk is filled up.
     assert [line for line in said if line.startswith("members")] == [
@@ -73,18 +74,18 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     assert scores == sorted(scores, reverse=True)
 
     traces.clear()
-    assert sweep(*arguments, say=said.append) == report
+    assert sweep(*arguments, progress=Progress(said.append)) == report
     assert not traces
 
 
 def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.layers=1,2"])
     arguments = (config(corpus, **BARE), str(tmp_path / "sweep"), [3], grid)
-    report = sweep(*arguments, say=lambda line: None)
+    report = sweep(*arguments, progress=QUIET)
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
     training.train_and_evaluate(
-        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], lambda line: None, False
+        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False
     )
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
     chunk = tmp_path / "sweep" / "chunks" / "001-000"
@@ -105,7 +106,7 @@ def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
         | {"grid": {"loss.gamma": [0.0]}},
     )
     with pytest.raises(UserError, match="grid: .* there, .* asked for"):
-        sweep(*arguments, parse_grid(["loss.gamma=0,1"]), say=lambda line: None)
+        sweep(*arguments, parse_grid(["loss.gamma=0,1"]), progress=QUIET)
 
 
 def test_a_point_that_nothing_can_follow_is_refused_before_anything_is_written(corpus, tmp_path):

@@ -1,6 +1,9 @@
 """A model and a training so small that compiling is all they take."""
 
+from cberl_jax.progress import Progress
 from cberl_jax.settings import default_config
+
+QUIET = Progress(lambda line: None)
 
 TINY = {
     "gan.hidden": 4,

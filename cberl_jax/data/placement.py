@@ -14,6 +14,9 @@ import numpy as np
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.packing import Turns, turns_of
 
+# Of the largest class; where nothing is filled up, the minority classes have less.
+MINORITY_SHARE = 0.5
+
 
 class Placement(NamedTuple):
     """M generated utterances and the dialogues that hold them.
@@ -99,6 +102,15 @@ def find_minority(corpus: Corpus, balance: float) -> np.ndarray:
     """[C] bool, classes of the train split under a share ``balance`` of the largest one."""
     counts = corpus.class_counts("train")
     return (counts < int(balance * counts.max())) & (counts > 0)
+
+
+def name_minority(corpus: Corpus, balance: float) -> list[str]:
+    """The classes that are told of: those that are filled up, or else under half of the largest."""
+    for share in (balance, MINORITY_SHARE):
+        minority = find_minority(corpus, share)
+        if minority.any():
+            break
+    return [name for name, rare in zip(corpus.classes, minority) if rare]
 
 
 def place_generated(
