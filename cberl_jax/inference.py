@@ -121,7 +121,7 @@ def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict
     if not folder.report_file.exists():
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
     config = default_config()
-    lacking = sorted(SETTINGS.keys() - stored.keys() - FREE_SETTINGS)
+    lacking = sorted(SETTINGS.keys() - stored.keys() - set(FREE_SETTINGS))
     if lacking:
         raise UserError(
             f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
