@@ -45,11 +45,11 @@ def read_variant(
         return own, None
     probability = []
     for line in sound:
-        file = Workdir(chunks(folder) / line["chunk"], create=False).predictions_file
-        with np.load(file, allow_pickle=False) as stored:
-            probability.append(stored["test.probability"][line["place"]])
-            classes = stored["classes"].tolist()
-            label, dialogue = stored["test.label"], stored["test.dialogue"]
+        chunk = Workdir(chunks(folder) / line["chunk"], create=False)
+        stored = chunk.read_predictions()
+        probability.append(stored["test.probability"][line["place"]])
+        classes = stored["classes"].tolist()
+        label, dialogue = stored["test.label"], stored["test.dialogue"]
     seeds = np.asarray([line["seed"] for line in sound])
     return own, Outcome(variant.name, classes, seeds, np.stack(probability), label, dialogue)
 
@@ -107,15 +107,15 @@ def ablate(
         progress.say(f"nothing is generated: no class has under {share} of the largest")
     # Names say nothing of what is trained: a variant may get a better one.
     identity = run_identity(config, prepared, seeds) | {"points": points}
-    folder = open_workdir(workdir, identity)
-    lines = train_points(config, folder, seeds, points, members_per_device, progress)
-    report = create_ablation_report(
-        corpus.source,
-        preset,
-        {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
-        name_minority(corpus, config.augment.balance),
-        _best_possible(config, corpus, preset),
-    )
-    if processes.is_main():
-        write_ablation_report(folder.path, report)
+    with open_workdir(workdir, identity) as folder:
+        lines = train_points(config, folder, seeds, points, members_per_device, progress)
+        report = create_ablation_report(
+            corpus.source,
+            preset,
+            {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
+            name_minority(corpus, config.augment.balance),
+            _best_possible(config, corpus, preset),
+        )
+        if processes.is_main():
+            write_ablation_report(folder.path, report)
     return report

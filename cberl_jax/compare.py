@@ -46,20 +46,20 @@ def read_outcome(workdir: str | os.PathLike) -> Outcome:
     """
     folder = Workdir(workdir, create=False)
     folder.read_config()
-    if not folder.report_file.exists() or not folder.predictions_file.exists():
+    if not folder.finished:
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
     sound = [m["status"] == "ok" for m in folder.read_report()["members"]]
     if not any(sound):
         raise UserError(f"{folder.path}: all members of this run have diverged")
-    with np.load(folder.predictions_file, allow_pickle=False) as stored:
-        return Outcome(
-            folder.path.name,
-            stored["classes"].tolist(),
-            stored["seed"][sound],
-            stored["test.probability"][sound],
-            stored["test.label"],
-            stored["test.dialogue"],
-        )
+    stored = folder.read_predictions()
+    return Outcome(
+        folder.path.name,
+        stored["classes"].tolist(),
+        stored["seed"][sound],
+        stored["test.probability"][sound],
+        stored["test.label"],
+        stored["test.dialogue"],
+    )
 
 
 def check_comparable(first: Outcome, second: Outcome) -> None:

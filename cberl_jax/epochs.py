@@ -6,7 +6,7 @@ restart as if nothing had happened.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from cberl_jax import gan_steps, joint_steps
 from cberl_jax.data.dataset import Dataset, Table
 from cberl_jax.data.packing import Rows
 from cberl_jax.gan_steps import GROUPS, draw_domains, gan_optimizer, gan_step
@@ -60,12 +61,16 @@ class Program:
 
 
 class GanState(flax.struct.PyTreeNode):
-    """The GAN stage of one member: networks, optimisers, epochs done, epoch of divergence."""
+    """The GAN stage of one member: networks, optimisers, epochs done.
+
+    ``diverged`` and ``broken`` are as of ``JointState``, of ``gan_steps.TERMS``.
+    """
 
     params: Any
     optimizers: Any
     epoch: jax.Array
     diverged: jax.Array
+    broken: jax.Array
 
 
 class JointState(flax.struct.PyTreeNode):
@@ -83,6 +88,8 @@ class JointState(flax.struct.PyTreeNode):
       epoch: [] int, epochs done.
       stopped: [] bool, no longer changes.
       diverged: [] int, the epoch in which a loss or parameter was not finite, or NEVER.
+      broken: [] int, which of ``joint_steps.TERMS`` was the first, their number where it was a
+        parameter; NEVER where nothing has diverged.
     """
 
     variables: Any
@@ -95,6 +102,7 @@ class JointState(flax.struct.PyTreeNode):
     epoch: jax.Array
     stopped: jax.Array
     diverged: jax.Array
+    broken: jax.Array
 
 
 class MemberState(flax.struct.PyTreeNode):
@@ -133,7 +141,7 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
             group: gan_optimizer(hyper).init({name: gan_params[name] for name in members})
             for group, members in GROUPS.items()
         }
-        gan = GanState(gan_params, optimizers, jnp.int32(0), jnp.int32(NEVER))
+        gan = GanState(gan_params, optimizers, jnp.int32(0), jnp.int32(NEVER), jnp.int32(NEVER))
     joint = JointState(
         variables=variables,
         optimizer=joint_optimizer(hyper, 1).init(params),
@@ -145,6 +153,7 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
         epoch=jnp.int32(0),
         stopped=jnp.bool_(False),
         diverged=jnp.int32(NEVER),
+        broken=jnp.int32(NEVER),
     )
     return MemberState(jnp.asarray(seed, jnp.int32), gan, joint)
 
@@ -152,6 +161,24 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
 def _finite(tree: Any) -> jax.Array:
     # As one vector: the compiler copies a conjunction over leaves into all that depends on it.
     return jnp.all(jnp.isfinite(ravel_pytree(tree)[0]))
+
+
+def _first_broken(records: Mapping[str, jax.Array], order: Sequence[str]) -> jax.Array:
+    """Which term was the first that was not finite.
+
+    Args:
+      records: term -> [steps].
+      order: all terms; of those that break in the same step the first one counts.
+
+    Returns:
+      [] int, the term's place in ``order``; its length where all terms are finite.
+    """
+    there = [name for name in order if name in records]
+    broken = ~jnp.isfinite(jnp.stack([records[name] for name in there]))
+    step = jnp.argmax(jnp.any(broken, axis=0))
+    term = jnp.argmax(broken[:, step])
+    place = jnp.asarray([order.index(name) for name in there])[term]
+    return jnp.where(jnp.any(broken), place, len(order)).astype(jnp.int32)
 
 
 def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -182,6 +209,7 @@ def gan_epoch(
         optimizers=_choose(sound, optimizers, gan.optimizers),
         epoch=gan.epoch + 1,
         diverged=jnp.where(broke, gan.epoch, gan.diverged),
+        broken=jnp.where(broke, _first_broken(records, gan_steps.TERMS), gan.broken),
     )
     return state.replace(gan=new), record
 
@@ -284,7 +312,7 @@ def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.A
 
 
 def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
-    """The epoch's steps: new variables, optimiser state, average, and the mean terms."""
+    """The epoch's steps: new variables, optimiser state, average, and each step's terms."""
     joint = state.joint
     key = jax.random.fold_in(_key(state.seed, JOINT_STAGE), joint.epoch)
     order_key, generate_key, step_key = jax.random.split(key, 3)
@@ -327,7 +355,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
 
     carry = (joint.variables, joint.optimizer, joint.average)
     carry, terms = jax.lax.scan(step, carry, (order, jnp.arange(batches)))
-    return *carry, jax.tree.map(jnp.mean, terms)
+    return *carry, terms
 
 
 def joint_epoch(
@@ -350,7 +378,8 @@ def joint_epoch(
       and ``test_<metric>`` where test is looked at.
     """
     joint = state.joint
-    variables, optimizer, average, terms = _train(program, state, data, hyper, place)
+    variables, optimizer, average, steps = _train(program, state, data, hyper, place)
+    terms = jax.tree.map(jnp.mean, steps)
     averaged = {**variables, "params": average}
     dev = _evaluate(program, averaged, data.table, data.dev, place)
     score = dev[program.select]
@@ -379,6 +408,7 @@ def joint_epoch(
         epoch=joint.epoch + 1,
         stopped=joint.stopped | ~sound | ~patient,
         diverged=jnp.where(active & ~sound, joint.epoch, joint.diverged),
+        broken=jnp.where(active & ~sound, _first_broken(steps, joint_steps.TERMS), joint.broken),
     )
     record = terms | {f"dev_{name}": value for name, value in dev.items()} | seen
     record |= {"active": active}

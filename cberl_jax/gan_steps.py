@@ -21,6 +21,8 @@ GROUPS = {
     "generators": ("to_target", "to_source"),
     "classifier": ("classifier",),
 }
+# The losses in a step's record, parts before their sums.
+TERMS = ("identity", "adversarial", "joint", "classify", *GROUPS)
 
 
 class Utterances(NamedTuple):

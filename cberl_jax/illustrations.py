@@ -243,8 +243,8 @@ class Illustrator:
         self.run, self.report, self.corpus = run, report, run.corpus
         members = report["members"]
         sound = [n for n, member in enumerate(members) if member["status"] == "ok"]
-        with np.load(run.folder.predictions_file, allow_pickle=False) as stored:
-            probability, label = stored["test.probability"], stored["test.label"]
+        stored = run.folder.read_predictions()
+        probability, label = stored["test.probability"], stored["test.label"]
         self.scored = Scored(np.asarray(sound), probability[sound], label)
         self.kept = {n: members[n]["epoch"] for n in sound}
         self.first = f"the first sound member (seed {members[sound[0]]['seed']})"

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.checkpoints import open_checkpoints
+from cberl_jax import gan_steps, joint_steps
+from cberl_jax.checkpoints import find_damage, list_steps, open_checkpoints
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.packing import Standardiser, empty_standardiser, pack_dialogues
@@ -26,18 +27,43 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "nump
 
 
 def member_states(state: MemberState) -> list[dict[str, Any]]:
-    """Status and kept epoch (from 1) of each member; ``best_on_test`` where test was looked at."""
+    """Status and kept epoch (from 1) of each member.
+
+    One that has diverged also has ``diverged``, from ``find_divergence``; where test was looked at,
+    members have ``best_on_test``.
+    """
     joint = state.joint
-    gan_diverged = np.full(len(joint.epoch), NEVER) if state.gan is None else state.gan.diverged
     members = []
     for number, kept in enumerate(joint.best_epoch):
-        sound = joint.diverged[number] == NEVER and gan_diverged[number] == NEVER
-        member = {"status": "ok" if sound else "diverged", "epoch": int(kept) + 1}
+        diverged = find_divergence(state, number)
+        member = {"status": "diverged" if diverged else "ok", "epoch": int(kept) + 1}
+        if diverged:
+            member["diverged"] = diverged
         if joint.on_test:
             best = {name: float(values[number]) for name, values in joint.on_test.items()}
-            member["best_on_test"] = best if sound else None
+            member["best_on_test"] = None if diverged else best
         members.append(member)
     return members
+
+
+def find_divergence(state: MemberState, number: int) -> dict[str, Any] | None:
+    """Where a member's training broke.
+
+    Args:
+      state: of all members, on the host.
+      number: the member's.
+
+    Returns:
+      ``stage``, ``epoch`` (from 1) and ``term``, the first loss term that was not finite, or
+      ``parameters``; None for a sound member.
+    """
+    # A member whose GAN has diverged has diverged in the joint stage, too, of which it is no fault.
+    for stage, terms in (("gan", gan_steps.TERMS), ("joint", joint_steps.TERMS)):
+        own = getattr(state, stage)
+        if own is not None and own.diverged[number] != NEVER:
+            term = (*terms, "parameters")[own.broken[number]]
+            return {"stage": stage, "epoch": int(own.diverged[number]) + 1, "term": term}
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -139,16 +165,23 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
       stored: its ``config.json``.
 
     Raises:
-      UserError: there is no checkpoint.
+      UserError: there is no checkpoint, or the newest is damaged.
     """
     program = create_program(config, stored["widths"], stored["generated"])
     members = list_members(config, stored["seeds"])
     fleet = Fleet(program, len(members.seeds))
     like = members_like(program, members.seeds, members.hyper)
     statistics = empty_standardiser(stored["widths"], config.data.components)
+    steps = list_steps(folder.checkpoints)
+    if not steps:
+        raise UserError(f"{folder.checkpoints}: holds no checkpoint")
+    damage = find_damage(folder.checkpoints, steps[0])
+    if damage:
+        raise UserError(
+            f"{folder.checkpoints / str(damage.step)}: is damaged ({damage.what}); delete "
+            f"{folder.report_file.name}, and start the training again with the same command"
+        )
     with open_checkpoints(folder.checkpoints) as checkpoints:
-        if checkpoints.latest is None:
-            raise UserError(f"{folder.checkpoints}: holds no checkpoint")
         state, standardiser = checkpoints.restore(like, statistics)
     return Trained(members, fleet, state, standardiser)
 

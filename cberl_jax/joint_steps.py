@@ -26,6 +26,8 @@ from cberl_jax.models.djvae import LatentState
 from cberl_jax.models.gan import join
 
 Hyper = Mapping[str, jax.Array]
+# The losses in a step's record, parts before their sum; a part that is switched off is not there.
+TERMS = ("focal", "masked", "reconstruction", "kl", "align", "total")
 
 
 class Batch(NamedTuple):

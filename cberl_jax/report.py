@@ -195,13 +195,18 @@ def _member_table(report: Mapping[str, Any]) -> str:
     return format_table(head, rows)
 
 
+def _tell_loss(member: Mapping[str, Any]) -> str:
+    broke = member["diverged"]
+    return f"seed {member['seed']} ({broke['stage']} epoch {broke['epoch']}, {broke['term']})"
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """The report as Markdown: results, classes, members, pictures."""
     sound = sum(m["status"] == "ok" for m in report["members"])
-    lost = [str(m["seed"]) for m in report["members"] if m["status"] != "ok"]
+    lost = [_tell_loss(m) for m in report["members"] if m["status"] != "ok"]
     parts = [f"# {plain(report['corpus'])}: {sound} of {len(report['members'])} seeds"]
     if lost:
-        parts.append(f"Diverged and left out: seed {', '.join(lost)}.")
+        parts.append(f"Diverged and left out: {', '.join(lost)}.")
     if not sound:
         return "\n\n".join([*parts, "No member is left to report on."]) + "\n"
     parts += [

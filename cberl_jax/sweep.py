@@ -5,7 +5,6 @@ program, in chunks that fit the memory. A chunk is a run of its own with a folde
 the same command started again does only what is missing.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -108,7 +107,7 @@ class Sweep:
         self.config, self.folder, self.seeds = config, folder, seeds
         self.members_per_device, self.stopper, self.progress = members_per_device, stopper, progress
         self.plan_file = folder.path / "plan.json"
-        plan = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
+        plan = folder.read_json(self.plan_file) if self.plan_file.exists() else {}
         # Group -> members in a chunk. Kept, so that a restart finds the same chunks.
         self.plan: dict[str, int] = plan
 
@@ -130,20 +129,31 @@ class Sweep:
             part = members.part(start, start + size)
             identity = run_identity(config, prepared, part.seeds.tolist())
             identity["members"] = [dict(settings) for settings in part.settings]
-            chunk = open_workdir(
-                chunks(self.folder) / f"{number:03d}-{start // size:03d}", identity
-            )
-            if not chunk.report_file.exists():
-                fleet = fleet or Fleet(prepared.program, size)
-                self.progress.say(f"members {start + 1} to {min(start + size, total)} of {total}")
-                run = Run(prepared, config, part, fleet, chunk, self.stopper, self.progress)
-                done = {"members": run.execute(), "timing": run.timing(), "versions": versions()}
-                chunk.write_json(chunk.report_file, done)
-                processes.wait_for_others(f"{chunk.path} is done")
+            name = f"{number:03d}-{start // size:03d}"
+            with open_workdir(chunks(self.folder) / name, identity) as chunk:
+                if not chunk.finished:
+                    fleet = fleet or Fleet(prepared.program, size)
+                    end = min(start + size, total)
+                    self.progress.say(f"members {start + 1} to {end} of {total}")
+                    self._run_chunk(prepared, config, part, fleet, chunk)
             for place, line in enumerate(chunk.read_report()["members"]):
                 # A member at the settings that the sweep starts from has none to tell.
                 lines.append({"settings": {}, **line, "chunk": chunk.path.name, "place": place})
         return lines
+
+    def _run_chunk(
+        self,
+        prepared: Prepared,
+        config: ConfigDict,
+        members: Members,
+        fleet: Fleet,
+        chunk: Workdir,
+    ) -> None:
+        """Trains the members of a chunk, and writes what their lines are made from."""
+        run = Run(prepared, config, members, fleet, chunk, self.stopper, self.progress)
+        done = {"members": run.execute(), "timing": run.timing(), "versions": versions()}
+        chunk.write_json(chunk.report_file, done)
+        processes.wait_for_others(f"{chunk.path} is done")
 
     def _plan(
         self, prepared: Prepared, config: ConfigDict, members: Members
@@ -239,9 +249,9 @@ def sweep(
     identity = run_identity(config, prepared, seeds) | {
         "grid": {n: list(v) for n, v in grid.items()}
     }
-    folder = open_workdir(workdir, identity)
-    lines = train_points(config, folder, seeds, points, members_per_device, progress)
-    report = create_sweep_report(grid, lines, config.train.select)
-    if processes.is_main():
-        write_sweep_report(folder.path, report)
+    with open_workdir(workdir, identity) as folder:
+        lines = train_points(config, folder, seeds, points, members_per_device, progress)
+        report = create_sweep_report(grid, lines, config.train.select)
+        if processes.is_main():
+            write_sweep_report(folder.path, report)
     return report

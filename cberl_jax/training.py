@@ -7,10 +7,9 @@ goes on. This file owns time, signals and what is printed; the mathematics is in
 import contextlib
 import os
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,12 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax import processes
-from cberl_jax.checkpoints import open_checkpoints
+from cberl_jax.checkpoints import list_steps, open_checkpoints, set_damaged_aside
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.epochs import MemberState
 from cberl_jax.errors import Interrupted
 from cberl_jax.event_files import open_event_files
 from cberl_jax.fleet import Fleet, members_like
+from cberl_jax.forking import fork
 from cberl_jax.illustrations import TrainedRun, illustrate
 from cberl_jax.inference import member_states, predict_splits, versions
 from cberl_jax.model_card import write_model_card
@@ -31,6 +31,7 @@ from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepar
 from cberl_jax.progress import PLAIN, Epoch, Progress
 from cberl_jax.report import create_report, score_members, write_report
 from cberl_jax.settings import FREE_SETTINGS, check_config, flatten
+from cberl_jax.stopping import GRACE_SECONDS, Stopper
 from cberl_jax.workdir import Workdir
 
 
@@ -46,35 +47,6 @@ class Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-class Stopper:
-    """Turns SIGTERM and Ctrl-C into a wish that the training loop reads between epochs."""
-
-    def __init__(self, say: Callable[[str], None]):
-        """Args: what takes a line of progress."""
-        self.wish: int | None = None
-        self._say = say
-
-    @contextlib.contextmanager
-    def listening(self):
-        """Listens within the block; only the main thread of a process can."""
-        try:
-            old = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:
-            old = {}
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _hear(self, number, frame):
-        del frame
-        if self.wish is not None:
-            raise KeyboardInterrupt
-        self.wish = number
-        self._say("stopping after this epoch; once more stops at once, without a checkpoint")
 
 
 class Run:
@@ -97,6 +69,19 @@ class Run:
         # Epochs done.
         self.done = {"gan": 0, "joint": 0}
         self.saved_at = time.monotonic()
+        self.epoch_s = 0.0
+
+    def _set_damaged_aside(self) -> None:
+        """Makes the newest sound checkpoint the newest, and says what is lost."""
+        damaged = set_damaged_aside(self.workdir.checkpoints) if self.workdir.writes else []
+        for damage in damaged:
+            self.progress.say(
+                f"{self.workdir.checkpoints / str(damage.step)}: this checkpoint, after "
+                f"{damage.step} epochs, is damaged ({damage.what}) and set aside"
+            )
+        if damaged and not list_steps(self.workdir.checkpoints):
+            self.progress.say("no sound checkpoint is left: the training starts from its beginning")
+        processes.wait_for_others("the checkpoints are sound")
 
     def start(self) -> None:
         """Draws the members, or reads the newest checkpoint."""
@@ -124,9 +109,10 @@ class Run:
     def save(self) -> None:
         """Writes a checkpoint, once per number of epochs."""
         step = sum(self.done.values())
-        if self.checkpoints.latest != step:
-            state = self.fleet.whole(self.state, len(self.members.seeds))
-            self.checkpoints.save(step, state, self.prepared.standardiser)
+        with self.stopper.writing():
+            if self.checkpoints.latest != step:
+                state = self.fleet.whole(self.state, len(self.members.seeds))
+                self.checkpoints.save(step, state, self.prepared.standardiser)
         self.saved_at = time.monotonic()
 
     def _curves(self) -> contextlib.AbstractContextManager[Callable]:
@@ -157,9 +143,11 @@ class Run:
         step = self.compile(name)
         with self.progress.stage(name, self.done[name], epochs) as show:
             while self.done[name] < epochs and not self._all_stopped(name):
+                before = time.monotonic()
                 with self.clock.measure(f"{name}_s"):
                     self.state, record = step(self.state, self.shared, self.hyper)
                     record = self.fleet.collect(record, len(self.members.seeds))
+                self.epoch_s = time.monotonic() - before
                 show(self._record(name, record))
                 self.done[name] += 1
                 self._pause()
@@ -176,6 +164,8 @@ class Run:
     def _wishes(self) -> tuple[int, bool]:
         """The signal that any process heard, 0 for none; whether a checkpoint is due."""
         due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
+        # Whoever sends SIGTERM does not wait for a long epoch: only that one is to be lost.
+        due |= self.epoch_s > GRACE_SECONDS
         every = processes.gather(np.asarray([self.stopper.wish or 0, due]))
         # Clocks differ: the main process's counts.
         return int(every[:, 0].max()), bool(every[0, 1])
@@ -242,6 +232,7 @@ class Run:
         Returns:
           The members' lines, from ``score_members``.
         """
+        self._set_damaged_aside()
         with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
             self.start()
             with self._curves() as self.draw_curves:
@@ -279,16 +270,30 @@ def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -
     }
 
 
-def open_workdir(path: str | os.PathLike, identity: Mapping[str, Any]) -> Workdir:
-    """Opens a run's folder for all processes; the main one writes.
+@contextlib.contextmanager
+def open_workdir(
+    path: str | os.PathLike, identity: Mapping[str, Any], forked: str | None = None
+) -> Iterator[Workdir]:
+    """Opens a run's folder for all processes, within the block for nobody else; one writes.
+
+    Args:
+      path: of the folder.
+      identity: of the run.
+      forked: folder of the run that a new run starts from.
 
     Raises:
-      UserError: as of ``Workdir.claim``, in every process.
+      UserError: as of ``Workdir.locked``, ``fork`` and ``Workdir.claim``, in every process.
     """
     folder = Workdir(path, writes=processes.is_main())
-    folder.claim(identity, FREE_SETTINGS)
-    processes.wait_for_others(f"{path} is claimed")
-    return folder
+    # A finished run is only read.
+    with contextlib.nullcontext() if folder.finished else folder.locked():
+        if forked is not None:
+            identity = {**identity, "forked": forked}
+            if folder.writes and not folder.config_file.exists():
+                fork(forked, folder, identity)
+        folder.claim(identity, FREE_SETTINGS)
+        processes.wait_for_others(f"{path} is claimed")
+        yield folder
 
 
 def train_and_evaluate(
@@ -297,6 +302,7 @@ def train_and_evaluate(
     seeds: Sequence[int],
     progress: Progress = PLAIN,
     pictures: bool = True,
+    forked: str | None = None,
 ) -> dict[str, Any]:
     """Trains one member per seed and writes the run's folder; goes on with a run that is there.
 
@@ -306,6 +312,7 @@ def train_and_evaluate(
       seeds: the members' seeds, different from each other.
       progress: shows how far it is.
       pictures: whether the report has pictures, which take some seconds.
+      forked: folder of a run whose newest checkpoint a new run starts from.
 
     Returns:
       The report, as in ``report.json``; its ``pictures`` in the process that writes.
@@ -317,11 +324,23 @@ def train_and_evaluate(
     check_config(config)
     corpus = load_data(config)
     prepared = prepare(config, corpus)
-    folder = open_workdir(workdir, run_identity(config, prepared, seeds))
-    if folder.report_file.exists():
-        progress.say("this run is finished")
-        return folder.read_report()
-    members = list_members(config, seeds)
+    with open_workdir(workdir, run_identity(config, prepared, seeds), forked) as folder:
+        if folder.finished:
+            progress.say("this run is finished")
+            return folder.read_report()
+        return _train(folder, config, prepared, seeds, progress, pictures)
+
+
+def _train(
+    folder: Workdir,
+    config: ConfigDict,
+    prepared: Prepared,
+    seeds: Sequence[int],
+    progress: Progress,
+    pictures: bool,
+) -> dict[str, Any]:
+    """What ``train_and_evaluate`` does in a folder that is its own."""
+    corpus, members = prepared.corpus, list_members(config, seeds)
     fleet = Fleet(prepared.program, len(members.seeds))
     with Stopper(progress.say).listening() as stopper:
         run = Run(prepared, config, members, fleet, folder, stopper, progress)
@@ -332,11 +351,11 @@ def train_and_evaluate(
             timing=run.timing(),
             versions=versions(),
         )
-    if pictures and folder.writes:
-        progress.say("drawing")
-        model = (prepared.program, run.state, prepared.standardiser)
-        drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
-        report["pictures"] = [picture._asdict() for picture in drawn]
-    write_model_card(folder, config, corpus, report)
-    write_report(folder, report)
+        if pictures and folder.writes:
+            progress.say("drawing")
+            model = (prepared.program, run.state, prepared.standardiser)
+            drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
+            report["pictures"] = [picture._asdict() for picture in drawn]
+        write_model_card(folder, config, corpus, report)
+        write_report(folder, report)
     return report

@@ -1,24 +1,39 @@
 """The folder of a run: which files it holds, and how they are written whole or not at all."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import socket
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
 from cberl_jax.errors import UserError
+from cberl_jax.version import __version__
 
 FORMAT = 1
+# What a file is called until it is complete.
+PART = ".part"
+MEND = "delete it, and start the training again with the same command"
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of ``path`` once it is complete, and not before."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Opens a file that takes the place of ``path`` once it is complete, and not before.
+
+    Raises:
+      UserError: it cannot be written; what was there before is there still.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -29,9 +44,16 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
+    except OSError as error:
+        os.unlink(name)
+        raise _cannot_write(path, error) from error
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -43,6 +65,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def minor_version(version: str) -> tuple[str, ...]:
+    """What decides whether a version of this package reads what another one wrote."""
+    return tuple(version.split(".")[:2])
 
 
 class Workdir:
@@ -82,6 +109,44 @@ class Workdir:
         self.report_page = self.path / "report.html"
         self.model_card = self.path / "MODEL_CARD.md"
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the folder to this process within the block, and clears up after one that died.
+
+        The lock ends with the process, however that ends.
+
+        Raises:
+          UserError: another process is at work in the folder.
+        """
+        if not self.writes:
+            yield
+            return
+        with self._open_lock() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise UserError(
+                    f"{self.path}: another training is at work in this folder ({lock.read()}); "
+                    "wait for its end, or name another --workdir"
+                ) from error
+            except OSError:
+                # A file system without locks: nobody can be kept out.
+                pass
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+            for part in self.path.glob(f".*{PART}"):
+                part.unlink()
+            yield
+
+    def _open_lock(self) -> TextIO:
+        path = self.path / ".lock"
+        try:
+            return path.open("a+")
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
     def claim(self, config: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """Writes ``config.json``, or checks that the one there is the same run's.
 
@@ -92,10 +157,10 @@ class Workdir:
         Raises:
           UserError: the folder belongs to a run with other settings; it lists them.
         """
-        config = {"format": FORMAT, **config}
+        config = {"format": FORMAT, "version": __version__, **config}
         if self.config_file.exists():
             there = self.read_config()
-            names = sorted((there.keys() | config.keys()) - set(free))
+            names = sorted((there.keys() | config.keys()) - {*free, "version"})
             names = [n for n in names if there.get(n) != config.get(n)]
             if names:
                 listed = "; ".join(
@@ -103,10 +168,16 @@ class Workdir:
                 )
                 raise UserError(
                     f"{self.path}: holds a run with other settings ({listed}); name another "
-                    "--workdir, or the same settings to go on with that run"
+                    "--workdir (train.py --fork starts it where this one is), or the same settings "
+                    "to go on with that run"
                 )
             return
         self.write_json(self.config_file, config)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that a finished run consists of is there."""
+        return self.report_file.exists() and self.predictions_file.exists()
 
     def read_config(self) -> dict[str, Any]:
         """The contents of ``config.json``.
@@ -116,20 +187,55 @@ class Workdir:
         """
         if not self.config_file.exists():
             raise UserError(f"{self.path}: holds no run (there is no config.json)")
-        try:
-            config = json.loads(self.config_file.read_text())
-        except ValueError as error:
-            raise UserError(f"{self.config_file}: is damaged ({error})") from error
+        config = self.read_json(self.config_file)
         if config.get("format") != FORMAT:
             raise UserError(
                 f"{self.config_file}: has format {config.get('format')!r}; "
                 f"this version reads format {FORMAT}"
             )
+        written = str(config.get("version"))
+        if minor_version(written) != minor_version(__version__):
+            raise UserError(
+                f"{self.config_file}: was written by cberl-jax {written}, and this is "
+                f"{__version__}: install that version, or train again in another --workdir"
+            )
         return config
 
     def read_report(self) -> dict[str, Any]:
-        """The contents of ``report.json``."""
-        return json.loads(self.report_file.read_text())
+        """The contents of ``report.json``.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        return self.read_json(self.report_file)
+
+    def read_json(self, path: pathlib.Path) -> dict[str, Any]:
+        """The contents of a JSON file of the run.
+
+        Raises:
+          UserError: the file is damaged, or cannot be read.
+        """
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path}: is damaged ({error}); {MEND}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: is damaged (it holds no object); {MEND}")
+        return content
+
+    def read_predictions(self) -> dict[str, np.ndarray]:
+        """The arrays of ``predictions.npz``, as ``predict_splits`` names them, and ``seed``.
+
+        Raises:
+          UserError: the file is damaged, or cannot be read.
+        """
+        try:
+            with self.predictions_file.open("rb") as file:
+                # Not by its path: of a damaged archive numpy leaves the file open.
+                with np.load(file, allow_pickle=False) as stored:
+                    return {name: stored[name] for name in stored.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self.predictions_file}: is damaged ({error}); {MEND}") from error
 
     def write_json(self, path: pathlib.Path, content: Any) -> None:
         """Writes a JSON file."""
@@ -153,21 +259,33 @@ class Workdir:
         if self.metrics_file.exists():
             # The last line may be half written: the run may have been killed at any moment.
             lines = [x for x in self.metrics_file.read_bytes().splitlines(True) if x[-1:] == b"\n"]
-        kept = [x for x in lines if (r := json.loads(x))["epoch"] < done.get(r["stage"], 0)]
+        kept = [line for line in lines if self._is_done(line, done)]
         with replacing(self.metrics_file) as file:
             file.writelines(kept)
+
+    def _is_done(self, line: bytes, done: Mapping[str, int]) -> bool:
+        try:
+            record = json.loads(line)
+            return record["epoch"] < done.get(record["stage"], 0)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.metrics_file}: is damaged ({error}); {MEND}") from error
 
     def append_metrics(self, records: list[dict[str, Any]]) -> None:
         """Adds a line per record; one that is not finite is written as null."""
         if not self.writes:
             return
-        with self.metrics_file.open("a") as file:
-            for record in records:
-                sound = {
-                    k: v if not isinstance(v, float) or np.isfinite(v) else None
-                    for k, v in record.items()
-                }
-                file.write(json.dumps(sound) + "\n")
+        lines = []
+        for record in records:
+            sound = {
+                k: v if not isinstance(v, float) or np.isfinite(v) else None
+                for k, v in record.items()
+            }
+            lines.append(json.dumps(sound) + "\n")
+        try:
+            with self.metrics_file.open("a") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise _cannot_write(self.metrics_file, error) from error
 
     def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes ``predictions.npz``."""

@@ -21,6 +21,9 @@ CAUSAL = flags.DEFINE_bool(
     "causal", False, "See no future turn: for live use; short for --config.model.causal=True."
 )
 SEEDS = flags.DEFINE_integer("seeds", 1, "Number of members; their seeds count from 0.", 1)
+FORK = flags.DEFINE_string(
+    "fork", None, "Folder of a run that this one starts from, with other settings."
+)
 PICTURES = flags.DEFINE_boolean("pictures", True, "Whether the report has pictures.")
 
 
@@ -30,7 +33,9 @@ def main() -> int:
     config.model.causal |= CAUSAL.value
     with cli.explaining_interrupts():
         seeds, pictures = range(SEEDS.value), PICTURES.value
-        report = train_and_evaluate(config, WORKDIR.value, seeds, show_progress(), pictures)
+        report = train_and_evaluate(
+            config, WORKDIR.value, seeds, show_progress(), pictures, FORK.value
+        )
     print(format_report(report))
     return 0 if report["test"] else 1
 

@@ -186,6 +186,12 @@ def test_pictures_of_any_size_are_drawn(tmp_path):
 # A run
 
 
+LOST = {
+    "status": "diverged",
+    "diverged": {"stage": "joint", "epoch": 1, "term": "focal"},
+}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run on a corpus whose names would do harm to a page or to a formula."""
@@ -300,7 +306,7 @@ def test_the_conversation_is_shown_with_its_text_truth_and_attention(trained, dr
 
 def test_a_diverged_member_takes_no_part(finished, drawn):
     report = json.loads(json.dumps(finished[1]))
-    report["members"][0] |= {"status": "diverged", "dev": None, "test": None}
+    report["members"][0] |= LOST | {"dev": None, "test": None}
     given, pictures = drawn(report)
     assert "seed 5" in pictures[-1].text
     np.testing.assert_array_equal(given["draw_curves"][0][0].kept.shape, [1, 2])
@@ -312,7 +318,7 @@ def test_a_run_whose_members_have_all_diverged_has_a_report_without_pictures(
     trained, finished, tmp_path
 ):
     report = finished[1] | {"test": None, "dev": None, "pictures": []}
-    report["members"] = [m | {"status": "diverged"} for m in report["members"]]
+    report["members"] = [m | LOST for m in report["members"]]
     assert illustrate(trained, report) == []
     write_report(Workdir(tmp_path), report)
     page = (tmp_path / "report.html").read_text()

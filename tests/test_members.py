@@ -119,14 +119,22 @@ def test_a_stopped_member_no_longer_changes(prepared, together):
     assert np.any(new != old)
 
 
-@pytest.mark.parametrize("name", ["optim.learning_rate", "gan.learning_rate"])
-def test_a_diverging_member_is_marked_and_the_others_are_bit_identical(prepared, together, name):
+@pytest.mark.parametrize("stage, name", [("joint", "optim"), ("gan", "gan")])
+def test_a_diverging_member_is_marked_and_the_others_are_bit_identical(
+    prepared, together, stage, name
+):
     hyper = hyper_of(5)
-    hyper[name][2] = np.inf
+    hyper[f"{name}.learning_rate"][2] = np.inf
     state, records = run(prepared, SEEDS, 2, hyper=hyper)
     diverged = state.joint.diverged
     assert diverged[2] == 0 and np.all(np.delete(diverged, 2) == epochs.NEVER)
     assert bool(state.joint.stopped[2])
+    # The update breaks the parameters; the losses of the same step were still finite, those of the
+    # next step are not.
+    broke = {"epoch": 1, "term": "identity" if stage == "gan" else "focal", "stage": stage}
+    lines = inference.member_states(state)
+    assert lines[2]["status"] == "diverged" and lines[2]["diverged"] == broke
+    assert [line["status"] for line in lines].count("ok") == 4
     for number in (0, 1, 3, 4):
         chex.assert_trees_all_equal(member(state, number), member(together[0], number))
     chex.assert_tree_all_finite(state.joint.average)

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "cberl_jax"
 # A file may import from its own row upwards only; files of one row do not know each other.
 ORDER = [
     ["version", "errors"],
-    ["processes", "progress"],
+    ["processes", "progress", "stopping"],
     ["data.corpus"],
     ["data.matching", "data.validate"],
     [
@@ -34,13 +34,14 @@ ORDER = [
     ["epochs"],
     ["prepare", "fleet"],
     ["inside"],
-    ["checkpoints", "evaluate", "event_files", "workdir"],
+    ["evaluate", "event_files", "workdir"],
+    ["checkpoints"],
     ["pages"],
     ["pictures", "quality", "report"],
     ["attention_picture", "model_card", "run_pictures", "traces"],
     ["predictions"],
     ["compare", "inference", "sweep_report"],
-    ["ablation_report", "generated", "illustrations", "stream"],
+    ["ablation_report", "forking", "generated", "illustrations", "stream"],
     ["predictor"],
     ["export"],
     ["training"],

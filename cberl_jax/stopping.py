@@ -1,0 +1,83 @@
+"""SIGTERM and Ctrl-C: when a training ends early, and what it ends with.
+
+A training hears them between two epochs, where it can write a checkpoint. Whoever sends SIGTERM
+kills soon afterwards, so an epoch, a compilation or a drawing that takes longer is not waited for:
+a thread of its own ends the process, and the newest checkpoint is what remains.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+# Of the ten seconds that clusters commonly give, less what writing a checkpoint takes.
+GRACE_SECONDS = 6.0
+
+
+class Stopper:
+    """Turns SIGTERM and Ctrl-C into a wish that the training loop reads between epochs."""
+
+    def __init__(self, say: Callable[[str], None], grace: float = GRACE_SECONDS):
+        """Args: what takes a line of progress; how long SIGTERM waits for the loop, in seconds."""
+        self.wish: int | None = None
+        self._say, self._grace = say, grace
+        self._over = threading.Event()
+        self._writing = threading.Lock()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Stopper"]:
+        """Listens within the block; only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        old = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)}
+        # Python's own handlers wait for the main thread, which may be compiling; this does not.
+        old_descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        watcher = threading.Thread(target=self._watch, args=(ours,), daemon=True)
+        watcher.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            signal.set_wakeup_fd(old_descriptor)
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            theirs.close()
+            watcher.join()
+            ours.close()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """While the block writes, the process is not ended."""
+        with self._writing:
+            yield
+
+    def _hear(self, number, frame):
+        del frame
+        if self.wish is not None:
+            raise KeyboardInterrupt
+        self.wish = number
+        self._say("stopping after this epoch; once more stops at once, without a checkpoint")
+
+    def _watch(self, signals: socket.socket) -> None:
+        """Ends the process if SIGTERM has come and the loop does not get to hear it in time."""
+        while heard := signals.recv(1):
+            if heard[0] == signal.SIGTERM and not self._over.wait(self._grace):
+                with self._writing:
+                    # Meanwhile the loop may have heard it after all.
+                    if not self._over.wait(0.1):
+                        self._end()
+
+    def _end(self) -> None:
+        print(
+            "stopped in the middle of an epoch, which is lost; the same command goes on from the "
+            "newest checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(128 + signal.SIGTERM)
