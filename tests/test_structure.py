@@ -9,7 +9,7 @@ ORDER = [
     ["version", "errors"],
     ["processes", "progress", "stopping"],
     ["data.corpus"],
-    ["data.matching", "data.validate"],
+    ["data.matching", "data.transcripts", "data.validate"],
     [
         "data.conversations",
         "data.layers",
@@ -18,11 +18,14 @@ ORDER = [
         "data.subset",
         "data.unpickling",
     ],
-    ["data.bayes", "data.pickles"],
+    ["data.bayes", "data.pickles", "data.vectors"],
     ["data.load"],
     ["data.packing"],
     ["data.placement"],
     ["data.dataset"],
+    ["features.optional", "features.timing"],
+    ["features.audio", "features.text", "features.tuning"],
+    ["extraction"],
     ["graphs", "losses", "masking", "metrics"],
     ["models.layers"],
     ["models.bilstm", "models.djvae", "models.ensemble", "models.gan", "models.mgnn"],
@@ -56,7 +59,7 @@ ROW = {name: number for number, names in enumerate(ORDER) for name in names}
 def modules():
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("data.__init__", "models.__init__"):
+        if name not in ("data.__init__", "features.__init__", "models.__init__"):
             yield name, path
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -51,7 +51,7 @@ def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
       UserError: naming the file and the key, for anything that is not such a file.
     """
     source = os.fspath(path)
-    arrays = _read_arrays(source)
+    arrays = read_arrays(source, _is_known)
     needed = NEEDED_TO_PREDICT if to_predict else REQUIRED
     missing = [key for key in needed if key not in arrays]
     if missing:
@@ -136,7 +136,23 @@ def _replacing(path: pathlib.Path):
             draft.unlink()
 
 
-def _read_arrays(source: str) -> dict[str, np.ndarray]:
+def _is_known(key: str) -> bool:
+    return key in REQUIRED + OPTIONAL or key.startswith((FEATURES, PRESENT))
+
+
+def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Reads an ``.npz`` from a stranger, without trust in what it says of itself.
+
+    Args:
+      source: path of the file.
+      is_known: whether an array may have a name.
+
+    Returns:
+      The arrays by name, of booleans, numbers or strings.
+
+    Raises:
+      UserError: naming the file and the array.
+    """
     try:
         archive = zipfile.ZipFile(source)
     except OSError as error:
@@ -147,8 +163,7 @@ def _read_arrays(source: str) -> dict[str, np.ndarray]:
         members = {}
         for member in archive.infolist():
             key = member.filename.removesuffix(".npy")
-            known = key in REQUIRED + OPTIONAL or key.startswith((FEATURES, PRESENT))
-            if not known or not member.filename.endswith(".npy"):
+            if not is_known(key) or not member.filename.endswith(".npy"):
                 raise UserError(f"{source}: unknown key {member.filename[:80]!r}.")
             if key in members:
                 raise UserError(f"{source}: the key {key!r} is there twice.")

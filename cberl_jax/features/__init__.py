@@ -1,0 +1,1 @@
+"""Features of utterances: text by a sentence encoder, audio by openSMILE, timing by arithmetic."""

@@ -1,0 +1,132 @@
+"""eGeMAPS functionals (Eyben et al., IEEE TAC 2016) of every utterance, by openSMILE."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cberl_jax.data.transcripts import Transcript
+from cberl_jax.errors import UserError
+from cberl_jax.features.optional import load_library
+
+WIDTH = 88
+# Forms that libsndfile decodes, the most faithful first.
+ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
+
+
+class AudioFeatures(NamedTuple):
+    """What the sounds of a transcript gave.
+
+    Attributes:
+      rows: [N, 88] float32; a row is nan where there is no sound or too little.
+      missing: files that are not there, of utterances that should have one.
+      too_short: files with less sound than one window of the analysis.
+    """
+
+    rows: np.ndarray
+    missing: tuple[str, ...]
+    too_short: tuple[str, ...]
+
+
+def find_sounds(
+    transcript: Transcript, folders: Sequence[str | os.PathLike]
+) -> tuple[list[Path | None], tuple[str, ...]]:
+    """Finds the file of each utterance.
+
+    Args:
+      transcript: the utterances, with the names of their files.
+      folders: one for all tables, or one for each of them in their order.
+
+    Returns:
+      [N] paths, None where there is no file, and the names that were looked for in vain.
+
+    Raises:
+      UserError: a folder is missing, no utterance names a file or has one, or two utterances have
+        the same one.
+    """
+    folders = [Path(folder) for folder in folders]
+    tables = int(transcript.file.max()) + 1
+    if len(folders) not in (1, tables):
+        raise UserError(
+            f"--audio_dir names {len(folders)} folders for {tables} transcripts; name one for all, "
+            "or one for each in the same order."
+        )
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is not a folder.")
+    if not any(turn.audio for turn in transcript.turns):
+        raise UserError(f"{transcript.source}: no column audio names the files of the utterances.")
+    found, missing, owners = [], [], {}
+    for turn, file in zip(transcript.turns, transcript.file):
+        path = _find_sound(folders[file if len(folders) > 1 else 0], turn.audio)
+        if path is None and turn.audio:
+            missing.append(turn.audio)
+        if path in owners:
+            raise UserError(
+                f"{path}: belongs to both {owners[path]} and {turn.place}; give each transcript "
+                "its own --audio_dir, in the same order."
+            )
+        if path is not None:
+            owners[path] = turn.place
+        found.append(path)
+    if not owners:
+        raise UserError(f"{folders[0]}: holds no file of the transcript, such as {missing[0]}.")
+    return found, tuple(missing)
+
+
+def _find_sound(folder: Path, name: str) -> Path | None:
+    if not name:
+        return None
+    names = [folder / name, *(folder / f"{name}{ending}" for ending in ENDINGS)]
+    return next((path for path in names if path.is_file()), None)
+
+
+def audio_features(transcript: Transcript, folders: Sequence[str | os.PathLike]) -> AudioFeatures:
+    """Computes the 88 functionals of eGeMAPS v02 over each utterance's sound.
+
+    Args:
+      transcript: the utterances, with the names of their files.
+      folders: as for ``find_sounds``.
+
+    Returns:
+      The features, and the files that gave none.
+
+    Raises:
+      UserError: naming the file that cannot be decoded, and as ``find_sounds``.
+    """
+    paths, missing = find_sounds(transcript, folders)
+    functionals = _make_functionals()
+    rows = np.full((len(paths), WIDTH), np.nan, np.float32)
+    too_short = []
+    for row, path in enumerate(paths):
+        if path is not None:
+            rows[row] = functionals(path)
+            if np.isnan(rows[row]).any():
+                rows[row] = np.nan
+                too_short.append(str(path))
+    return AudioFeatures(rows, missing, tuple(too_short))
+
+
+def _make_functionals() -> Callable[[Path], np.ndarray]:
+    """From a file to its functionals [88], nan where the sound is too short."""
+    soundfile, opensmile = load_library("soundfile"), load_library("opensmile")
+    smile = opensmile.Smile(
+        feature_set=opensmile.FeatureSet.eGeMAPSv02,
+        feature_level=opensmile.FeatureLevel.Functionals,
+    )
+
+    def functionals(path: Path) -> np.ndarray:
+        try:
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: cannot be decoded as sound ({error}); wav, flac, ogg and mp3 can."
+            ) from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Segment too short")
+            return smile.process_signal(samples.mean(axis=1), rate).to_numpy()[0]
+
+    return functionals
