@@ -101,11 +101,12 @@ def _train_epoch(
     train: Part,
 ) -> None:
     torch = load_library("torch")
+    batch_to_device = load_library("sentence_transformers.util").batch_to_device
     encoder.train()
     label = torch.as_tensor(train.label, dtype=torch.long, device=encoder.device)
     for rows in torch.randperm(len(train.texts)).split(BATCH):
         tokens = encoder.preprocess([train.texts[row] for row in rows])
-        tokens = {name: value.to(encoder.device) for name, value in tokens.items()}
+        tokens = batch_to_device(tokens, encoder.device)
         logits = head(encoder(tokens)["sentence_embedding"])
         loss = torch.nn.functional.cross_entropy(logits, label[rows.to(encoder.device)])
         optimiser.zero_grad()
@@ -118,7 +119,6 @@ def _predict(
 ) -> np.ndarray:
     """[n] int, the head's classes."""
     torch = load_library("torch")
-    encoder.eval()
     with torch.no_grad():
         embedded = encoder.encode(texts, convert_to_tensor=True, show_progress_bar=False)
         return head(embedded).argmax(dim=-1).cpu().numpy()

@@ -7,6 +7,7 @@ espeak-ng is there, spoken sentences. Without the extra ``features`` only what n
 import importlib.util
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 
 from cberl_jax.data.load import load_conversations, load_corpus
+from cberl_jax.errors import UserError
+from cberl_jax.extraction import Sources, extract, parse_vectors
+from cberl_jax.features.tuning import Tuning
 
 ROOT = Path(__file__).parents[2]
 TABLE = """dialogue,speaker,text,split,label,start,end,audio
@@ -25,7 +29,6 @@ b,Joey,How are you doing?,dev,joy,0,2,b0.wav
 b,Phoebe,Great thank you.,dev,anger,2,3,b1.wav
 c,Ross,We were on a break!,test,anger,0,2,
 """
-WITHOUT_EXTRA = ("--text_encoder=",)
 
 
 def installed(*names):
@@ -41,32 +44,44 @@ needs_smile = pytest.mark.skipif(
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """The working folder, with a table in it."""
+    monkeypatch.chdir(tmp_path)
+    # A name is never looked up in the net by a test.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "conv.csv").write_text(TABLE)
     return tmp_path
 
 
-def extract(folder, *arguments, transcript="conv.csv"):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "experiments" / "extract.py")]
-    command += [f"--transcript={transcript}", "--output=out.npz", *arguments]
+def run_program(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "experiments" / "extract.py"), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300
     )
 
 
-def assert_refused(done, folder, message):
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr and done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert not list(folder.glob("*out.npz*"))
+def run(text_encoder="", transcripts=("conv.csv",), output="out.npz", **sources):
+    """Extracts in the folder of the test; returns what was said and the corpus of the file."""
+    said = []
+    sources = Sources(transcripts, text_encoder=str(text_encoder), **sources)
+    extract(sources, output, said.append)
+    return "\n".join(said), load_conversations(output)
+
+
+def assert_refused(message, **sources):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        run(**sources)
+    assert "\n" not in str(caught.value)
+    assert not list(Path().glob("*out.npz*"))
 
 
 def test_timing_and_vectors_need_no_extra(folder):
     rows = np.arange(4, dtype=float).reshape(2, 2)
     rows[1] = math.nan
     np.savez(folder / "video.npz", a=rows, b=rows + 4, c=rows[:1] + 8)
-    done = extract(folder, *WITHOUT_EXTRA, "--features=visual=video.npz")
+    arguments = ("--transcript=conv.csv", "--text_encoder=", "--features=visual=video.npz")
+    done = run_program(folder, *arguments, "--output=out.npz")
     assert (done.returncode, done.stderr) == (0, "")
     assert "visual: 2 wide, absent in 40.0 % of the utterances" in done.stdout
     corpus = load_corpus(folder / "out.npz")
@@ -80,42 +95,69 @@ def test_timing_and_vectors_need_no_extra(folder):
 
 def test_unlabelled_conversations_can_be_predicted(folder):
     (folder / "new.csv").write_text("dialogue,speaker,text,start,end\nx,A,hello,0,1\nx,B,hi,,\n")
-    done = extract(folder, *WITHOUT_EXTRA, "--timing=audio", transcript="new.csv")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "the file is for predict.py alone" in done.stdout
-    corpus = load_conversations(folder / "out.npz")
+    said, corpus = run(transcripts=["new.csv"], timing="audio")
+    assert "the file is for predict.py alone" in said
     assert corpus.classes == () and corpus.label.tolist() == [-1, -1]
     np.testing.assert_array_equal(corpus.present["audio"], [True, False])
 
 
+def test_several_tables_come_by_commas_or_by_several_flags(folder):
+    for split in ("train", "dev", "test"):
+        row = f"{split},A,hello,joy,0,1\n{split},B,hi,fear,1,2\n"
+        (folder / f"{split}.csv").write_text(f"dialogue,speaker,text,label,start,end\n{row}")
+    arguments = ("--transcript=train.csv,dev.csv", "--transcript=test.csv", "--text_encoder=")
+    done = run_program(folder, *arguments, "--output=out.npz", "--classes=joy,fear")
+    assert (done.returncode, done.stderr) == (0, "")
+    corpus = load_corpus(folder / "out.npz")
+    assert corpus.dialogue.tolist() == corpus.split.tolist() == ["train", "dev", "test"]
+    assert corpus.classes == ("joy", "fear") and corpus.label.tolist() == [0, 1] * 3
+
+
+def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
+    arguments = ("--transcript=none.csv", "--features=visual=v.npz", "--output=out.npz")
+    done = run_program(folder, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: none.csv: cannot be read (No such file or directory).\n"
+    assert not (folder / "out.npz").exists()
+
+
 @pytest.mark.parametrize(
-    "arguments, message",
+    "sources, message",
     [
-        ((*WITHOUT_EXTRA, "--timing="), "no modality is present"),
-        ((*WITHOUT_EXTRA, "--features=video.npz"), "has to be modality=file.npz"),
-        ((*WITHOUT_EXTRA, "--features=visual=no.npz"), "no.npz: cannot be read"),
-        ((*WITHOUT_EXTRA, "--features=a=1", "--features=a=2"), "a is named twice"),
-        ((*WITHOUT_EXTRA, "--features=timing=v.npz"), "'timing' would come from two sources"),
-        (("--audio_dir=.", "--timing=audio"), "'audio' would come from two sources"),
-        ((*WITHOUT_EXTRA, "--audio_dir=nowhere"), "nowhere: is not a folder"),
-        ((*WITHOUT_EXTRA, "--audio_dir=.,."), "names 2 folders for 1 transcripts"),
-        ((*WITHOUT_EXTRA, "--audio_dir=."), "holds no file of the transcript, such as a0.wav"),
-        ((*WITHOUT_EXTRA, "--output=no/out.npz"), "does not exist"),
-        ((*WITHOUT_EXTRA, "--finetune=tuned"), "--finetune needs a --text_encoder"),
-        (("--finetune=conv.csv",), "conv.csv: is there already"),
-        (("--transcript=none.csv",), "none.csv: cannot be read"),
-        (("--classes=joy,fear",), "line 2: the label 'anger' is none of the classes joy, fear"),
-        (("--finetune_epochs=0",), "finetune_epochs"),
+        ({"timing": ""}, "no modality is present"),
+        ({"vectors": {"visual": "no.npz"}}, "no.npz: cannot be read"),
+        ({"vectors": {"timing": "v.npz"}}, "'timing' would come from two sources"),
+        ({"audio_folders": ["."], "timing": "audio"}, "'audio' would come from two sources"),
+        ({"audio_folders": ["nowhere"]}, "nowhere: is not a folder"),
+        ({"audio_folders": [".", "."]}, "names 2 folders for 1 transcripts"),
+        ({"audio_folders": ["."]}, "holds no file of the transcript, such as a0.wav"),
+        ({"output": "no/out.npz"}, "does not exist"),
+        ({"tuned": "tuned"}, "--finetune needs a --text_encoder"),
+        ({"tuned": "conv.csv", "text_encoder": "x"}, "conv.csv: is there already"),
+        ({"classes": ["joy"]}, "line 2: the label 'anger' is none of the classes joy"),
+        ({"text_encoder": "x", "timing": "text"}, "'text' would come from two sources"),
     ],
 )
-def test_a_mistake_ends_with_one_sentence_and_status_2(folder, arguments, message):
-    assert_refused(extract(folder, *arguments), folder, message)
+def test_what_cannot_be_is_refused(folder, sources, message):
+    assert_refused(message, **sources)
+
+
+@pytest.mark.parametrize("items", [["v.npz"], ["visual="], ["vis ual=v.npz"], ["a=1", "a=2"]])
+def test_vectors_are_named_by_modality(items):
+    with pytest.raises(UserError, match=f"--features={items[-1]}"):
+        parse_vectors(items)
+
+
+def test_a_table_without_names_of_sounds_has_none(folder):
+    (folder / "new.csv").write_text("dialogue,speaker,text\nx,A,hello\n")
+    message = "new.csv: no column audio names the files"
+    assert_refused(message, transcripts=["new.csv"], audio_folders=["."])
 
 
 def test_tuning_needs_labels_before_it_needs_the_encoder(folder):
     (folder / "new.csv").write_text("dialogue,speaker,text\nx,A,hello\n")
-    done = extract(folder, "--finetune=tuned", transcript="new.csv")
-    assert_refused(done, folder, "the train split has no labelled utterance")
+    message = "the train split has no labelled utterance"
+    assert_refused(message, transcripts=["new.csv"], tuned="tuned", text_encoder="none")
 
 
 def test_two_utterances_do_not_share_a_sound(folder):
@@ -123,20 +165,20 @@ def test_two_utterances_do_not_share_a_sound(folder):
     row = "Dialogue_ID,Utterance_ID,Speaker,Utterance\n0,0,A,hello\n"
     for split in ("train", "test"):
         (folder / f"{split}.csv").write_text(row)
-    done = extract(folder, *WITHOUT_EXTRA, "--audio_dir=.", transcript="train.csv,test.csv")
-    assert_refused(done, folder, "dia0_utt0.wav: belongs to both train.csv: line 2 and test.csv")
+    message = "dia0_utt0.wav: belongs to both train.csv: line 2 and test.csv: line 2"
+    assert_refused(message, transcripts=["train.csv", "test.csv"], audio_folders=["."])
 
 
-@pytest.mark.skipif(installed("sentence_transformers"), reason="sentence-transformers is there")
-def test_a_missing_library_is_named_with_the_way_to_install_it(folder):
-    done = extract(folder)
-    assert_refused(done, folder, "pip install 'cberl-jax[features]'")
+def test_a_missing_library_is_named_with_the_way_to_install_it(folder, monkeypatch):
+    # None in this table is what Python itself takes for a package that is not there.
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert_refused("pip install 'cberl-jax[features]'", text_encoder="x")
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A folder with a sentence encoder of 8 numbers, random weights, mean pooled, of length 1."""
-    import sentence_transformers.models as parts
+    import sentence_transformers.sentence_transformer.modules as parts
     import torch
     import transformers
 
@@ -162,57 +204,44 @@ def encoder(tmp_path_factory):
 @needs_encoder
 def test_text_is_embedded_by_itself_and_empty_text_is_absent(folder, encoder):
     (folder / "conv.csv").write_text(TABLE.replace("Great thank you.", ""))
-    done = extract(folder, f"--text_encoder={encoder}", "--timing=")
-    assert done.returncode == 0, done.stderr
-    corpus = load_corpus(folder / "out.npz")
+    _, corpus = run(encoder, timing="")
     text = corpus.features["text"]
     assert text.shape == (5, 8)
     np.testing.assert_array_equal(corpus.present["text"], [True, True, True, False, True])
     np.testing.assert_allclose(text[0], text[4], rtol=1e-5)
     # Before the normalisation, not after.
-    assert not np.allclose(np.linalg.norm(text[0]), 1, atol=1e-2)
+    assert abs(np.linalg.norm(text[0]) - 1) > 0.1
 
 
 @needs_encoder
 def test_tuning_learns_train_and_keeps_an_encoder_that_gives_the_same(folder, encoder):
-    frozen = extract(folder, f"--text_encoder={encoder}", "--timing=")
-    assert frozen.returncode == 0, frozen.stderr
-    before = load_corpus(folder / "out.npz").features["text"]
-    tuning = (
-        "--finetune=tuned",
-        "--finetune_epochs=3",
-        "--finetune_learning_rate=0.01",
-    )
-    done = extract(folder, f"--text_encoder={encoder}", "--timing=", *tuning)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("weighted F1") == 3
-    tuned = load_corpus(folder / "out.npz").features["text"]
-    assert np.abs(tuned - before).max() > 1e-3
-    again = extract(folder, "--text_encoder=tuned", "--timing=")
-    assert again.returncode == 0, again.stderr
-    np.testing.assert_allclose(load_corpus(folder / "out.npz").features["text"], tuned, atol=1e-5)
+    before = run(encoder)[1].features["text"]
+    said, corpus = run(encoder, tuned="tuned", tuning=Tuning(4, 0.01))
+    tuned = corpus.features["text"]
+    scores = [float(line.split()[-3]) for line in said.splitlines()]
+    assert len(scores) == 4 and not np.allclose(tuned, before, atol=1e-2)
+    # Nothing of dev or test is as easily told apart as the utterances that were learnt.
+    assert np.linalg.norm(tuned[0] - tuned[1]) > np.linalg.norm(before[0] - before[1])
+    np.testing.assert_allclose(run("tuned")[1].features["text"], tuned, atol=1e-5)
 
 
 @needs_encoder
-def test_tuning_never_sees_a_label_of_test(folder, encoder):
+def test_tuning_repeats_by_its_seed_and_never_sees_a_label_of_test(folder, encoder):
     found = []
-    for number, label in enumerate(("anger", "joy")):
-        table = TABLE.replace("test,anger", f"test,{label}")
-        (folder / "conv.csv").write_text(table)
-        arguments = (f"--finetune=tuned{number}", "--finetune_learning_rate=0.01", "--timing=")
-        done = extract(folder, f"--text_encoder={encoder}", *arguments)
-        assert done.returncode == 0, done.stderr
-        found.append(load_corpus(folder / "out.npz").features["text"])
-    np.testing.assert_array_equal(*found)
+    for number, (label, seed) in enumerate((("anger", 0), ("joy", 0), ("joy", 1))):
+        (folder / "conv.csv").write_text(TABLE.replace("test,anger", f"test,{label}"))
+        _, corpus = run(encoder, tuned=f"tuned{number}", tuning=Tuning(2, 0.01, seed))
+        found.append(corpus.features["text"])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[1], found[2])
 
 
 @needs_encoder
 def test_a_folder_without_an_encoder_is_refused(folder):
-    done = extract(folder, f"--text_encoder={folder / 'none'}")
-    assert_refused(done, folder, "none: there is no such folder with a text encoder")
+    message = "there is no such folder with a text encoder"
+    assert_refused(message, text_encoder=str(folder / "none"))
     (folder / "empty").mkdir()
-    done = extract(folder, f"--text_encoder={folder / 'empty'}")
-    assert_refused(done, folder, "cannot be loaded as a text encoder")
+    assert_refused("cannot be loaded as a text encoder", text_encoder=str(folder / "empty"))
 
 
 def speak(path, text, pitch):
@@ -234,11 +263,9 @@ def test_sounds_become_functionals_and_what_is_missing_is_said(folder):
     speak(folder / "a0.wav", "We were on a break!", 20)
     speak(folder / "b0.wav", "How are you doing?", 80)
     soundfile.write(folder / "b1.wav", np.zeros(40), 16000)
-    done = extract(folder, *WITHOUT_EXTRA, "--timing=", "--audio_dir=.")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "1 sounds are not there, such as a1.wav" in done.stdout
-    assert "1 sounds are too short, such as b1.wav" in done.stdout
-    corpus = load_corpus(folder / "out.npz")
+    said, corpus = run(audio_folders=["."], timing="")
+    assert "1 sounds are not there, such as a1.wav" in said
+    assert "1 sounds are too short, such as b1.wav" in said
     audio = corpus.features["audio"]
     assert audio.shape == (5, 88)
     np.testing.assert_array_equal(corpus.present["audio"], [True, False, True, False, False])
@@ -249,5 +276,4 @@ def test_sounds_become_functionals_and_what_is_missing_is_said(folder):
 @needs_smile
 def test_a_sound_that_cannot_be_decoded_is_named(folder):
     (folder / "a0.wav").write_text("no sound")
-    done = extract(folder, *WITHOUT_EXTRA, "--audio_dir=.")
-    assert_refused(done, folder, "a0.wav: cannot be decoded as sound")
+    assert_refused("a0.wav: cannot be decoded as sound", audio_folders=["."])
