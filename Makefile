@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test bench lint lock clean
+.PHONY: setup demo test bench features lint lock clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,10 @@ test: setup
 # For the benchmark, and the test that compares every layer with PyTorch.
 bench: setup
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' --no-build-isolation
+
+# For experiments/extract.py, and its tests.
+features: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features]' --no-build-isolation
 
 lint: setup
 	$(VENV)/bin/python -m ruff check --fix .
