@@ -20,6 +20,7 @@ Point = dict[str, Value]
 # What a sweep does not vary, why, and where it is given instead.
 _FIXED = {
     "data.path": "a sweep is over one corpus; name it by --data",
+    "data.allow_repeats": "a sweep is over one corpus; give --config.data.allow_repeats",
     "train.checkpoint_seconds": "changes no score; give --config.train.checkpoint_seconds",
     "train.select": "all points are compared by one metric; give --config.train.select",
 }

@@ -19,7 +19,13 @@ from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet, members_like
 from cberl_jax.prepare import Members, check_labelled, create_program, list_members, load_data
 from cberl_jax.report import create_report, score_members
-from cberl_jax.settings import FREE_SETTINGS, SETTINGS, default_config
+from cberl_jax.settings import (
+    FREE_SETTINGS,
+    SETTINGS,
+    check_config,
+    check_types,
+    default_config,
+)
 from cberl_jax.version import __version__
 from cberl_jax.workdir import Workdir
 
@@ -129,6 +135,21 @@ class Trained(NamedTuple):
     standardiser: Standardiser
 
 
+# Runs of versions without these settings, which change no result, were made as if by these values.
+_EARLIER = {"data.allow_repeats": True}
+# What else ``config.json`` holds -> whether it is of the right form.
+_IDENTITY = {
+    "classes": lambda x: isinstance(x, list) and all(isinstance(name, str) for name in x),
+    "widths": lambda x: isinstance(x, dict) and all(map(_is_count, x.values())),
+    "seeds": lambda x: isinstance(x, list) and all(type(seed) is int for seed in x),
+    "generated": lambda x: isinstance(x, list) and all(map(_is_count, x)),
+}
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
 def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict[str, Any]]:
     """Reads what a finished run was trained with.
 
@@ -143,7 +164,7 @@ def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict
       UserError: there is no finished run, or it is of another version.
     """
     folder = Workdir(workdir, create=False)
-    stored = folder.read_config()
+    stored = _EARLIER | folder.read_config()
     if not folder.report_file.exists():
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
     config = default_config()
@@ -152,7 +173,18 @@ def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict
         raise UserError(
             f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
         )
-    config.update_from_flattened_dict({n: stored[n] for n in SETTINGS if n in stored})
+    try:
+        settings = {name: stored[name] for name in SETTINGS if name in stored}
+        check_types(settings)
+        # A float setting may be given as an int.
+        with config.ignore_type():
+            config.update_from_flattened_dict(settings)
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{folder.config_file}: is damaged ({error})") from error
+    for name, is_sound in _IDENTITY.items():
+        if not is_sound(stored.get(name)):
+            raise UserError(f"{folder.config_file}: is damaged ({name} is missing or of no use)")
     return folder, config, stored
 
 

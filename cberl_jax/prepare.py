@@ -12,7 +12,7 @@ from cberl_jax.data.load import load_corpus
 from cberl_jax.data.packing import Standardiser, fit_standardiser, standardised_widths
 from cberl_jax.data.placement import place_generated
 from cberl_jax.data.subset import keep_train_share, select_modalities
-from cberl_jax.data.validate import check_train
+from cberl_jax.data.validate import check_repeats, check_train
 from cberl_jax.epochs import Program
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
@@ -68,11 +68,18 @@ def create_program(
 
 
 def load_data(config: ConfigDict) -> Corpus:
-    """Reads the corpus that the settings name, and of it what they choose."""
+    """Reads the corpus that the settings name, and of it what they choose.
+
+    Raises:
+      UserError: a setting is wrong, the corpus cannot be read or is not sound, or its splits share
+        dialogues and ``data.allow_repeats`` is off.
+    """
     check_config(config)
     if not config.data.path:
         raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
     corpus = load_corpus(config.data.path, config.data.text_layers)
+    if not config.data.allow_repeats:
+        check_repeats(corpus)
     corpus = select_modalities(corpus, config.data.modalities)
     kept = keep_train_share(corpus, config.data.train_share)
     if kept is not corpus:

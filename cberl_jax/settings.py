@@ -8,6 +8,7 @@ a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 import difflib
 import importlib.util
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ def _numeric(default: float, meaning: str, high: float = math.inf, low: float = 
 
 
 def _count(default: int, meaning: str, low: int = 1) -> Setting:
-    return Setting(default, meaning, low)
+    # Counts become integers of 32 bits.
+    return Setting(default, meaning, low, 2**31 - 1)
 
 
 SETTINGS = {
@@ -57,6 +59,7 @@ SETTINGS = {
         0, "principal components that wider modalities are reduced to; 0 = as they are", 0
     ),
     "data.train_share": Setting(1.0, "share of the train dialogues that is used", 1e-6, 1.0),
+    "data.allow_repeats": Setting(False, "accept dialogues of train that are in dev or test too"),
     "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),
     "augment.balance": Setting(
         0.15, "share of the largest class that every class is brought up to", 0.0, 1.0
@@ -128,7 +131,12 @@ SETTINGS = {
 }
 # No result depends on these: where the corpus lies, whose content is checked, and what is written
 # of a training, and when.
-FREE_SETTINGS = ("data.path", "train.checkpoint_seconds", "train.tensorboard")
+FREE_SETTINGS = (
+    "data.path",
+    "data.allow_repeats",
+    "train.checkpoint_seconds",
+    "train.tensorboard",
+)
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
@@ -199,7 +207,9 @@ def check_value(name: str, value: Value) -> None:
     setting = SETTINGS[name]
     if isinstance(value, str):
         return
-    if not (math.isfinite(value) and setting.low <= value <= setting.high):
+    # An int for a float setting may be beyond any float, where isfinite fails.
+    finite = abs(value) <= sys.float_info.max
+    if not (finite and setting.low <= value <= setting.high):
         raise UserError(f"{name} = {value}: has to be from {setting.low} to {setting.high}")
 
 

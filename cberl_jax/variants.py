@@ -161,7 +161,7 @@ def read_variants(path: str | os.PathLike) -> list[Variant]:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file, object_pairs_hook=_refuse_repeated)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f'{path}: has to be of the form {{"name": {{"loss.gamma": 3}}}}')
@@ -179,9 +179,9 @@ def read_variants(path: str | os.PathLike) -> list[Variant]:
 
 def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     """A JSON object, none of whose names is there twice."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    names = sorted(name for name, _ in pairs)
+    for name, following in zip(names, names[1:]):
+        if name == following:
             raise ValueError(f"{name!r} is there twice")
     return dict(pairs)
 

@@ -217,7 +217,7 @@ class Workdir:
         """
         try:
             content = json.loads(path.read_bytes())
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise UserError(f"{path}: is damaged ({error}); {MEND}") from error
         if not isinstance(content, dict):
             raise UserError(f"{path}: is damaged (it holds no object); {MEND}")

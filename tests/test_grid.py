@@ -62,7 +62,7 @@ def test_a_grid_keeps_the_order_of_its_arguments():
         (["loss.gamma=-1"], "loss.gamma = -1.0: has to be from 0.0 to 100.0"),
         (["loss.gamma=nan"], "loss.gamma = nan: has to be from 0.0 to 100.0"),
         (["loss.vae=inf"], "loss.vae = inf: has to be from 0.0 to inf"),
-        (["model.heads=0"], "model.heads = 0: has to be from 1 to inf"),
+        (["model.heads=0"], "model.heads = 0: has to be from 1 to 2147483647"),
         (["data.path=a.npz,b.npz"], "data.path cannot be swept: .* --data"),
         (["train.checkpoint_seconds=0,1"], "cannot be swept: .* --config.train.checkpoint_seconds"),
         (["train.select=accuracy,macro_f1"], "cannot be swept: .* --config.train.select"),

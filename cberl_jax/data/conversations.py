@@ -14,17 +14,24 @@ already: there are no splits.
 import codecs
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.corpus import UNLABELLED, Corpus
+from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
 CONVERSATION_KEYS = ("dialogue", "turns")
 TURN_KEYS = ("speaker", "text", "features", "label")
+# A conversation of 10,000 turns of 2,000 features takes a fifth.
+MAX_LINE_BYTES = 2**30
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 class _Turn(NamedTuple):
@@ -87,18 +94,31 @@ def _read_lines(source: str) -> Iterator[tuple[str, Any]]:
     """The place and the contents of every line that is not empty."""
     try:
         with open(source, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                place = f"{source}: line {number}"
+                if len(line) > MAX_LINE_BYTES:
+                    raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes")
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
-                    place = f"{source}: line {number}"
                     yield place, _parse(line, place)
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error})") from error
 
 
 def _parse(line: bytes, place: str) -> Any:
+    def refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            names = sorted(name for name, _ in pairs)
+            twice = next(a for a, b in zip(names, names[1:]) if a == b)
+            raise UserError(f"{place}: the key {_shown(twice)} is there twice")
+        return value
+
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=refuse_repeated)
+    except UserError:
+        raise
     except UnicodeDecodeError as error:
         raise UserError(f"{place} is not UTF-8 (byte {error.start})") from error
     except (ValueError, RecursionError) as error:
@@ -120,7 +140,7 @@ def _join(conversations: Iterable[tuple[str, Any]], source: str) -> Corpus:
         raise UserError(f"{source}: there is no conversation")
     classes = tuple(sorted({turn.label for turn in turns} - {None}))
     number = {None: UNLABELLED} | {name: c for c, name in enumerate(classes)}
-    features, present = _stack(turns)
+    features, present = _stack(turns, source)
     has_text = any(turn.text for turn in turns)
     corpus = Corpus(
         classes=classes,
@@ -170,20 +190,33 @@ def _read_features(value: Any, place: str) -> dict[str, np.ndarray]:
         return {}
     if not isinstance(value, Mapping):
         raise UserError(f"{place}: features have to be named by modality, unlike {_shown(value)}")
+    for name in map(str, value):
+        if not MODALITY_NAME.fullmatch(name):
+            raise UserError(
+                f"{place}: {_shown(name)} cannot name a modality; use up to 64 letters, digits, _ "
+                "and -"
+            )
     held = {str(m): _vector(x, f"{place}: {m}") for m, x in value.items() if x is not None}
     return {modality: vector for modality, vector in held.items() if len(vector)}
 
 
 def _vector(value: Any, place: str) -> np.ndarray:
+    # Other contents never reach numpy: it gives every string the width of the longest.
+    if isinstance(value, list | tuple) and not all(map(_is_number, set(map(type, value)))):
+        raise UserError(f"{place} has to be a list of numbers, not {_shown(value)}")
     try:
         array = np.asarray(value)
-    except (ValueError, OverflowError):  # lists within the list, of different lengths
+    except (ValueError, OverflowError):  # an integer beyond any float
         array = np.asarray(None)
     if array.ndim != 1 or array.dtype.kind not in "iuf":
         raise UserError(f"{place} has to be a list of numbers, not {_shown(value)}")
     # A number beyond float32 becomes infinite, which the validation reports.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
+
+
+def _is_number(kind: type) -> bool:
+    return issubclass(kind, int | float | np.integer | np.floating) and kind is not bool
 
 
 def _check_keys(value: Mapping, known: Sequence[str], place: str) -> None:
@@ -212,11 +245,24 @@ def _text(value: Any, what: str, place: str) -> str | None:
         value.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{place}: {what} holds half a character, \\ud800 to \\udfff") from error
+    # numpy drops it where it ends a string, and two names become one.
+    if "\0" in value:
+        raise UserError(f"{place}: {what} holds the character NUL")
     return value
 
 
-def _stack(turns: Sequence[_Turn]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _stack(
+    turns: Sequence[_Turn], source: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Features modality -> [N, d_m] and presence modality -> [N]; an utterance may lack any."""
+    held, widths = 0, {}
+    for turn in turns:
+        for modality, vector in turn.features.items():
+            held += len(vector)
+            widths[modality] = max(widths.get(modality, 0), len(vector))
+    # A table has a row for every turn, also where the modality is absent in all turns but one.
+    if len(turns) * sum(widths.values()) > 64 * held + 2**26:
+        raise UserError(f"{source}: has modalities that are absent in nearly all of its turns")
     features, present = {}, {}
     for row, turn in enumerate(turns):
         for modality, vector in turn.features.items():
@@ -243,5 +289,6 @@ def _strings(values: Sequence[str], what: str, source: str) -> np.ndarray:
 
 def _shown(value: Any) -> str:
     """The beginning of a value, for a message in one line."""
-    text = " ".join(repr(value).split())
+    # Bounded in depth and length: the value may be as large as the file.
+    text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -7,6 +7,7 @@ into rows, standardisation and the device come later (``packing.py``).
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,8 @@ from cberl_jax.errors import UserError
 SPLITS = ("train", "dev", "test")
 UNLABELLED = -1
 USUAL_MODALITIES = ("text", "audio", "visual")
+# They are named in settings, joined by commas, and in checkpoints.
+MODALITY_NAME = re.compile(r"[\w-]{1,64}")
 # Files with several text layers name them roberta1, roberta2, ...; see ``layers.py``.
 TEXT_LAYER = "roberta"
 
@@ -85,11 +88,17 @@ class Corpus:
     def place(self, utterance: int) -> str:
         """The place of an utterance in words, for messages."""
         dialogue = self.dialogue_of[utterance]
-        return f"dialogue {str(self.dialogue[dialogue])!r}, utterance {self.turn[utterance]}"
+        return f"dialogue {shown(self.dialogue[dialogue])}, utterance {self.turn[utterance]}"
 
     def error(self, message: str) -> UserError:
         """An error that opens with the name of the file."""
         return UserError(f"{self.source}: {message}")
+
+
+def shown(name: str) -> str:
+    """A name in quotes, for messages; a long one is cut."""
+    name = str(name)
+    return repr(name) if len(name) <= 80 else repr(name[:77] + "...")
 
 
 def describe(corpus: Corpus) -> str:

@@ -4,6 +4,7 @@ Section 2 of the design. What a file is, is read off its first bytes, never off 
 """
 
 import os
+import stat
 
 from cberl_jax.data.conversations import read_json_lines
 from cberl_jax.data.corpus import Corpus
@@ -84,6 +85,10 @@ def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Co
 
 def _first_bytes(name: str) -> bytes:
     try:
+        # Before it is opened: a pipe would make us wait, and a device need not end.
+        mode = os.stat(name).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{name}: is not a file but a pipe or a device; write it to a file.")
         with open(name, "rb") as file:
             return file.read(len(_ZIP_MAGIC))
     except OSError as error:

@@ -9,18 +9,25 @@ import contextlib
 import math
 import os
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import numpy as np
 
-from cberl_jax.data.corpus import UNLABELLED, Corpus
+from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
 # All arrays of a file together; MELD takes 30 MB.
 MAX_BYTES = 4 * 2**30
+# How far a file may expand: deflated zeros shrink a thousandfold, real features threefold. Arrays
+# that are within the free bytes may be all zeros.
+MAX_EXPANSION = 64
+FREE_BYTES = 2**28
+# What numpy writes. zipfile unpacks the other methods whole, whatever size they declare.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 REQUIRED = ("classes", "dialogue", "split", "length", "speaker", "label")
 OPTIONAL = ("utterance",)
@@ -158,7 +165,7 @@ def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.nd
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}).") from error
     except Exception as error:
-        raise UserError(f"{source}: is not an .npz file, or is damaged ({error}).") from error
+        raise UserError(f"{source}: is not an .npz file, or is damaged ({_why(error)}).") from error
     with archive:
         members = {}
         for member in archive.infolist():
@@ -169,16 +176,27 @@ def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.nd
                 raise UserError(f"{source}: the key {key!r} is there twice.")
             members[key] = member
         total = sum(member.file_size for member in members.values())
-        if total > MAX_BYTES:
+        limit = min(MAX_BYTES, FREE_BYTES + MAX_EXPANSION * os.path.getsize(source))
+        if total > limit:
             raise UserError(
-                f"{source}: declares {total} bytes of arrays; at most {MAX_BYTES} are read."
+                f"{source}: declares {total} bytes of arrays; of a file of its size at most "
+                f"{limit} are read (numpy.savez writes it uncompressed)."
             )
         return {key: _read_array(source, archive, key, members[key]) for key in members}
+
+
+def _is_known(key: str) -> bool:
+    kind, dot, modality = key.partition(".")
+    if kind + dot in (FEATURES, PRESENT):
+        return MODALITY_NAME.fullmatch(modality) is not None
+    return key in REQUIRED + OPTIONAL
 
 
 def _read_array(
     source: str, archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo
 ) -> np.ndarray:
+    if member.compress_type not in _METHODS:
+        raise UserError(f"{source}: {key!r} is compressed by a method that numpy does not write.")
     try:
         with archive.open(member) as file:
             shape, fortran, dtype = _read_header(file)
@@ -198,15 +216,22 @@ def _read_array(
         raise
     # A damaged archive can raise nearly anything: zlib, struct, tokenizer and memory errors.
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{source}: {key!r} is damaged ({reason}).") from error
+        raise UserError(f"{source}: {key!r} is damaged ({_why(error)}).") from error
+
+
+def _why(error: Exception) -> str:
+    """The beginning of an error's text; numpy's repeat headers of any length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"array format {version} is not read")
-    shape, fortran, dtype = _HEADERS[version](file)
+    with warnings.catch_warnings():
+        # That it was written by Python 2 changes nothing.
+        warnings.simplefilter("ignore", UserWarning)
+        shape, fortran, dtype = _HEADERS[version](file)
     if any(size < 0 for size in shape):
         raise ValueError(f"its shape is {shape}")
     return shape, fortran, dtype

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cberl_jax.data.corpus import TEXT_LAYER, UNLABELLED, Corpus
-from cberl_jax.data.unpickling import PickledArray, read_bytes, unpickle
+from cberl_jax.data.unpickling import MAX_KEY, PickledArray, read_bytes, unpickle
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
@@ -25,6 +25,9 @@ _FEATURE_ENTRIES = {
     3: ("text", "audio", "visual"),
     6: (*(f"{TEXT_LAYER}{layer}" for layer in (1, 2, 3, 4)), "audio", "visual"),
 }
+# Entries that are looked at; the known layouts have up to 14. A small file can hold millions of
+# references to one large dictionary.
+_MAX_ENTRIES = 20
 # Audio and visual widths of the known files, to notice when the two are exchanged.
 _KNOWN_WIDTHS = ((1582, 342), (100, 512), (300, 342))
 
@@ -82,7 +85,7 @@ def read_pickle(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
     if length.sum() > len(data):
         raise UserError(f"{source}: declares more utterances than it has bytes.")
     room = 64 * len(data) + 2**26
-    speaker, is_meld = _read_speakers(layout, ids, source)
+    speaker, is_meld = _read_speakers(layout, ids, room, source)
     classes = MELD_CLASSES if is_meld else IEMOCAP_CLASSES
     label = _read_labels(layout.labels, ids, len(classes), source)
     features = {}
@@ -156,6 +159,11 @@ def _utterances(table: Mapping, ids: Sequence) -> Iterator[tuple[str | int, int,
             yield key, turn, value
 
 
+def _width(value: object) -> int:
+    rows = _rows(value)
+    return 0 if rows is None else len(rows)
+
+
 def _vector(value: object) -> np.ndarray | None:
     """[d] numbers, or None if this is no vector."""
     rows = _rows(value)
@@ -196,7 +204,7 @@ def _recognise(entries: object, source: str) -> _Layout:
     if not isinstance(entries, list | tuple):
         found = type(entries).__name__.strip("_")
         raise UserError(f"{source}: is not a tuple of dictionaries, but of type {found}.")
-    kinds = [_kind(entry) for entry in entries]
+    kinds = [_kind(entry) for entry in entries[:_MAX_ENTRIES]]
     start = 4 if kinds[2:4] == ["integers", "integers"] else 3
     count = 0
     while kinds[start + count : start + count + 1] == ["vectors"]:
@@ -232,8 +240,11 @@ def _recognise(entries: object, source: str) -> _Layout:
 def _ids(entry: object, split: str, source: str) -> frozenset:
     values = entry if isinstance(entry, set) else _rows(entry)
     values = values.tolist() if isinstance(values, np.ndarray) else values
-    if not all(isinstance(value, str | int) for value in values):
-        raise UserError(f"{source}: an id of the {split} split is neither text nor an integer.")
+    # Larger integers can be chosen so that all land in one slot of a set.
+    if not all(isinstance(x, str) or (isinstance(x, int) and abs(x) < MAX_KEY) for x in values):
+        raise UserError(
+            f"{source}: an id of the {split} split is neither text nor an integer of 32 bits."
+        )
     unique = frozenset(values)
     if len(unique) < len(values):
         raise UserError(f"{source}: an id is listed twice in the {split} split.")
@@ -297,11 +308,17 @@ def _read_labels(table: Mapping, ids: Sequence, classes: int, source: str) -> np
     return np.array(labels, np.int32)
 
 
-def _read_speakers(layout: _Layout, ids: Sequence, source: str) -> tuple[list[str], bool]:
+def _read_speakers(
+    layout: _Layout, ids: Sequence, room: int, source: str
+) -> tuple[list[str], bool]:
     """The speakers, and whether their form makes the corpus MELD rather than IEMOCAP."""
     speakers = []
     one_hot = _kind(layout.speakers) == "vectors"
     for key, turn, value in _utterances(layout.speakers, ids):
+        # One wide vector may be shared by all utterances, and each would be searched whole.
+        room -= 16 * _width(value) if one_hot else 0
+        if room < 0:
+            raise UserError(f"{source}: declares far more speakers than it has bytes.")
         name = _one_hot_speaker(value) if one_hot else value
         if not isinstance(name, str):
             place = f"dialogue {_shown(key)}, utterance {turn}"
@@ -390,6 +407,9 @@ def _text_array(values: Sequence[str], what: str, room: int, source: str) -> np.
     # numpy gives every string the width of the longest.
     if 4 * len(values) * max(map(len, values), default=0) > room:
         raise UserError(f"{source}: one of {what} is far too long.")
+    # numpy drops it where it ends a string, and two names become one.
+    if any("\0" in value for value in values):
+        raise UserError(f"{source}: one of {what} holds the character NUL.")
     return np.array(values, np.str_)
 
 

@@ -361,6 +361,8 @@ def unpickle(data: bytes, source: str) -> object:
     except ValueError as error:
         reason = str(error)[:200]
         raise UserError(f"{source}: is not a pickle that can be read ({reason}).") from error
+    except MemoryError as error:
+        raise UserError(f"{source}: asks for more memory than there is.") from error
     # A damaged stream can make the unpickler raise nearly anything.
     except Exception as error:
         raise UserError(f"{source}: is not a pickle, or is damaged.") from error

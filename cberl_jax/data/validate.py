@@ -7,10 +7,16 @@ need neither splits nor labels.
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
+from cberl_jax.data.corpus import MODALITY_NAME, SPLITS, UNLABELLED, Corpus, shown
+
+# What may repeat by chance: MELD has two such dialogues of text alone ("Hey." "Hey."), of 280.
+CHANCE_TURNS = 2
+CHANCE_SHARE = 0.01
 
 
 def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
@@ -31,6 +37,7 @@ def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
     if not to_predict:
         _check_classes(corpus)
     _check_dialogues(corpus)
+    _check_text(corpus)
     _check_names(corpus)
     if not to_predict:
         _check_splits(corpus)
@@ -56,7 +63,7 @@ def _check_classes(corpus: Corpus) -> None:
         raise corpus.error(f"there must be at least 2 classes, not {len(classes)}.")
     repeated = _first_repeated(classes)
     if repeated is not None:
-        raise corpus.error(f"the class {repeated!r} is listed twice.")
+        raise corpus.error(f"the class {shown(repeated)} is listed twice.")
     if not all(classes):
         raise corpus.error("a class has an empty name.")
 
@@ -71,8 +78,19 @@ def _check_dialogues(corpus: Corpus) -> None:
             raise corpus.error(f"{field} has {found} entries for {count} dialogues.")
     empty = np.flatnonzero(corpus.length < 1)
     if empty.size:
-        name, length = str(corpus.dialogue[empty[0]]), corpus.length[empty[0]]
-        raise corpus.error(f"dialogue {name!r} is empty (length {length}).")
+        name, length = shown(corpus.dialogue[empty[0]]), corpus.length[empty[0]]
+        raise corpus.error(f"dialogue {name} is empty (length {length}).")
+
+
+def _check_text(corpus: Corpus) -> None:
+    """Refuses what no file in UTF-8 could hold: reports and predictions could not be written."""
+    for field in ("classes", "dialogue", "speaker", "utterance"):
+        try:
+            "".join(getattr(corpus, field) if getattr(corpus, field) is not None else ()).encode()
+        except UnicodeEncodeError as error:
+            raise corpus.error(
+                f"{field} holds half a character, \\ud800 to \\udfff, which is no text."
+            ) from error
 
 
 def _check_names(corpus: Corpus) -> None:
@@ -81,16 +99,16 @@ def _check_names(corpus: Corpus) -> None:
         found = set(corpus.split[corpus.dialogue == repeated].tolist())
         if len(found) > 1:
             places = " and ".join(split for split in SPLITS if split in found)
-            raise corpus.error(f"dialogue {repeated!r} is in two splits, {places}.")
-        raise corpus.error(f"two dialogues are named {repeated!r}.")
+            raise corpus.error(f"dialogue {shown(repeated)} is in two splits, {places}.")
+        raise corpus.error(f"two dialogues are named {shown(repeated)}.")
 
 
 def _check_splits(corpus: Corpus) -> None:
     unknown = np.flatnonzero(~np.isin(corpus.split, SPLITS))
     if unknown.size:
-        split, name = str(corpus.split[unknown[0]]), str(corpus.dialogue[unknown[0]])
+        split, name = shown(corpus.split[unknown[0]]), shown(corpus.dialogue[unknown[0]])
         raise corpus.error(
-            f"dialogue {name!r} is in an unknown split {split!r}; use train, dev or test."
+            f"dialogue {name} is in an unknown split {split}; use train, dev or test."
         )
     for split in SPLITS:
         if not np.any(corpus.split == split):
@@ -127,6 +145,10 @@ def _check_labels(corpus: Corpus) -> None:
 
 
 def _check_modality(corpus: Corpus, name: str) -> None:
+    if not MODALITY_NAME.fullmatch(name):
+        raise corpus.error(
+            f"{shown(name)} cannot name a modality; use up to 64 letters, digits, _ and -."
+        )
     array = corpus.features[name]
     if array.ndim != 2 or array.dtype.kind != "f":
         raise corpus.error(f"features.{name} must be a table of real numbers, [N, width].")
@@ -148,6 +170,47 @@ def check_train(corpus: Corpus) -> None:
         held = corpus.features[name].shape[1] and present.any()
         if held and not present[train].any():
             raise corpus.error(f"the modality {name} is absent from the whole train split.")
+
+
+def check_repeats(corpus: Corpus) -> None:
+    """Refuses a corpus whose splits share dialogues, whatever these are called.
+
+    The same features and labels are the same dialogue. Very short ones may be alike by chance as
+    long as they are few: up to ``CHANCE_TURNS`` turns, in up to ``CHANCE_SHARE`` of a split.
+
+    Args:
+      corpus: validated, with all modalities of its file: with fewer, more is alike.
+
+    Raises:
+      UserError: dialogues of dev are in train too, or dialogues of test in train or dev.
+    """
+    contents, first = list(_contents(corpus)), {}
+    for split in SPLITS:
+        here = np.flatnonzero(corpus.split == split).tolist()
+        repeated = [g for g in here if contents[g] in first]
+        again = max(repeated, key=corpus.length.__getitem__, default=None)
+        if again is not None and (
+            corpus.length[again] > CHANCE_TURNS or len(repeated) > CHANCE_SHARE * len(here)
+        ):
+            before = first[contents[again]]
+            raise corpus.error(
+                f"dialogue {shown(corpus.dialogue[again])} of {split} has the features and labels "
+                f"of dialogue {shown(corpus.dialogue[before])} of {corpus.split[before]} "
+                f"({len(repeated)} of {len(here)} dialogues of {split} repeat others); take them "
+                "out of one split, or accept them by --config.data.allow_repeats=True."
+            )
+        first = {contents[g]: g for g in here} | first
+
+
+def _contents(corpus: Corpus) -> Iterator[bytes]:
+    """Of each dialogue, a digest of its features and labels."""
+    columns = [corpus.label, *corpus.features.values(), *corpus.present.values()]
+    columns = [np.ascontiguousarray(column) for column in columns]
+    for start, length in zip(corpus.start, corpus.length):
+        digest = hashlib.sha256()
+        for column in columns:
+            digest.update(column[start : start + length].tobytes())
+        yield digest.digest()
 
 
 def _clean_features(corpus: Corpus, name: str) -> np.ndarray:
