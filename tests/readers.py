@@ -132,7 +132,10 @@ READERS = {
     ),
     "lines": Reader(
         read_json_lines,
-        [f"{json.dumps(LINE, ensure_ascii=False)}\n".encode(), json.dumps(LINE).encode() * 2],
+        [
+            json.dumps(LINE, ensure_ascii=False).encode(),
+            "\n".join(json.dumps(LINE | {"dialogue": name}) for name in "ab").encode(),
+        ],
         [
             *(b"NaN", b"-Infinity", b"1e999", b"null", b"true", b'"\\ud800"', b'"\\u0000"'),
             *(b'"features"', b'"text"', b'"label"', b'"turns"', b"[", b"]", b"{", b"}", b","),

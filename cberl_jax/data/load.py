@@ -17,6 +17,18 @@ from cberl_jax.errors import UserError
 
 SIMULATED = "simulated:"
 _ZIP_MAGIC = b"PK"
+# What other files begin with -> what is said of them.
+_NO_CORPUS = {
+    b"": "is empty",
+    b"{": "is JSON, which holds no splits to train on; bring an .npz or a pickle",
+    b"\x93NUMPY": "is a single numpy array; bring an .npz with the keys of a corpus",
+    b"\x1f\x8b": "is compressed by gzip; unpack it first",
+    b"BZh": "is compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "is compressed by xz; unpack it first",
+    b"\x89HDF": "is HDF5, which is not read; bring an .npz or a pickle",
+    b"version https://git-lfs": "is a pointer that git-lfs left; fetch the file by git lfs pull",
+}
+_LONGEST = max(map(len, _NO_CORPUS))
 # What a pickled tuple or list begins with, and a conversation in JSON does not: the mark of the
 # protocols from 2 on, or an opcode.
 _PICKLE_MAGICS = (b"\x80", b"(", b"]", b")")
@@ -53,7 +65,11 @@ def read_corpus(path: str | os.PathLike) -> Corpus:
     name = os.fspath(path)
     if name.startswith(SIMULATED):
         return validate(simulate(name.removeprefix(SIMULATED)))
-    return read_npz(name) if _first_bytes(name) == _ZIP_MAGIC else read_pickle(name)
+    first = _first_bytes(name)
+    for magic, what in _NO_CORPUS.items():
+        if first.startswith(magic) and (magic or not first):
+            raise UserError(f"{name}: {what}.")
+    return read_npz(name) if first.startswith(_ZIP_MAGIC) else read_pickle(name)
 
 
 def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
@@ -74,7 +90,7 @@ def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Co
     if name.startswith(SIMULATED):
         return simulate(name.removeprefix(SIMULATED))
     first = _first_bytes(name)
-    if first == _ZIP_MAGIC:
+    if first.startswith(_ZIP_MAGIC):
         corpus = read_npz(name, to_predict=True)
     elif first.startswith(_PICKLE_MAGICS):
         corpus = read_pickle(name, to_predict=True)
@@ -90,7 +106,7 @@ def _first_bytes(name: str) -> bytes:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{name}: is not a file but a pipe or a device; write it to a file.")
         with open(name, "rb") as file:
-            return file.read(len(_ZIP_MAGIC))
+            return file.read(_LONGEST)
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error}).") from error
 

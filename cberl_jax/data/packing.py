@@ -5,6 +5,7 @@ batch is padding. Rows hold indices into one table of utterances: a copy of a di
 of integers, not of features.
 """
 
+import bisect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -186,17 +187,25 @@ def assign_rows(length: np.ndarray, row_length: int) -> list[list[int]]:
       Per row the dialogues in it.
     """
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(row_length + 1)]
+    # Room that is left -> rows with that much, and the rooms of which there are any, in order.
+    with_room: dict[int, list[int]] = {}
+    rooms: list[int] = []
     for dialogue in np.argsort(-length, kind="stable"):
         need = int(length[dialogue])
-        room = next((r for r in range(need, row_length + 1) if with_room[r]), None)
-        if room is None:
-            room = row_length
-            with_room[room].append(len(rows))
+        place = bisect.bisect_left(rooms, need)
+        if place < len(rooms):
+            room = rooms[place]
+            row = with_room[room].pop()
+            if not with_room[room]:
+                del rooms[place]
+        else:
+            room, row = row_length, len(rows)
             rows.append([])
-        row = with_room[room].pop()
         rows[row].append(int(dialogue))
-        with_room[room - need].append(row)
+        left = with_room.setdefault(room - need, [])
+        if not left:
+            bisect.insort(rooms, room - need)
+        left.append(row)
     return rows
 
 

@@ -39,29 +39,8 @@ def altered(array: np.ndarray, index, value) -> np.ndarray:
 BASE = small_corpus()
 TEXT, AUDIO = BASE.features["text"], BASE.features["audio"]
 
+# What no file can bring about; the faults of files are in test_bad_data.py.
 FAULTS = {
-    "NaN feature": (
-        {"features": {"text": altered(TEXT, (4, 1), np.nan), "audio": AUDIO}},
-        "feature 1 of text at dialogue 'c', utterance 1 is nan, not a finite float32 number.",
-    ),
-    "infinite feature": (
-        {"features": {"text": altered(TEXT, (0, 0), -np.inf), "audio": AUDIO}},
-        "feature 0 of text at dialogue 'a', utterance 0 is -inf, not a finite float32 number.",
-    ),
-    "feature beyond float32": (
-        {"features": {"text": TEXT.astype(np.float64) * 1e300, "audio": AUDIO}},
-        "feature 1 of text at dialogue 'a', utterance 0 is inf, not a finite float32 number.",
-    ),
-    "label too large": (
-        {"label": altered(BASE.label, 2, 2)},
-        "label 2 at dialogue 'b', utterance 0 is out of range: labels go from 0 to 1, or -1 "
-        "for none.",
-    ),
-    "label too small": (
-        {"label": altered(BASE.label, 1, -2)},
-        "label -2 at dialogue 'a', utterance 1 is out of range: labels go from 0 to 1, or -1 "
-        "for none.",
-    ),
     "float labels": (
         {"label": BASE.label.astype(np.float32)},
         "labels must be one integer per utterance.",
@@ -69,26 +48,6 @@ FAULTS = {
     "one-hot labels": (
         {"label": np.eye(2, dtype=np.int32)[[0, 1, 1, 0, 0]]},
         "labels must be one integer per utterance.",
-    ),
-    "too few labels": (
-        {"label": BASE.label[:-1]},
-        "label has 4 rows, but the dialogues' lengths sum to 5.",
-    ),
-    "too few speakers": (
-        {"speaker": BASE.speaker[:-1]},
-        "speaker has 4 rows, but the dialogues' lengths sum to 5.",
-    ),
-    "too few transcripts": (
-        {"utterance": BASE.utterance[1:]},
-        "utterance has 4 rows, but the dialogues' lengths sum to 5.",
-    ),
-    "too many features": (
-        {"features": {"text": np.ones((6, 2)), "audio": AUDIO}},
-        "features.text has 6 rows, but the dialogues' lengths sum to 5.",
-    ),
-    "too few presence flags": (
-        {"present": {"text": np.ones(4, bool), "audio": BASE.present["audio"]}},
-        "present.text has 4 rows, but the dialogues' lengths sum to 5.",
     ),
     "presence flags missing": (
         {"present": {"text": np.ones(5, bool)}},
@@ -98,68 +57,9 @@ FAULTS = {
         {"features": {"text": TEXT.astype(int), "audio": AUDIO}},
         "features.text must be a table of real numbers, [N, width].",
     ),
-    "huge lengths": (
-        {"length": np.array([2**31 - 1] * 3, np.int32)},
-        "label has 5 rows, but the dialogues' lengths sum to 6442450941.",
-    ),
-    "empty dialogue": (
-        {"length": np.array([3, 0, 2], np.int32)},
-        "dialogue 'b' is empty (length 0).",
-    ),
-    "fewer lengths than dialogues": (
-        {"length": np.array([3, 2], np.int32)},
-        "length has 2 entries for 3 dialogues.",
-    ),
-    "fewer splits than dialogues": (
-        {"split": np.array(["train", "test"])},
-        "split has 2 entries for 3 dialogues.",
-    ),
-    "duplicate dialogue in one split": (
-        {"dialogue": np.array(["a", "b", "b"]), "split": np.array(["train", "dev", "dev"])},
-        "two dialogues are named 'b'.",
-    ),
-    "dialogue in two splits": (
-        {"dialogue": np.array(["a", "b", "a"])},
-        "dialogue 'a' is in two splits, train and test.",
-    ),
-    "unknown split": (
-        {"split": np.array(["train", "valid", "test"])},
-        "dialogue 'b' is in an unknown split 'valid'; use train, dev or test.",
-    ),
-    "no train": (
-        {"split": np.array(["dev", "dev", "test"])},
-        "the train split has no dialogue.",
-    ),
-    "no dev": (
-        {"split": np.array(["train", "test", "test"])},
-        "the dev split has no dialogue.",
-    ),
-    "no test": (
-        {"split": np.array(["train", "dev", "dev"])},
-        "the test split has no dialogue.",
-    ),
-    "train without labels": (
-        {"label": np.array([-1, -1, 0, 1, 0], np.int32)},
-        "the train split has no labelled utterance.",
-    ),
     "no modality": (
         {"features": {}, "present": {}},
         "no modality is present in any utterance.",
-    ),
-    "only a modality of width 0": (
-        {"features": {"text": np.zeros((5, 0))}, "present": {"text": np.ones(5, bool)}},
-        "no modality is present in any utterance.",
-    ),
-    "modality absent from train": (
-        {"present": {"text": np.ones(5, bool), "audio": np.array([0, 0, 1, 1, 1], bool)}},
-        "the modality audio is absent from the whole train split.",
-    ),
-    "one class": ({"classes": ("calm",)}, "there must be at least 2 classes, not 1."),
-    "class twice": ({"classes": ("calm", "calm")}, "the class 'calm' is listed twice."),
-    "nameless class": ({"classes": ("calm", "")}, "a class has an empty name."),
-    "no dialogue": (
-        {"dialogue": np.array([], "U1"), "split": np.array([], "U1"), "length": np.array([])},
-        "there is no dialogue.",
     ),
 }
 

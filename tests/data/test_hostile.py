@@ -1,7 +1,7 @@
 """Files made to do harm: none runs code, touches another file, or takes all memory or time.
 
-All are read in one process that is audited (``guarded.py``), under a limit of time and one of memory
-that grows with the file alone; each ends as one sentence, or loads without doing any harm.
+All are read in one process that is audited (``guarded.py``), under a limit of time and a limit of
+memory that grows with the file alone; each ends as one sentence, or loads without doing any harm.
 """
 
 import bz2
