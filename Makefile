@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test bench features lint lock clean
+.PHONY: setup demo test bench features fuzz lint lock clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,14 @@ bench: setup
 # For experiments/extract.py, and its tests.
 features: setup
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features]' --no-build-isolation
+
+# Damages files for the readers, guided by coverage, for so many minutes each; see tests/fuzz.py.
+MINUTES ?= 10
+fuzz: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' --no-build-isolation
+	for reader in pickle npz lines config; do \
+	  $(VENV)/bin/python tests/fuzz.py $$reader -max_total_time=$$((60 * $(MINUTES))) || exit 1; \
+	done
 
 lint: setup
 	$(VENV)/bin/python -m ruff check --fix .

@@ -187,7 +187,7 @@ def check_known(names: Iterable[str]) -> None:
 
 
 def check_types(flat: Mapping[str, object]) -> None:
-    """Refuses a setting whose type is not that of its default; a float may be written as an int.
+    """Refuses a setting of another type than its default's; a float may be written as an int.
 
     Raises:
       UserError: naming the setting, its value and its type.
@@ -196,6 +196,8 @@ def check_types(flat: Mapping[str, object]) -> None:
         wanted = type(SETTINGS[name].default)
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise UserError(f"{name} = {value!r}: has to be of type {wanted.__name__}")
+        if wanted is float and type(value) is int and abs(value) > sys.float_info.max:
+            raise UserError(f"{name}: is a number with too many digits")
 
 
 def check_value(name: str, value: Value) -> None:
@@ -207,7 +209,7 @@ def check_value(name: str, value: Value) -> None:
     setting = SETTINGS[name]
     if isinstance(value, str):
         return
-    # An int for a float setting may be beyond any float, where isfinite fails.
+    # An int may be beyond any float, where isfinite fails.
     finite = abs(value) <= sys.float_info.max
     if not (finite and setting.low <= value <= setting.high):
         raise UserError(f"{name} = {value}: has to be from {setting.low} to {setting.high}")

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from readers import CONFIG
 
 from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.compare import read_outcome
 from cberl_jax.errors import UserError
 from cberl_jax.inference import read_settings
+from cberl_jax.variants import read_variants
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*(ROOT / "cberl_jax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]
@@ -163,6 +165,50 @@ def test_the_files_beside_it_are_data(tmp_path, monkeypatch, kind):
     with pytest.raises(ValueError, match="allow_pickle=False"):
         read_outcome(tmp_path)
     assert not (tmp_path / "CANARY").exists()
+
+
+# What one of the entries of config.json is, and what is said of it.
+DAMAGED = {
+    "number for a switch": ({"model.causal": 1}, "model.causal = 1: has to be of type bool"),
+    "text for a number": ({"loss.gamma": "2"}, "loss.gamma = '2': has to be of type float"),
+    "beyond any float": ({"loss.gamma": 10**400}, "loss.gamma: is a number with too many digits"),
+    "NaN": ({"loss.gamma": float("nan")}, "loss.gamma = nan: has to be from 0.0 to 100.0"),
+    "beyond 32 bits": ({"model.hidden": 2**40}, "has to be from 1 to 2147483647"),
+    "no widths": ({"widths": None}, "widths is missing or of no use"),
+    "negative widths": ({"widths": {"text": -1}}, "widths is missing or of no use"),
+    "huge widths": ({"widths": {"text": 2**40}}, "widths is missing or of no use"),
+    "seeds as text": ({"seeds": ["0"]}, "seeds is missing or of no use"),
+    "one class": ({"classes": "calm"}, "classes is missing or of no use"),
+    "generated as a number": ({"generated": 3}, "generated is missing or of no use"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_config_is_named(tmp_path, case):
+    changes, message = DAMAGED[case]
+    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes))
+    with pytest.raises(UserError) as error:
+        read_settings(tmp_path)
+    text = f"{tmp_path / 'config.json'}: is damaged ("
+    assert str(error.value).startswith(text) and message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"\xff", b"[" * 10**5, b'{"format": 1'])
+def test_what_is_no_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match="config.json: is damaged"):
+        read_settings(tmp_path)
+    with pytest.raises(UserError, match="config.json: "):
+        read_variants(tmp_path / "config.json")
+
+
+def test_runs_from_before_a_setting_that_changes_nothing_are_read(tmp_path):
+    earlier = {name: value for name, value in CONFIG.items() if name != "data.allow_repeats"}
+    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    _, config, _ = read_settings(tmp_path)
+    assert config.data.allow_repeats
 
 
 def test_the_payload_works_where_it_is_trusted(tmp_path, monkeypatch):

@@ -340,6 +340,8 @@ HEADERS = {  # members called label.npy
     "shape with a thousand axes": described(b"'<i4'", b"(" + b"1," * 1000 + b")", b"abcd"),
     "code in the header": described(b"exec('x')", b"(5,)"),
     "code in the shape": described(b"'<i4'", b"__import__('os').system('touch CANARY')"),
+    # Found by fuzzing: numpy's errors repeat the whole header.
+    "type of a thousand letters": described(b"'" + b"<f8" * 500 + b"'", b"(5,)"),
     "deep header": npy(b"(" * 9000 + b")" * 900),
     "long header": npy(b" " * 60000),
     "header of 4 GB": npy(b"", version=b"\x02\x00")[:8] + b"\xff\xff\xff\xff{}",
