@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cberl_jax.configs import check_complete
 from cberl_jax.errors import Interrupted, UserError
-from cberl_jax.processes import is_main, start_processes
+from cberl_jax.processes import ending_with_others, is_main, start_processes
 from cberl_jax.settings import check_known, check_types, describe_settings, flatten
 
 USER_ERROR_STATUS = 2
@@ -129,7 +129,8 @@ def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
 def explaining_interrupts() -> Iterator[None]:
     """Ends an interrupted program with the signal's customary status and how to go on."""
     try:
-        yield
+        with ending_with_others():
+            yield
     except Interrupted as interrupt:
         print("stopped; a checkpoint is written. The same command goes on.", file=sys.stderr)
         sys.exit(128 + interrupt.number)

@@ -4,14 +4,20 @@ Every process runs the same code on the same settings; only the main one writes 
 and prints. With one process, all of this does nothing.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from cberl_jax.errors import UserError
+
+# After this long without a sign of life a process is given up by the others.
+HEARTBEAT_SECONDS = 30
+LOST_STATUS = 1
 
 
 def start_processes(
@@ -40,7 +46,9 @@ def start_processes(
     if coordinator is not None and ":" not in coordinator:
         raise UserError(f"--coordinator={coordinator}: has to be host:port")
     try:
-        jax.distributed.initialize(coordinator, number, own)
+        jax.distributed.initialize(
+            coordinator, number, own, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the other processes cannot be joined: {error}") from error
 
@@ -48,6 +56,25 @@ def start_processes(
 def _in_cluster() -> bool:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     return tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+@contextlib.contextmanager
+def ending_with_others() -> Iterator[None]:
+    """Ends this process with a clear sentence if another one is lost within the block."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"error: another process of this run is lost ({reason}); start all of them again with "
+            "the same commands, which go on from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        # The usual way out would wait for the lost one.
+        os._exit(LOST_STATUS)
 
 
 def is_main() -> bool:

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import chex
@@ -87,10 +88,10 @@ def environment(program_environment):
     return program_environment | {"XLA_FLAGS": flags.strip()}
 
 
-def run_processes(workdir, environment, *arguments):
-    """Two processes of two devices each; returns what each printed and said."""
+def start_processes(workdir, environment, *arguments):
+    """Two processes of two devices each."""
     ours = ("--cpu_devices=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
-    running = [
+    return [
         subprocess.Popen(
             command(workdir, *arguments, *ours, f"--process_id={number}"),
             env=environment,
@@ -101,6 +102,11 @@ def run_processes(workdir, environment, *arguments):
         )
         for number in range(2)
     ]
+
+
+def run_processes(workdir, environment, *arguments):
+    """Two processes of two devices each; returns what each printed and said."""
+    running = start_processes(workdir, environment, *arguments)
     said = [process.communicate(timeout=600) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     return said
@@ -140,6 +146,33 @@ def test_two_processes_give_what_one_gives(seeds, environment, tmp_path):
     assert f"going on after {epochs_done} epochs" in done.stdout
     again = np.load(tmp_path / "two" / "predictions.npz")
     np.testing.assert_allclose(again["dev.probability"], one["dev.probability"], atol=2e-3)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_a_process_is_killed_the_other_ends_within_a_minute_and_all_can_go_on(
+    killed, environment, tmp_path
+):
+    workdir = tmp_path / "run"
+    short = ("--seeds=4", "--config.augment.method=none", "--config.train.checkpoint_seconds=0")
+    endless = (*short, "--config.train.epochs=500", "--config.train.patience=500")
+    running = start_processes(workdir, environment, *endless)
+    metrics = workdir / "metrics.jsonl"
+    while not (metrics.exists() and '"epoch": 3' in metrics.read_text()):
+        assert [process.poll() for process in running] == [None, None]
+        time.sleep(0.1)
+    running[killed].kill()
+    lost = time.monotonic()
+    _, said = running[1 - killed].communicate(timeout=120)
+    assert time.monotonic() - lost < 60 and running[1 - killed].returncode != 0
+    assert "another process of this run is lost" in said or "another task died" in said
+    running[killed].communicate()
+
+    settings = json.loads((workdir / "config.json").read_text())
+    done = len(metrics.read_text().splitlines()) // 4
+    (workdir / "config.json").write_text(json.dumps(settings | {"train.epochs": done + 2}))
+    again = (*short, f"--config.train.epochs={done + 2}", "--config.train.patience=500")
+    (printed, _), _ = run_processes(workdir, environment, *again)
+    assert "going on after" in printed and "weighted F1" in printed
 
 
 @pytest.mark.parametrize(
