@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test bench features fuzz lint lock clean
+.PHONY: setup demo test bench features fuzz lint lock licences audit clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,18 @@ lock: setup
 	$(VENV)/bin/python -m piptools compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
 	  --extra test --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --no-header --no-annotate --output-file requirements.lock setup.cfg
+
+# The table in docs/dependencies.md, from what is installed.
+licences: setup
+	$(VENV)/bin/python -m pip install --quiet pip-licenses
+	sed -i '/^|/d' docs/dependencies.md
+	$(VENV)/bin/pip-licenses --with-system --format=markdown --packages \
+	  $$(grep -o '^[a-zA-Z0-9_.-]*==' requirements.lock | tr -d =) >> docs/dependencies.md
+
+# Known vulnerabilities of the locked versions; needs access to the database of the package index.
+audit: setup
+	$(VENV)/bin/python -m pip install --quiet pip-audit
+	$(VENV)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
