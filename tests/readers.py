@@ -18,6 +18,7 @@ from cberl_jax.grid import parse_grid
 from cberl_jax.inference import read_settings
 from cberl_jax.settings import default_config, flatten
 from cberl_jax.variants import read_variants
+from cberl_jax.version import __version__
 from cberl_jax.workdir import FORMAT
 
 
@@ -82,6 +83,7 @@ LINE = {
 }
 CONFIG = flatten(default_config()) | {
     "format": FORMAT,
+    "version": __version__,
     "classes": ["calm", "glad"],
     "widths": {"text": 2},
     "seeds": [0, 1],

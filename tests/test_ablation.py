@@ -356,7 +356,7 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
         ablate(config, arguments[1], [0, 1], list_remedies(), progress=QUIET)
 
     alone = point_config(config, {"loss.gamma": 0.0})
-    run = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], lambda line: None, False)
+    run = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], QUIET, False)
     for name in ("weighted_f1", "macro_f1"):
         assert gamma["test"][name]["mean"] == pytest.approx(run["test"][name]["mean"], abs=0.02)
     # By members: those of gamma = 0 are the ones that are nearest to the run's own.

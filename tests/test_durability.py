@@ -48,6 +48,7 @@ def environment(program_environment):
 def command(corpus, workdir, *arguments, name="train"):
     sizes = TINY | {"gan.epochs": EPOCHS["gan"], "train.epochs": EPOCHS["joint"]}
     sizes |= {"train.checkpoint_seconds": 0, "model.reconstruction": False}
+    sizes |= {"model.djvae": False}
     flags = [f"--config.{setting}={value}" for setting, value in sizes.items()]
     return [
         *(sys.executable, str(ROOT / "experiments" / f"{name}.py")),

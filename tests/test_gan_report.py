@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from tiny import tiny_config
+from tiny import QUIET, tiny_config
 
 from cberl_jax import pictures, quality
 from cberl_jax.checkpoints import open_checkpoints
@@ -312,7 +312,7 @@ def finished(tmp_path_factory):
     # The joint model plays no part in the report.
     parts = ("djvae", "bilstm", "graph", "reconstruction")
     config = tiny_config(**settings, **{f"model.{part}": False for part in parts})
-    train_and_evaluate(config, str(folder / "run"), [3, 5], lambda line: None, pictures=False)
+    train_and_evaluate(config, str(folder / "run"), [3, 5], QUIET, pictures=False)
     return folder / "run"
 
 

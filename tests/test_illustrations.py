@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from tiny import tiny_config
+from tiny import QUIET, tiny_config
 from webpage import Page, check_self_contained
 
 from cberl_jax import illustrations
@@ -28,6 +28,7 @@ from cberl_jax.illustrations import (
 from cberl_jax.inference import restore_run
 from cberl_jax.inside import Inside, attention_within, look_inside
 from cberl_jax.prepare import prepare
+from cberl_jax.progress import Progress
 from cberl_jax.report import write_report
 from cberl_jax.run_pictures import (
     draw_class_counts,
@@ -207,7 +208,7 @@ def finished(tmp_path_factory):
     bare = {"augment.method": "repeat", "model.djvae": False, "model.reconstruction": False}
     bare |= {"data.path": str(folder / "corpus.npz"), "train.epochs": 3}
     arguments = (tiny_config(**bare), str(folder / "run"), [3, 5])
-    return arguments, train_and_evaluate(*arguments, lambda line: None)
+    return arguments, train_and_evaluate(*arguments, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +256,7 @@ def test_a_finished_run_is_not_drawn_again(finished):
     folder = Workdir(arguments[1], create=False).path
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     said = []
-    again = train_and_evaluate(*arguments, said.append)
+    again = train_and_evaluate(*arguments, Progress(said.append))
     assert said == ["this run is finished"] and again == report
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 

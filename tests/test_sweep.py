@@ -100,11 +100,10 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
 
 def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
     arguments = (config(corpus), str(tmp_path / "sweep"), [0])
-    training.open_workdir(
-        arguments[1],
-        training.run_identity(arguments[0], prepare(arguments[0], load_data(arguments[0])), [0])
-        | {"grid": {"loss.gamma": [0.0]}},
-    )
+    prepared = prepare(arguments[0], load_data(arguments[0]))
+    identity = training.run_identity(arguments[0], prepared, [0]) | {"grid": {"loss.gamma": [0.0]}}
+    with training.open_workdir(arguments[1], identity):
+        pass
     with pytest.raises(UserError, match="grid: .* there, .* asked for"):
         sweep(*arguments, parse_grid(["loss.gamma=0,1"]), progress=QUIET)
 

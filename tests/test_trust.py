@@ -19,6 +19,8 @@ from cberl_jax.compare import read_outcome
 from cberl_jax.errors import UserError
 from cberl_jax.inference import read_settings
 from cberl_jax.variants import read_variants
+from cberl_jax.version import __version__
+from cberl_jax.workdir import FORMAT
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*(ROOT / "cberl_jax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]
@@ -79,7 +81,7 @@ def test_numpy_never_loads_pickles():
             options = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
             assert options == {"allow_pickle": False} and len(node.args) == 1, path
             calls += 1
-    assert calls >= 3
+    assert calls >= 1
 
 
 def test_nothing_is_evaluated():
@@ -157,9 +159,10 @@ def test_the_files_beside_it_are_data(tmp_path, monkeypatch, kind):
     (tmp_path / "report.json").write_text(json.dumps({"members": [{"status": "ok"}]}))
     with pytest.raises(UserError, match="config.json: is damaged"):
         read_settings(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"format": 1}))
+    sound = {"format": FORMAT, "version": __version__}
+    (tmp_path / "config.json").write_text(json.dumps(sound))
     (tmp_path / "predictions.npz").write_bytes(SMUGGLED[kind])
-    with pytest.raises(ValueError, match="allow_pickle|not an archive"):
+    with pytest.raises(UserError, match="predictions.npz: is damaged"):
         read_outcome(tmp_path)
     np.savez(tmp_path / "predictions.npz", classes=np.array([Payload()], object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
