@@ -81,20 +81,13 @@ def command(workdir, *arguments):
     ]
 
 
-@pytest.fixture
-def environment(program_environment):
-    """Programs that compile fast: it is the routes of the numbers that are tested."""
-    flags = f"{program_environment.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    return program_environment | {"XLA_FLAGS": flags.strip()}
-
-
-def start_processes(workdir, environment, *arguments):
+def start_processes(workdir, program_environment, *arguments):
     """Two processes of two devices each."""
     ours = ("--cpu_devices=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     return [
         subprocess.Popen(
             command(workdir, *arguments, *ours, f"--process_id={number}"),
-            env=environment,
+            env=program_environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,23 +97,23 @@ def start_processes(workdir, environment, *arguments):
     ]
 
 
-def run_processes(workdir, environment, *arguments):
+def run_processes(workdir, program_environment, *arguments):
     """Two processes of two devices each; returns what each printed and said."""
-    running = start_processes(workdir, environment, *arguments)
+    running = start_processes(workdir, program_environment, *arguments)
     said = [process.communicate(timeout=600) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     return said
 
 
 @pytest.mark.parametrize("seeds", [5, 1])
-def test_two_processes_give_what_one_gives(seeds, environment, tmp_path):
+def test_two_processes_give_what_one_gives(seeds, program_environment, tmp_path):
     # Five members are dealt out, one has its batches split.
     arguments = (f"--seeds={seeds}", f"--config.augment.method={'gan' if seeds > 1 else 'none'}")
-    (printed, _), (silent, _) = run_processes(tmp_path / "two", environment, *arguments)
+    (printed, _), (silent, _) = run_processes(tmp_path / "two", program_environment, *arguments)
     assert "weighted F1" in printed and "weighted F1" not in silent
     alone = command(tmp_path / "one", *arguments, "--cpu_devices=4")
     done = subprocess.run(
-        alone, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+        alone, env=program_environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     two, one = (np.load(tmp_path / x / "predictions.npz") for x in ("two", "one"))
@@ -140,7 +133,7 @@ def test_two_processes_give_what_one_gives(seeds, environment, tmp_path):
     (tmp_path / "two" / "report.json").unlink()
     again = command(tmp_path / "two", *arguments)
     done = subprocess.run(
-        again, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
+        again, env=program_environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert f"going on after {epochs_done} epochs" in done.stdout
@@ -150,12 +143,12 @@ def test_two_processes_give_what_one_gives(seeds, environment, tmp_path):
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_process_is_killed_the_other_ends_within_a_minute_and_all_can_go_on(
-    killed, environment, tmp_path
+    killed, program_environment, tmp_path
 ):
     workdir = tmp_path / "run"
     short = ("--seeds=4", "--config.augment.method=none", "--config.train.checkpoint_seconds=0")
     endless = (*short, "--config.train.epochs=500", "--config.train.patience=500")
-    running = start_processes(workdir, environment, *endless)
+    running = start_processes(workdir, program_environment, *endless)
     metrics = workdir / "metrics.jsonl"
     while not (metrics.exists() and '"epoch": 3' in metrics.read_text()):
         assert [process.poll() for process in running] == [None, None]
@@ -171,7 +164,7 @@ def test_when_a_process_is_killed_the_other_ends_within_a_minute_and_all_can_go_
     done = len(metrics.read_text().splitlines()) // 4
     (workdir / "config.json").write_text(json.dumps(settings | {"train.epochs": done + 2}))
     again = (*short, f"--config.train.epochs={done + 2}", "--config.train.patience=500")
-    (printed, _), _ = run_processes(workdir, environment, *again)
+    (printed, _), _ = run_processes(workdir, program_environment, *again)
     assert "going on after" in printed and "weighted F1" in printed
 
 

@@ -38,13 +38,6 @@ def corpus(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def environment(program_environment):
-    """Programs that compile fast: it is what they leave behind that is tested."""
-    flags = f"{program_environment.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    return program_environment | {"XLA_FLAGS": flags.strip()}
-
-
 def command(corpus, workdir, *arguments, name="train"):
     sizes = TINY | {"gan.epochs": EPOCHS["gan"], "train.epochs": EPOCHS["joint"]}
     sizes |= {"train.checkpoint_seconds": 0, "model.reconstruction": False}
@@ -57,23 +50,23 @@ def command(corpus, workdir, *arguments, name="train"):
     ]
 
 
-def start(command, environment):
-    options = {"env": environment, "cwd": ROOT, "text": True}
+def start(command, program_environment):
+    options = {"env": program_environment, "cwd": ROOT, "text": True}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def finish(command, environment):
-    running = start(command, environment)
+def finish(command, program_environment):
+    running = start(command, program_environment)
     printed, said = running.communicate(timeout=600)
     assert running.returncode == 0, said
     return printed
 
 
 @pytest.fixture(scope="module")
-def undisturbed(corpus, environment, tmp_path_factory):
+def undisturbed(corpus, program_environment, tmp_path_factory):
     """The folder of a run that nothing has happened to."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(command(corpus, workdir), environment)
+    finish(command(corpus, workdir), program_environment)
     return workdir
 
 
@@ -172,35 +165,35 @@ MOMENTS = [
 
 
 def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(
-    corpus, environment, undisturbed, tmp_path
+    corpus, program_environment, undisturbed, tmp_path
 ):
     chance = random.Random(0)
     workdir, killed = tmp_path / "run", 0
     for kill in MOMENTS:
-        running = start(command(corpus, workdir), environment)
+        running = start(command(corpus, workdir), program_environment)
         kill(running, workdir, chance)
         running.communicate()
         killed += running.returncode == -signal.SIGKILL
         assert running.returncode in (-signal.SIGKILL, 0)
     # The last moments can come too late; then there was nothing left to kill.
     assert killed >= 18
-    finish(command(corpus, workdir), environment)
+    finish(command(corpus, workdir), program_environment)
     check_same(workdir, undisturbed)
 
 
-def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, environment, tmp_path):
+def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, program_environment, tmp_path):
     grid = ["--grid=loss.gamma=0,2", "--members_per_device=2", "--config.augment.method=none"]
     whole = command(corpus, tmp_path / "whole", *grid, name="sweep")
-    finish(whole, environment)
+    finish(whole, program_environment)
     workdir = tmp_path / "sweep"
-    running = start(command(corpus, workdir, *grid, name="sweep"), environment)
+    running = start(command(corpus, workdir, *grid, name="sweep"), program_environment)
     assert printed_line(running, "members 3 to 4")
     assert printed_line(running, "joint 2/")
     running.kill()
     running.communicate()
     first = workdir / "chunks" / "000-000"
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    printed = finish(command(corpus, workdir, *grid, name="sweep"), environment)
+    printed = finish(command(corpus, workdir, *grid, name="sweep"), program_environment)
     assert "members 1 to 2" not in printed and "going on after" in printed
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
     sweeps = [(x / "sweep.json").read_text() for x in (workdir, tmp_path / "whole")]
@@ -209,14 +202,14 @@ def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, environment, 
 
 @pytest.mark.parametrize("beginning", ["compiling the joint", "joint 2/", "drawing"])
 def test_sigterm_ends_a_run_within_ten_seconds_and_leaves_a_checkpoint(
-    beginning, corpus, environment, undisturbed, tmp_path
+    beginning, corpus, program_environment, undisturbed, tmp_path
 ):
     workdir = tmp_path / "run"
     if beginning.startswith("compiling"):
         # Compiled with all care, and not from the cache: longer than anybody waits.
-        slow = {k: v for k, v in environment.items() if k != "XLA_FLAGS"}
-        environment = slow | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    running = start(command(corpus, workdir), environment)
+        slow = {k: v for k, v in program_environment.items() if k != "XLA_FLAGS"}
+        program_environment = slow | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    running = start(command(corpus, workdir), program_environment)
     assert printed_line(running, beginning)
     running.send_signal(signal.SIGTERM)
     asked = time.monotonic()
