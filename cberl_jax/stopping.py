@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 # Of the ten seconds that clusters commonly give, less what writing a checkpoint takes.
 GRACE_SECONDS = 6.0
+STOPPING = "stopping after this epoch; once more stops at once, without a checkpoint"
 
 
 class Stopper:
@@ -61,12 +62,16 @@ class Stopper:
         del frame
         if self.wish is not None:
             raise KeyboardInterrupt
+        # Not said here: the signal may have come in the middle of another line.
         self.wish = number
-        self._say("stopping after this epoch; once more stops at once, without a checkpoint")
 
     def _watch(self, signals: socket.socket) -> None:
-        """Ends the process if SIGTERM has come and the loop does not get to hear it in time."""
+        """Says what was heard; ends the process if the loop does not hear SIGTERM in time."""
+        said = False
         while heard := signals.recv(1):
+            if not said and heard[0] in (signal.SIGTERM, signal.SIGINT):
+                said = True
+                self._say(STOPPING)
             if heard[0] == signal.SIGTERM and not self._over.wait(self._grace):
                 with self._writing:
                     # Meanwhile the loop may have heard it after all.
