@@ -14,12 +14,12 @@ import numpy as np
 
 from cberl_jax.compare import Outcome, compare, confusions, holm, metrics_of
 from cberl_jax.evaluate import summarise
+from cberl_jax.files import write_json, write_text
 from cberl_jax.grid import spell_point
 from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_forest
 from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.variants import Preset
-from cberl_jax.workdir import write_json, write_text
 
 MAIN_METRICS = ("weighted_f1", "macro_f1", "balanced_accuracy")
 DEV_METRICS = ("weighted_f1", "macro_f1")

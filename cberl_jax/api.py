@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.configs import change, named_config
 from cberl_jax.errors import UserError
+from cberl_jax.files import explaining_failure
 from cberl_jax.inference import read_settings
 from cberl_jax.predictor import Model, load
 from cberl_jax.progress import Progress, show_progress
@@ -101,10 +102,8 @@ class Run:
         target = pathlib.Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UserError(f"{folder}: there is something already; name a new folder")
-        try:
+        with explaining_failure(folder):
             shutil.copytree(self.workdir, target, dirs_exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error})") from error
         return Run(target)
 
 

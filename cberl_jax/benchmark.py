@@ -28,13 +28,13 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simulate_corpus
 from cberl_jax.epochs import joint_epoch
+from cberl_jax.files import write_json, write_text
 from cberl_jax.fleet import Fleet
 from cberl_jax.prepare import Prepared, list_members, load_data, prepare
 from cberl_jax.progress import print_now
 from cberl_jax.report import format_table
 from cberl_jax.settings import flatten, numeric_settings
 from cberl_jax.training import peak_memory
-from cberl_jax.workdir import write_json, write_text
 
 REPEATS = 5
 CPU_MEMBERS = (1, 4, 16)

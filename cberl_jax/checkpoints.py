@@ -10,7 +10,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.serialization
 import jax
@@ -19,16 +19,9 @@ import orbax.checkpoint as ocp
 
 from cberl_jax import processes
 from cberl_jax.errors import UserError
-from cberl_jax.workdir import write_json
+from cberl_jax.files import explaining_failure, write_json
 
 KEPT = 2
-
-
-class Damage(NamedTuple):
-    """A checkpoint that cannot be used: its step (epochs done), and what is wrong with it."""
-
-    step: int
-    what: str
 
 
 class Checkpoints:
@@ -57,7 +50,7 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
             self._manager.wait_until_finished()
         # A full disk is a ValueError of the library that writes the arrays.
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{self._folder}: a checkpoint cannot be written "
                 f"({str(error).strip().splitlines()[0]}); the ones before it are as they were"
@@ -135,7 +128,7 @@ def _add_up(checkpoint: pathlib.Path) -> dict[str, str]:
     return sums
 
 
-def find_damage(folder: pathlib.Path, step: int) -> Damage | None:
+def find_damage(folder: pathlib.Path, step: int) -> str | None:
     """Compares a checkpoint with its checksums.
 
     Args:
@@ -147,18 +140,18 @@ def find_damage(folder: pathlib.Path, step: int) -> Damage | None:
     """
     file = _sums_file(folder, step)
     if not file.exists():
-        return Damage(step, f"{file.name} is missing: its writing was cut off")
+        return f"{file.name} is missing: its writing was cut off"
     try:
         wanted = json.loads(file.read_bytes())
         found = _add_up(folder / str(step))
     except (ValueError, OSError) as error:
-        return Damage(step, f"cannot be read ({error})")
+        return f"cannot be read ({error})"
     missing = sorted(wanted.keys() - found.keys())
     if missing:
-        return Damage(step, f"{missing[0]} is missing")
+        return f"{missing[0]} is missing"
     changed = sorted(name for name in wanted if wanted[name] != found[name])
     if changed:
-        return Damage(step, f"{changed[0]} has changed since it was written")
+        return f"{changed[0]} has changed since it was written"
     return None
 
 
@@ -170,20 +163,20 @@ def list_steps(folder: pathlib.Path) -> list[int]:
     return sorted(steps, reverse=True)
 
 
-def set_damaged_aside(folder: pathlib.Path) -> list[Damage]:
+def set_damaged_aside(folder: pathlib.Path) -> dict[int, str]:
     """Takes the damaged checkpoints away that are newer than the newest sound one.
 
     They are kept beside it as ``damaged_<step>``, in place of earlier ones of that step.
 
     Returns:
-      The damaged ones, the newest first.
+      Step -> what is wrong with it, the newest first.
     """
-    damaged = []
+    damaged = {}
     for step in list_steps(folder):
         damage = find_damage(folder, step)
         if damage is None:
             break
-        damaged.append(damage)
+        damaged[step] = damage
         aside = folder / f"damaged_{step}"
         shutil.rmtree(aside, ignore_errors=True)
         (folder / str(step)).rename(aside)
@@ -196,11 +189,9 @@ def copy_checkpoint(source: pathlib.Path, target: pathlib.Path, step: int) -> No
     whole, part = target / str(step), target / f"copy_of_{step}"
     for leftover in (whole, part):
         shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with explaining_failure(whole):
         shutil.copytree(source / str(step), part)
         part.rename(whole)
-    except OSError as error:
-        raise UserError(f"{whole}: cannot be written ({error})") from error
     write_json(_sums_file(target, step), json.loads(_sums_file(source, step).read_bytes()))
 
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cberl_jax.errors import UserError
+from cberl_jax.files import replacing, write_json, write_text
 from cberl_jax.masking import no_masking
 from cberl_jax.models.cberl import Conversations
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.predictor import Model, load
-from cberl_jax.workdir import Workdir, replacing, write_json, write_text
+from cberl_jax.workdir import Workdir
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LENGTH = 64
@@ -117,14 +118,11 @@ def export_run(
         "members": len(model.seeds),
         "causal": model.network.settings.causal,
     }
-    try:
-        with replacing(target) as file:
-            file.write(program)
-        write_json(target.with_name(target.name + ".json"), meaning)
-        card = Workdir(workdir, create=False).model_card
-        # A run of an older version has none.
-        if card.exists():
-            write_text(target.with_name(target.name + ".md"), card.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
+    with replacing(target) as file:
+        file.write(program)
+    write_json(target.with_name(target.name + ".json"), meaning)
+    card = Workdir(workdir, create=False).model_card
+    # It may have been deleted: what people read is theirs.
+    if card.exists():
+        write_text(target.with_name(target.name + ".md"), card.read_text(encoding="utf-8"))
     return meaning

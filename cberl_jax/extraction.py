@@ -18,6 +18,7 @@ from cberl_jax.features.audio import audio_features
 from cberl_jax.features.text import PACKAGED, load_encoder, text_features
 from cberl_jax.features.timing import timing_features
 from cberl_jax.features.tuning import Tuning, labelled_part, tune
+from cberl_jax.files import PART, explaining_failure
 
 
 class Sources(NamedTuple):
@@ -139,13 +140,12 @@ def _text(transcript: Transcript, sources: Sources, say: Callable[[str], None]) 
 
 def _save(encoder, folder: Path) -> None:
     """Leaves the encoder in a new folder, whole or not at all."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}{PART}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        encoder.save(os.fspath(draft), create_model_card=False)
-        os.replace(draft, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}).") from error
+        with explaining_failure(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            encoder.save(os.fspath(draft), create_model_card=False)
+            os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

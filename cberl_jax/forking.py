@@ -8,8 +8,9 @@ from typing import Any
 
 from cberl_jax.checkpoints import copy_checkpoint, find_damage, list_steps
 from cberl_jax.errors import UserError
+from cberl_jax.files import replacing
 from cberl_jax.settings import FREE_SETTINGS, NUMERIC
-from cberl_jax.workdir import Workdir, replacing
+from cberl_jax.workdir import Workdir, list_differences
 
 # All else decides what a checkpoint holds, or what its scores mean.
 MAY_DIFFER = {*NUMERIC, *FREE_SETTINGS, "train.epochs", "train.patience"}
@@ -28,13 +29,8 @@ def fork(source: str | os.PathLike, target: Workdir, identity: Mapping[str, Any]
       UserError: the new run could not go on from what the old one has, or there is nothing.
     """
     old = Workdir(source, create=False)
-    there = old.read_config()
-    fixed = (there.keys() | identity.keys()) - MAY_DIFFER - OF_A_FOLDER
-    names = [name for name in sorted(fixed) if there.get(name) != identity.get(name)]
-    if names:
-        listed = "; ".join(
-            f"{n}: {there.get(n)!r} there, {identity.get(n)!r} asked for" for n in names
-        )
+    listed = list_differences(old.read_config(), identity, MAY_DIFFER | OF_A_FOLDER)
+    if listed:
         raise UserError(
             f"{old.path}: cannot be forked with another {listed}; only numeric settings, "
             "train.epochs and train.patience may differ"

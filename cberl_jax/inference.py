@@ -135,8 +135,6 @@ class Trained(NamedTuple):
     standardiser: Standardiser
 
 
-# Runs of versions without these settings, which change no result, were made as if by these values.
-_EARLIER = {"data.allow_repeats": True}
 # What else ``config.json`` holds -> whether it is of the right form.
 _IDENTITY = {
     "classes": lambda x: isinstance(x, list) and all(isinstance(name, str) for name in x),
@@ -164,7 +162,7 @@ def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict
       UserError: there is no finished run, or it is of another version.
     """
     folder = Workdir(workdir, create=False)
-    stored = _EARLIER | folder.read_config()
+    stored = folder.read_config()
     if not folder.report_file.exists():
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
     config = default_config()
@@ -210,7 +208,7 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
     damage = find_damage(folder.checkpoints, steps[0])
     if damage:
         raise UserError(
-            f"{folder.checkpoints / str(damage.step)}: is damaged ({damage.what}); delete "
+            f"{folder.checkpoints / str(steps[0])}: is damaged ({damage}); delete "
             f"{folder.report_file.name}, and start the training again with the same command"
         )
     with open_checkpoints(folder.checkpoints) as checkpoints:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 
-from cberl_jax.workdir import write_text
+from cberl_jax.files import write_text
 
 _SPECIAL = re.compile(
     r"[\\`*\[\]<>|~$]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)"

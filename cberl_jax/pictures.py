@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from cberl_jax.evaluate import summarise
+from cberl_jax.files import replacing
 from cberl_jax.grid import spell_value
 from cberl_jax.settings import Value
-from cberl_jax.workdir import replacing
 
 PALETTE = {
     "black": "#000000",

@@ -1,6 +1,5 @@
 """Predictions for conversations: labels and probabilities with their spread, as JSON lines."""
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -13,22 +12,12 @@ from typing import Any
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.errors import UserError
+from cberl_jax.files import explaining_failure, replacing
 from cberl_jax.traces import Trace, draw_trace
-from cberl_jax.workdir import replacing
 
 _DECIMALS = 8
 # Of a file's name: with four bytes a letter it fits what file systems allow.
 _LONGEST_NAME = 50
-
-
-@contextlib.contextmanager
-def explaining_failure(path: str | os.PathLike) -> Iterator[None]:
-    """Makes of a failure to write within the block a sentence that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def name_files(names: Sequence[str]) -> list[str]:
@@ -128,7 +117,7 @@ class Predictions:
         Raises:
           UserError: the file cannot be written.
         """
-        with explaining_failure(path), replacing(pathlib.Path(path)) as file:
+        with replacing(path) as file:
             for line in self.lines():
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 

@@ -10,9 +10,10 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.load import SIMULATED
 from cberl_jax.data.simulate import create_process
 from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise, summarise_members
+from cberl_jax.files import write_json, write_text
 from cberl_jax.pages import plain, write_page
 from cberl_jax.prepare import Members
-from cberl_jax.workdir import Workdir, write_json, write_text
+from cberl_jax.workdir import Workdir
 
 TITLES = {
     "accuracy": "accuracy",

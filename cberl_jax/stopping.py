@@ -80,8 +80,7 @@ class Stopper:
 
     def _end(self) -> None:
         print(
-            "stopped in the middle of an epoch, which is lost; the same command goes on from the "
-            "newest checkpoint.",
+            "stopped; what came after the newest checkpoint is lost. The same command goes on.",
             file=sys.stderr,
             flush=True,
         )

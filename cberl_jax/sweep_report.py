@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cberl_jax.evaluate import METRICS, select_score, summarise, summarise_members
+from cberl_jax.files import write_json, write_text
 from cberl_jax.grid import spell_value
 from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_setting
 from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.settings import Value
-from cberl_jax.workdir import write_json, write_text
 
 SPLITS = ("dev", "test")
 # In the order of the table.

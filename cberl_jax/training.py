@@ -1,7 +1,7 @@
 """A whole run: corpus in, trained members and report out (section 4).
 
 GAN stage, joint stage, predictions, report; every so often a checkpoint, from which the same call
-goes on. This file owns time, signals and what is printed; the mathematics is in ``epochs.py``.
+goes on. This file decides what comes when; the mathematics is in ``epochs.py``.
 """
 
 import contextlib
@@ -69,15 +69,14 @@ class Run:
         # Epochs done.
         self.done = {"gan": 0, "joint": 0}
         self.saved_at = time.monotonic()
-        self.epoch_s = 0.0
 
     def _set_damaged_aside(self) -> None:
         """Makes the newest sound checkpoint the newest, and says what is lost."""
-        damaged = set_damaged_aside(self.workdir.checkpoints) if self.workdir.writes else []
-        for damage in damaged:
+        damaged = set_damaged_aside(self.workdir.checkpoints) if self.workdir.writes else {}
+        for step, damage in damaged.items():
             self.progress.say(
-                f"{self.workdir.checkpoints / str(damage.step)}: this checkpoint, after "
-                f"{damage.step} epochs, is damaged ({damage.what}) and set aside"
+                f"{self.workdir.checkpoints / str(step)}: this checkpoint, after {step} epochs, "
+                f"is damaged ({damage}) and set aside"
             )
         if damaged and not list_steps(self.workdir.checkpoints):
             self.progress.say("no sound checkpoint is left: the training starts from its beginning")
@@ -147,25 +146,25 @@ class Run:
                 with self.clock.measure(f"{name}_s"):
                     self.state, record = step(self.state, self.shared, self.hyper)
                     record = self.fleet.collect(record, len(self.members.seeds))
-                self.epoch_s = time.monotonic() - before
+                seconds = time.monotonic() - before
                 show(self._record(name, record))
                 self.done[name] += 1
-                self._pause()
+                self._pause(seconds)
         self.save()
 
-    def _pause(self) -> None:
-        """Between two epochs: writes a checkpoint if one is due, and hears who wants an end."""
-        wish, due = self._wishes()
+    def _pause(self, seconds: float) -> None:
+        """After an epoch that took so long: writes a due checkpoint, hears who wants an end."""
+        wish, due = self._wishes(seconds)
         if wish or due:
             self.save()
         if wish:
             raise Interrupted(wish)
 
-    def _wishes(self) -> tuple[int, bool]:
+    def _wishes(self, seconds: float) -> tuple[int, bool]:
         """The signal that any process heard, 0 for none; whether a checkpoint is due."""
         due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
         # Whoever sends SIGTERM does not wait for a long epoch: only that one is to be lost.
-        due |= self.epoch_s > GRACE_SECONDS
+        due |= seconds > GRACE_SECONDS
         every = processes.gather(np.asarray([self.stopper.wish or 0, due]))
         # Clocks differ: the main process's counts.
         return int(every[:, 0].max()), bool(every[0, 1])
@@ -282,7 +281,8 @@ def open_workdir(
       forked: folder of the run that a new run starts from.
 
     Raises:
-      UserError: as of ``Workdir.locked``, ``fork`` and ``Workdir.claim``, in every process.
+      UserError: as of ``Workdir.claim`` in every process, of ``Workdir.locked`` and ``fork`` in the
+        main one, whose end the others then hear of.
     """
     folder = Workdir(path, writes=processes.is_main())
     # A finished run is only read.

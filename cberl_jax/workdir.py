@@ -1,4 +1,4 @@
-"""The folder of a run: which files it holds, and how they are written whole or not at all."""
+"""The folder of a run: which files it holds, and whose they are."""
 
 import contextlib
 import fcntl
@@ -6,70 +6,40 @@ import json
 import os
 import pathlib
 import socket
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, TextIO
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
 from cberl_jax.errors import UserError
+from cberl_jax.files import PART, explaining_failure, replacing, write_json, write_text
 from cberl_jax.version import __version__
 
 FORMAT = 1
-# What a file is called until it is complete.
-PART = ".part"
 MEND = "delete it, and start the training again with the same command"
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of ``path`` once it is complete, and not before.
-
-    Raises:
-      UserError: it cannot be written; what was there before is there still.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is its owner's alone; this one is to have the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except OSError as error:
-        os.unlink(name)
-        raise _cannot_write(path, error) from error
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be written ({error.strerror or error})")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def minor_version(version: str) -> tuple[str, ...]:
     """What decides whether a version of this package reads what another one wrote."""
     return tuple(version.split(".")[:2])
+
+
+def list_differences(
+    there: Mapping[str, Any], asked: Mapping[str, Any], free: Collection[str]
+) -> str:
+    """The entries, other than the free ones, in which a folder's settings are not those asked for.
+
+    Returns:
+      A part of a sentence; empty where nothing differs.
+    """
+    names = sorted((there.keys() | asked.keys()) - set(free))
+    return "; ".join(
+        f"{n}: {there.get(n)!r} there, {asked.get(n)!r} asked for"
+        for n in names
+        if there.get(n) != asked.get(n)
+    )
 
 
 class Workdir:
@@ -142,10 +112,8 @@ class Workdir:
 
     def _open_lock(self) -> TextIO:
         path = self.path / ".lock"
-        try:
+        with explaining_failure(path):
             return path.open("a+")
-        except OSError as error:
-            raise _cannot_write(path, error) from error
 
     def claim(self, config: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """Writes ``config.json``, or checks that the one there is the same run's.
@@ -160,12 +128,8 @@ class Workdir:
         config = {"format": FORMAT, "version": __version__, **config}
         if self.config_file.exists():
             there = self.read_config()
-            names = sorted((there.keys() | config.keys()) - {*free, "version"})
-            names = [n for n in names if there.get(n) != config.get(n)]
-            if names:
-                listed = "; ".join(
-                    f"{n}: {there.get(n)!r} there, {config.get(n)!r} asked for" for n in names
-                )
+            listed = list_differences(there, config, {*free, "version"})
+            if listed:
                 raise UserError(
                     f"{self.path}: holds a run with other settings ({listed}); name another "
                     "--workdir (train.py --fork starts it where this one is), or the same settings "
@@ -281,11 +245,8 @@ class Workdir:
                 for k, v in record.items()
             }
             lines.append(json.dumps(sound) + "\n")
-        try:
-            with self.metrics_file.open("a") as file:
-                file.writelines(lines)
-        except OSError as error:
-            raise _cannot_write(self.metrics_file, error) from error
+        with explaining_failure(self.metrics_file), self.metrics_file.open("a") as file:
+            file.writelines(lines)
 
     def write_predictions(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes ``predictions.npz``."""

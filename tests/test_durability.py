@@ -299,7 +299,7 @@ def test_any_damage_to_any_file_of_a_checkpoint_is_found_and_named(damage, stopp
         damage(path)
         if path.exists() and path.read_bytes() == kept:
             continue
-        assert path.relative_to(folder / str(step)).as_posix() in find_damage(folder, step).what
+        assert path.relative_to(folder / str(step)).as_posix() in find_damage(folder, step)
         path.write_bytes(kept)
 
 

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "cberl_jax"
 # A file may import from its own row upwards only; files of one row do not know each other.
 ORDER = [
     ["version", "errors"],
-    ["processes", "progress", "stopping"],
+    ["files", "processes", "progress", "stopping"],
     ["data.corpus"],
     ["data.matching", "data.transcripts", "data.validate"],
     [

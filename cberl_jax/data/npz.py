@@ -5,10 +5,8 @@ has said how large it is, so a file from a stranger costs bounded memory and run
 the arrays mean is checked in ``validate.py``.
 """
 
-import contextlib
 import math
 import os
-import pathlib
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,6 +17,7 @@ import numpy as np
 from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
+from cberl_jax.files import replacing
 
 # All arrays of a file together; MELD takes 30 MB.
 MAX_BYTES = 4 * 2**30
@@ -121,26 +120,8 @@ def write_npz(corpus: Corpus, path: str | os.PathLike) -> None:
     for name, flags in corpus.present.items():
         if not flags.all():
             arrays[PRESENT + name] = flags
-    with _replacing(pathlib.Path(path)) as file:
+    with replacing(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path):
-    """A file that takes the place of ``path`` only when the block ends without an error."""
-    # In the same folder, since a rename is atomic within one file system only.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 def _is_known(key: str) -> bool:

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from readers import ARRAYS
 
 from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.load import load_corpus
@@ -12,15 +13,8 @@ from cberl_jax.errors import UserError
 
 
 def arrays() -> dict[str, np.ndarray]:
-    return {
-        "classes": np.array(["calm", "glad"]),
-        "dialogue": np.array(["a", "b", "c"]),
-        "split": np.array(["train", "dev", "test"]),
-        "length": np.array([2, 1, 2], np.int16),
-        "speaker": np.array(["Zoë", "M", "M", "李", "F"]),
-        "label": np.array([0, 1, 1, -1, 0], np.int8),
+    return {key: value for key, value in ARRAYS.items() if key != "present.text"} | {
         "utterance": np.array(["hi", "", "you’re", "well", "no"]),
-        "features.text": np.arange(10).reshape(5, 2).astype(np.float16),
         "features.audio": np.linspace(0, 1, 15, dtype=np.float32).reshape(5, 3),
         "present.audio": np.array([1, 1, 0, 1, 1], bool),
     }

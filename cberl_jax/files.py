@@ -1,0 +1,64 @@
+"""How files are written: whole or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from cberl_jax.errors import UserError
+
+# How a file's name ends until it is complete.
+PART = ".part"
+
+
+@contextlib.contextmanager
+def explaining_failure(path: str | os.PathLike) -> Iterator[None]:
+    """Makes of a failure to write within the block a sentence that names the path.
+
+    Raises:
+      UserError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file that takes the place of ``path`` once it is complete, and not before.
+
+    Raises:
+      UserError: it cannot be written; what was there before is there still.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    with explaining_failure(path):
+        # In the same folder, since a rename is atomic within one file system only.
+        handle, draft = tempfile.mkstemp(dir=folder or ".", prefix=f".{name}.", suffix=PART)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # A temporary file is its owner's alone; this one is to have the usual permissions.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(draft, 0o666 & ~mask)
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
