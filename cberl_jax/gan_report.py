@@ -5,7 +5,6 @@ the same of real utterances beside them.
 """
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from cberl_jax.data.corpus import SPLITS
 from cberl_jax.evaluate import summarise
 from cberl_jax.gan_steps import Utterances
-from cberl_jax.generated import Material, Member, read_run
+from cberl_jax.generated import Material, Member, lay_out, read_run
 from cberl_jax.inference import versions
 from cberl_jax.pictures import draw_utterances
 from cberl_jax.quality import (
@@ -26,7 +25,6 @@ from cberl_jax.quality import (
     PENALTY,
     Comparison,
     agreement,
-    complete,
     fit_classifier,
     fit_subspace,
     frechet_distances,
@@ -34,18 +32,14 @@ from cberl_jax.quality import (
     of_class,
     plan_comparison,
     predict_classes,
-    project,
     score_classifier,
     train_sets,
     unmoved,
     values_of,
-    vectors,
 )
 from cberl_jax.report import format_mean, format_table
 from cberl_jax.workdir import Workdir
 
-# Utterances of a kind in one panel of the picture.
-DRAWN = 300
 PICTURE = "gan_report.png"
 SETS = {
     "real": "real",
@@ -242,34 +236,6 @@ def create_gan_report(material: Material) -> dict[str, Any]:
     }
 
 
-def draw_member(path: pathlib.Path, material: Material) -> bool:
-    """Draws the first sound member's utterances among real ones, a panel per minority class.
-
-    Only utterances with all modalities are drawn, at most ``DRAWN`` of each kind. A class of which
-    there are no such utterances has no panel.
-
-    Returns:
-      Whether there is a picture: not without panels.
-    """
-    member, panels = material.members[0], []
-    # A generated utterance and its source have the same place in their records: both are drawn.
-    kinds = {
-        "sources": material.sources,
-        "real": material.real["train"],
-        "generated": member.generated,
-    }
-    for label in material.minority:
-        drawn = [vectors(complete(of_class(own, label)))[:DRAWN] for own in kinds.values()]
-        if not all(map(len, drawn)):
-            continue
-        places, method = project(np.concatenate(drawn), member.seed)
-        clouds = np.split(places, np.cumsum([len(own) for own in drawn])[:-1])
-        panels.append((f"{material.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
-    if panels:
-        draw_utterances(path, panels)
-    return bool(panels)
-
-
 def _cell(summary: Mapping[str, Any] | float | None) -> str:
     """A summary, a plain number or, where too few utterances were there, a dash."""
     if summary is None:
@@ -384,8 +350,10 @@ def gan_report(workdir: str | os.PathLike, data: str | None = None) -> dict[str,
     # On a machine with other work to do, threads that wait for each other take far longer than one.
     with threadpool_limits(1):
         report = create_gan_report(material)
-        drawn = draw_member(folder.path / PICTURE, material)
-    report["picture"] = PICTURE if drawn else None
+    panels = lay_out(material)
+    if panels:
+        draw_utterances(folder.path / PICTURE, panels)
+    report["picture"] = PICTURE if panels else None
     folder.write_text(folder.path / "gan_report.md", format_gan_report(report))
     folder.write_json(folder.path / "gan_report.json", report)
     return report

@@ -11,20 +11,24 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import SPLITS, Corpus, fingerprint
-from cberl_jax.data.dataset import Dataset, create_table
-from cberl_jax.epochs import generate
+from cberl_jax.data.dataset import create_table
+from cberl_jax.data.packing import Standardiser
+from cberl_jax.epochs import MemberState, Program, generate
 from cberl_jax.errors import UserError
 from cberl_jax.gan_steps import Utterances
-from cberl_jax.inference import Restored, member_states, restore_run
+from cberl_jax.inference import member_states, restore_run
 from cberl_jax.models.gan import GAN, join
 from cberl_jax.prepare import prepare
-from cberl_jax.quality import choose
+from cberl_jax.quality import choose, complete, of_class, project, vectors
 from cberl_jax.workdir import Workdir
 
 # Folded into a member's key; no stream of its training has this number.
 STREAM = 1 << 16
+# Utterances of a kind of a class in a picture.
+SHOWN = 300
 
 
 class Member(NamedTuple):
@@ -53,7 +57,7 @@ class Material(NamedTuple):
       sources: the M majority utterances that the generated ones are made from, labelled with the
         classes that those are to express.
       states: per member of the run its ``seed`` and ``status``.
-      members: the sound ones.
+      members: those whose generated utterances are made.
     """
 
     corpus: Corpus
@@ -84,47 +88,87 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> Material:
     if all(state["status"] != "ok" for state in states):
         raise UserError(f"{workdir}: all members of this run have diverged")
 
-    table = create_table(corpus, run.standardiser)
+    sound = [number for number, state in enumerate(states) if state["status"] == "ok"]
+    return create_material(
+        run.config, corpus, run.fleet.program, run.state, run.standardiser, sound
+    )
+
+
+def create_material(
+    config: ConfigDict,
+    corpus: Corpus,
+    program: Program,
+    state: MemberState,
+    standardiser: Standardiser,
+    numbers: Sequence[int],
+) -> Material:
+    """Makes the generated utterances of a run that has a GAN.
+
+    Args:
+      config: the run's settings.
+      corpus: the one that it was trained on.
+      program: the static half of its training.
+      state: the members' states, on the host.
+      standardiser: the train statistics that belong to the state.
+      numbers: the members whose generated utterances are made, among all members.
+    """
+    table = create_table(corpus, standardiser)
     everything = Utterances(table.features, table.present, corpus.label)
     real = {
         split: choose(everything, corpus.in_split(split) & (corpus.label >= 0)) for split in SPLITS
     }
-    dataset = prepare(run.config, corpus).data._replace(table=table)
+    dataset = prepare(config, corpus).data._replace(table=table)
     sources = choose(everything, dataset.source)._replace(label=dataset.target)
+    make = jax.jit(functools.partial(generate, program))
+    members = []
+    for number in numbers:
+        own = jax.tree.map(lambda leaf, n=number: leaf[n], state)
+        made = make(own, dataset, jax.random.fold_in(jax.random.key(own.seed), STREAM))
+        # What a source lacks, the utterance made from it lacks too.
+        features = {m: np.where(sources.present[m][:, None], made[m], 0.0) for m in made}
+        generated = sources._replace(features=features)
+        verdicts = (_classify(program.gan, own.gan.params, x) for x in (generated, real["dev"]))
+        members.append(Member(int(own.seed), generated, *verdicts))
     return Material(
         corpus=corpus,
         minority=np.unique(dataset.target),
         real=real,
         sources=sources,
         states=[
-            {"seed": int(seed), "status": state["status"]}
-            for seed, state in zip(run.members.seeds, states)
+            {"seed": int(seed), "status": one["status"]}
+            for seed, one in zip(state.seed, member_states(state))
         ],
-        members=_make_members(run, dataset, sources, real["dev"]),
+        members=members,
     )
-
-
-def _make_members(
-    run: Restored, dataset: Dataset, sources: Utterances, dev: Utterances
-) -> list[Member]:
-    """What the sound members' GANs make of the sources."""
-    program = run.fleet.program
-    make = jax.jit(functools.partial(generate, program))
-    members = []
-    for number, status in enumerate(member_states(run.state)):
-        if status["status"] != "ok":
-            continue
-        state = jax.tree.map(lambda leaf, n=number: leaf[n], run.state)
-        made = make(state, dataset, jax.random.fold_in(jax.random.key(state.seed), STREAM))
-        # What a source lacks, the utterance made from it lacks too.
-        features = {m: np.where(sources.present[m][:, None], made[m], 0.0) for m in made}
-        generated = sources._replace(features=features)
-        verdicts = (_classify(program.gan, state.gan.params, x) for x in (generated, dev))
-        members.append(Member(int(state.seed), generated, *verdicts))
-    return members
 
 
 def _classify(gan: GAN, params: Mapping[str, Any], utterances: Utterances) -> np.ndarray:
     """[n] int, what a GAN's own classifier takes utterances for."""
     joined = join(utterances.features, utterances.present)
     return np.asarray(gan.classifier.apply(params["classifier"], joined)).argmax(axis=-1)
+
+
+def lay_out(material: Material) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """The first member's generated utterances in the plane, among real ones.
+
+    Only utterances with all modalities are shown, at most ``SHOWN`` of each kind. A class of which
+    there are no such utterances is left out.
+
+    Returns:
+      Per minority class a title, and ``sources``, ``real`` and ``generated`` -> [n, 2].
+    """
+    member, panels = material.members[0], []
+    # A generated utterance and its source have the same place in their records: both are shown.
+    kinds = {
+        "sources": material.sources,
+        "real": material.real["train"],
+        "generated": member.generated,
+    }
+    for label in material.minority:
+        shown = [vectors(complete(of_class(own, label)))[:SHOWN] for own in kinds.values()]
+        if not all(map(len, shown)):
+            continue
+        places, method = project(np.concatenate(shown), member.seed)
+        clouds = np.split(places, np.cumsum([len(own) for own in shown])[:-1])
+        panels.append((f"{material.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
+    return panels

@@ -13,9 +13,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn import metrics
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from cberl_jax.attention_picture import STRONG, Conversation, draw_attention
 from cberl_jax.data.corpus import Corpus
@@ -23,8 +20,11 @@ from cberl_jax.data.packing import Standardiser
 from cberl_jax.data.placement import find_minority
 from cberl_jax.epochs import MemberState, Program
 from cberl_jax.evaluate import summarise
+from cberl_jax.generated import create_material, lay_out
 from cberl_jax.inside import Inside, attention_within, look_inside
 from cberl_jax.pages import plain
+from cberl_jax.pictures import draw_utterances
+from cberl_jax.quality import project
 from cberl_jax.report import TITLES, Picture
 from cberl_jax.run_pictures import (
     Calibration,
@@ -41,8 +41,6 @@ from cberl_jax.workdir import Workdir
 BINS = 10
 # Utterances in the picture of features, as far as every class may have FEWEST_OF_CLASS.
 POINTS, FEWEST_OF_CLASS = 700, 20
-# Fewer points than this say more by their principal axes.
-FEWEST_FOR_TSNE = 50
 # Turns of a conversation that is easy to read, and the most that are drawn of a longer one.
 TURNS = (5, 10)
 
@@ -159,20 +157,6 @@ def choose_points(label: np.ndarray, classes: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def project(code: np.ndarray) -> tuple[np.ndarray, str]:
-    """Codes [k, d] in the plane, [k, 2], and the name of how they got there."""
-    if len(code) < FEWEST_FOR_TSNE or np.ptp(code, axis=0).max() < 1e-6:
-        points = np.zeros((len(code), 2))
-        found = PCA(min(2, *code.shape)).fit_transform(code) if np.ptp(code) > 0 else points
-        points[:, : found.shape[1]] = found
-        return points, "PCA"
-    perplexity = min(30.0, (len(code) - 1) / 3)
-    # On a busy machine threads that wait for each other take far longer than one.
-    with threadpool_limits(1):
-        found = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(code)
-    return found, "t-SNE"
-
-
 def choose_conversation(corpus: Corpus, minority: np.ndarray) -> int:
     """The test dialogue that shows most, told by its truth alone: always the same one.
 
@@ -256,7 +240,7 @@ class Illustrator:
         steps += [self.curves, self.class_counts, self.calibration]
         found = [step() for step in steps]
         inside = self._look_inside()
-        found += [self.features(inside), self.attention(inside)]
+        found += [self.features(inside), self.generated(), self.attention(inside)]
         yield from (picture for picture in found if picture is not None)
 
     def _path(self, name: str):
@@ -325,11 +309,30 @@ class Illustrator:
         chosen = choose_points(self.scored.label, len(classes))
         if len(chosen) < 3:
             return None
-        points, how = project(inside.code[chosen])
+        points, how = project(inside.code[chosen], seed=0)
         draw_features(path, classes, self.scored.label[chosen], points)
         text = f"Test utterances by {how} of the features that the context parts of {self.first} "
         text += f"give them; at most {max(POINTS // len(classes), FEWEST_OF_CLASS)} of a class."
         return Picture(path.name, "Features", text)
+
+    def generated(self) -> Picture | None:
+        """Generated utterances among real ones."""
+        run = self.run
+        if run.program.gan is None:
+            return None
+        first = self.scored.number[:1]
+        material = create_material(
+            run.config, run.corpus, run.program, run.state, run.standardiser, first
+        )
+        panels = lay_out(material)
+        if not panels:
+            return None
+        path = self._path("generated")
+        draw_utterances(path, panels)
+        text = "Train utterances of the generated classes, by their features of all modalities: "
+        text += f"real ones, those that the GAN of {self.first} makes, and the majority utterances "
+        text += "that it makes them from. A triangle on a grey halo has hardly moved."
+        return Picture(path.name, "Generated utterances", text)
 
     def attention(self, inside: Inside) -> Picture | None:
         """Who hears whom in one conversation."""

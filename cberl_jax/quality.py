@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.gan_steps import Utterances
@@ -325,14 +326,20 @@ def project(values: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     """Lays points out in the plane, near ones near.
 
     Args:
-      values: [n, d].
+      values: [n, d], two points at least.
       seed: of the layout.
 
     Returns:
-      [n, 2] and the method: ``t-SNE``, or ``PCA`` with fewer than ``FEWEST_FOR_TSNE`` points.
+      [n, 2] and the method: ``t-SNE``, or ``PCA`` where those are fewer than
+      ``FEWEST_FOR_TSNE``, or all alike.
     """
     # Two columns at least, so that there are two axes.
     values = np.pad(values, ((0, 0), (0, max(0, 2 - values.shape[1]))))
-    if len(values) < FEWEST_FOR_TSNE:
+    spread = np.ptp(values, axis=0).max()
+    if not spread:
+        return np.zeros((len(values), 2)), "PCA"
+    if len(values) < FEWEST_FOR_TSNE or spread < 1e-6:
         return PCA(2, svd_solver="full").fit_transform(values), "PCA"
-    return TSNE(random_state=seed).fit_transform(values), "t-SNE"
+    # On a busy machine threads that wait for each other take far longer than one.
+    with threadpool_limits(1):
+        return TSNE(random_state=seed).fit_transform(values), "t-SNE"

@@ -268,6 +268,17 @@ def test_clusters_stay_apart_in_the_plane(count, width, method):
     assert np.all(gaps.argmin(axis=1) == (np.arange(count) >= count // 2))
 
 
+def test_few_points_are_shown_as_far_apart_as_they_are():
+    found, name = quality.project(np.outer(np.arange(6.0), [3.0, 4.0, 0.0]), seed=0)
+    assert name == "PCA"
+    # On a line, 5 a step.
+    np.testing.assert_allclose(np.abs(np.diff(found[:, 0])), 5)
+    np.testing.assert_allclose(found[:, 1], 0, atol=1e-9)
+    for alike in (0.0, 1e-9 * np.arange(120)[:, None]):
+        found, name = quality.project(np.ones((120, 3)) + alike, seed=0)
+        assert name == "PCA" and np.abs(found).max() < 1e-6
+
+
 def pixels(image, colour):
     """Rows and columns of the pixels in a colour, below the legend."""
     same = np.abs(image[150:, :, :3] * 255 - colour).max(axis=-1) <= 1.0

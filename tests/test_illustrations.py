@@ -22,7 +22,6 @@ from cberl_jax.illustrations import (
     illustrate,
     mean_confusion,
     measure_calibration,
-    project,
     read_curve,
 )
 from cberl_jax.inference import restore_run
@@ -40,7 +39,9 @@ from cberl_jax.run_pictures import (
 from cberl_jax.training import train_and_evaluate
 from cberl_jax.workdir import Workdir
 
-NAMES = ("confusion", "f1", "curves", "classes", "calibration", "features", "attention")
+NAMES = (
+    *("confusion", "f1", "curves", "classes", "calibration", "features", "generated", "attention"),
+)
 HOSTILE = '<img src="http://example.org/x.png" onerror=alert(1)> $\\frac{$ | ![x](http://e.org)'
 
 
@@ -94,28 +95,6 @@ def test_all_of_a_rare_class_is_shown_and_a_part_of_a_frequent_one():
     assert np.bincount(label[chosen]).tolist() == [350, 30]
     np.testing.assert_array_equal(chosen, choose_points(label, 2))
     assert len(np.unique(chosen)) == len(chosen)
-
-
-def test_few_points_are_shown_by_their_principal_axes():
-    code = np.outer(np.arange(6.0), [3.0, 4.0, 0.0])
-    points, how = project(code)
-    assert how == "PCA" and points.shape == (6, 2)
-    # On a line, as far from each other as they are: 5 a step.
-    np.testing.assert_allclose(np.abs(np.diff(points[:, 0])), 5)
-    np.testing.assert_allclose(points[:, 1], 0, atol=1e-9)
-    constant, how = project(np.ones((60, 3)))
-    assert how == "PCA" and not constant.any()
-
-
-def test_many_points_are_shown_by_their_neighbourhoods():
-    rng = np.random.default_rng(0)
-    code = rng.normal(size=(60, 5)) + 30 * (np.arange(60) % 2)[:, None]
-    points, how = project(code.astype(np.float32))
-    assert how == "t-SNE" and points.shape == (60, 2)
-    even, odd = points[::2], points[1::2]
-    spread = max(np.linalg.norm(x - x.mean(axis=0), axis=1).mean() for x in (even, odd))
-    assert np.linalg.norm(even.mean(axis=0) - odd.mean(axis=0)) > spread
-    np.testing.assert_array_equal(points, project(code.astype(np.float32))[0])
 
 
 def conversations(*dialogues):
@@ -205,7 +184,7 @@ def finished(tmp_path_factory):
         utterance=np.asarray([f"{HOSTILE} {n}" for n in range(len(corpus.label))]),
     )
     write_npz(corpus, folder / "corpus.npz")
-    bare = {"augment.method": "repeat", "model.djvae": False, "model.reconstruction": False}
+    bare = {"model.djvae": False, "model.reconstruction": False, "gan.epochs": 1}
     bare |= {"data.path": str(folder / "corpus.npz"), "train.epochs": 3}
     arguments = (tiny_config(**bare), str(folder / "run"), [3, 5])
     return arguments, train_and_evaluate(*arguments, QUIET)
@@ -331,6 +310,25 @@ def test_a_model_without_a_graph_has_no_picture_of_attention(trained, finished, 
     monkeypatch.setattr(illustrations, "look_inside", lambda *arguments: inside)
     given, pictures = drawn()
     assert "draw_attention" not in given and len(pictures) == len(NAMES) - 1
+
+
+def test_the_generated_utterances_are_the_first_sound_members(trained, finished, drawn):
+    (panels,) = drawn()[0]["draw_utterances"]
+    counts = {n: own["generated"] for n, own in finished[1]["augmentation"].items()}
+    shown = {title.rsplit(" (", 1)[0]: clouds for title, clouds in panels}
+    assert set(shown) == {name for name, count in counts.items() if count}
+    for name, clouds in shown.items():
+        assert len(clouds["sources"]) == len(clouds["generated"]) <= counts[name]
+    report = json.loads(json.dumps(finished[1]))
+    report["members"][0] |= LOST | {"dev": None, "test": None}
+    (others,) = drawn(report)[0]["draw_utterances"]
+    assert not np.array_equal(others[0][1]["generated"], panels[0][1]["generated"])
+
+
+def test_a_run_without_a_gan_has_no_picture_of_generated_utterances(trained, finished, drawn):
+    bare = trained._replace(program=dataclasses.replace(trained.program, gan=None))
+    names = [picture.file for picture in illustrate(bare, finished[1])]
+    assert "report_features.png" in names and "report_generated.png" not in names
 
 
 def test_codes_are_in_the_order_of_the_corpus(trained):
