@@ -77,7 +77,8 @@ def list_parts(config: ConfigDict, modalities: Sequence[str]) -> Preset:
     ]
     for size in range(len(modalities) - 1, 0, -1):
         for chosen in itertools.combinations(modalities, size):
-            variants.append(Variant(" + ".join(chosen), {"data.modalities": ",".join(chosen)}))
+            name = f"{' + '.join(chosen)} only"
+            variants.append(Variant(name, {"data.modalities": ",".join(chosen)}))
     return Preset(variants, "full")
 
 

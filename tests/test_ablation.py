@@ -24,6 +24,7 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import UserError
 from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.grid import group_points, point_config
+from cberl_jax.pictures import forest_end
 from cberl_jax.settings import default_config, flatten
 from cberl_jax.training import train_and_evaluate
 from cberl_jax.variants import (
@@ -312,6 +313,14 @@ def test_shares_of_the_best_possible_are_stated():
     share = report["variants"][0]["test"]["balanced_accuracy"]["mean"] / 0.4
     assert f"{100 * share:.1f} %" in format_ablation(report)
     assert "Difference" not in format_ablation(report)
+
+
+def test_one_difference_far_beyond_the_others_does_not_squeeze_them():
+    near = [{"ci95": [-0.01, 0.02]}, {"ci95": [-0.03, 0.01]}, {"ci95": [0.0, 0.0]}]
+    assert forest_end(near) == pytest.approx(0.033)
+    assert forest_end([*near, {"ci95": [-0.4, -0.3]}]) == pytest.approx(0.033)
+    assert forest_end([*near, {"ci95": [-0.08, -0.02]}]) == pytest.approx(0.088)
+    assert forest_end(near[2:]) == 1 and forest_end([{"ci95": [-0.4, -0.3]}]) == pytest.approx(0.44)
 
 
 def test_all_files_are_written(tmp_path):
