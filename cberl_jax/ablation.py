@@ -12,11 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax import processes
-from cberl_jax.ablation_report import create_ablation_report, write_ablation_report
+from cberl_jax.ablation_report import REFERENCE, create_ablation_report, write_ablation_report
 from cberl_jax.compare import Outcome
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.placement import name_minority
 from cberl_jax.grid import Point, point_config
+from cberl_jax.point_run import write_point_run
 from cberl_jax.prepare import load_data, prepare
 from cberl_jax.progress import PLAIN, Progress
 from cberl_jax.report import best_possible
@@ -80,6 +81,7 @@ def ablate(
     preset: Preset,
     members_per_device: int | None = None,
     progress: Progress = PLAIN,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Trains every seed of every variant and compares them; goes on with an ablation that is there.
 
@@ -90,6 +92,7 @@ def ablate(
       preset: the variants, from ``choose_variants``.
       members_per_device: how many members a device trains at a time; by default as many as fit.
       progress: shows how far it is.
+      pictures: whether the report of the reference has pictures, which take some seconds.
 
     Returns:
       The contents of ``ablation.json``.
@@ -116,6 +119,12 @@ def ablate(
             name_minority(corpus, config.augment.balance),
             _best_possible(config, corpus, preset),
         )
+        settings = next(v.settings for v in preset.variants if v.name == preset.reference)
+        own = [line for line in lines if line["settings"] == settings]
+        if any(line["status"] == "ok" for line in own):
+            reference = point_config(config, settings)
+            path = folder.path / REFERENCE
+            write_point_run(reference, path, chunks(folder), own, progress, pictures)
         if processes.is_main():
             write_ablation_report(folder.path, report)
     return report

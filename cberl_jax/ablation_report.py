@@ -27,6 +27,8 @@ DEV_METRICS = ("weighted_f1", "macro_f1")
 BAYES_METRICS = ("accuracy", "balanced_accuracy")
 SIGNIFICANT = 0.05
 PICTURE = "ablation.png"
+# The folder of the reference's run, in the ablation's.
+REFERENCE = "reference"
 # Members of a variant, as ``score_members`` gives them, and what the sound ones predicted.
 Found = tuple[Sequence[Mapping[str, Any]], Outcome | None]
 
@@ -199,6 +201,11 @@ def format_ablation(report: Mapping[str, Any]) -> str:
         "Test split, epochs chosen on dev. Mean [95 % interval of the mean] over seeds.",
         _score_table(report),
     ]
+    if next(line["test"] for line in lines if line["name"] == reference):
+        parts.append(
+            f"The members of {plain(reference)} are a run of their own in `{REFERENCE}/`, with a "
+            "report, pictures and a model card."
+        )
     if any(line["difference"] for line in lines):
         parts += [
             f"## Difference to: {plain(reference)}",

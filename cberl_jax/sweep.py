@@ -18,10 +18,11 @@ from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet
 from cberl_jax.grid import Group, Point, expand, group_points, point_config, spell_point
 from cberl_jax.inference import versions
+from cberl_jax.point_run import write_point_run
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.progress import PLAIN, Progress
 from cberl_jax.settings import Value
-from cberl_jax.sweep_report import create_sweep_report, write_sweep_report
+from cberl_jax.sweep_report import BEST, create_sweep_report, write_sweep_report
 from cberl_jax.training import Run, Stopper, open_workdir, run_identity
 from cberl_jax.workdir import Workdir
 
@@ -225,6 +226,7 @@ def sweep(
     grid: Mapping[str, Sequence[Value]],
     members_per_device: int | None = None,
     progress: Progress = PLAIN,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Trains every seed at every point of a grid; goes on with a sweep that is there.
 
@@ -235,6 +237,7 @@ def sweep(
       grid: setting -> values (``grid.parse_grid``).
       members_per_device: how many members a device trains at a time; by default as many as fit.
       progress: shows how far it is.
+      pictures: whether the report of the best point has pictures, which take some seconds.
 
     Returns:
       The contents of ``sweep.json``.
@@ -252,6 +255,10 @@ def sweep(
     with open_workdir(workdir, identity) as folder:
         lines = train_points(config, folder, seeds, points, members_per_device, progress)
         report = create_sweep_report(grid, lines, config.train.select)
+        if report["best"] is not None:
+            own = [line for line in lines if line["settings"] == report["best"]]
+            best = point_config(config, report["best"])
+            write_point_run(best, folder.path / BEST, chunks(folder), own, progress, pictures)
         if processes.is_main():
             write_sweep_report(folder.path, report)
     return report

@@ -19,6 +19,8 @@ from cberl_jax.report import TITLES, format_mean, format_table
 from cberl_jax.settings import Value
 
 SPLITS = ("dev", "test")
+# The folder of the best point's run, in the sweep's.
+BEST = "best"
 # In the order of the table.
 _TEST_METRICS = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy")
 
@@ -122,7 +124,10 @@ def format_sweep(report: Mapping[str, Any]) -> str:
     if report["best"]:
         lost = points[0]["diverged"]
         note = f", though {lost} of its {len(points[0]['seeds'])} members diverged" if lost else ""
-        parts.append(f"Best on dev{note}:\n\n```\n{format_flags(report['best'])}\n```")
+        parts.append(
+            f"Best on dev{note}:\n\n```\n{format_flags(report['best'])}\n```\n\nIts members are a "
+            f"run of their own in `{BEST}/`, with a report, pictures and a model card."
+        )
     pictures = [f"`{picture_name(name)}`" for name in pictured_settings(report)]
     if pictures:
         parts.append(

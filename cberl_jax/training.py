@@ -340,22 +340,50 @@ def _train(
     pictures: bool,
 ) -> dict[str, Any]:
     """What ``train_and_evaluate`` does in a folder that is its own."""
-    corpus, members = prepared.corpus, list_members(config, seeds)
+    members = list_members(config, seeds)
     fleet = Fleet(prepared.program, len(members.seeds))
     with Stopper(progress.say).listening() as stopper:
         run = Run(prepared, config, members, fleet, folder, stopper, progress)
-        report = create_report(
-            corpus,
-            run.execute(),
-            generated=prepared.generated,
-            timing=run.timing(),
-            versions=versions(),
+        lines = run.execute()
+        return report_on(
+            folder, config, prepared, run.state, lines, run.timing(), progress, pictures
         )
-        if pictures and folder.writes:
-            progress.say("drawing")
-            model = (prepared.program, run.state, prepared.standardiser)
-            drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
-            report["pictures"] = [picture._asdict() for picture in drawn]
-        write_model_card(folder, config, corpus, report)
-        write_report(folder, report)
+
+
+def report_on(
+    folder: Workdir,
+    config: ConfigDict,
+    prepared: Prepared,
+    state: MemberState,
+    lines: Sequence[Mapping[str, Any]],
+    timing: Mapping[str, Any],
+    progress: Progress,
+    pictures: bool,
+) -> dict[str, Any]:
+    """Writes the report of a run that is trained, its pictures and its model card.
+
+    Args:
+      folder: of the run, with its predictions and metrics.
+      config: its settings.
+      prepared: its data and program.
+      state: its members' states, on the host.
+      lines: a line per member, from ``score_members``.
+      timing: from ``Run.timing``, or empty.
+      progress: says that pictures are drawn.
+      pictures: whether they are.
+
+    Returns:
+      The report, as in ``report.json``.
+    """
+    corpus = prepared.corpus
+    report = create_report(
+        corpus, lines, generated=prepared.generated, timing=timing, versions=versions()
+    )
+    if pictures and folder.writes:
+        progress.say("drawing")
+        model = (prepared.program, state, prepared.standardiser)
+        drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
+        report["pictures"] = [picture._asdict() for picture in drawn]
+    write_model_card(folder, config, corpus, report)
+    write_report(folder, report)
     return report

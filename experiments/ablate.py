@@ -32,6 +32,9 @@ OWN = flags.DEFINE_string(
 MEMBERS = flags.DEFINE_integer(
     "members_per_device", None, "Members trained at a time; by default as many as fit.", 1
 )
+PICTURES = flags.DEFINE_boolean(
+    "pictures", True, "Whether the report of the reference has pictures."
+)
 
 
 def main() -> int:
@@ -41,8 +44,9 @@ def main() -> int:
     own = read_variants(OWN.value) if OWN.value else []
     preset = choose_variants(preset, own, VARIANTS.value, config)
     with cli.explaining_interrupts():
+        seeds, progress = range(SEEDS.value), show_progress()
         report = ablate(
-            config, WORKDIR.value, range(SEEDS.value), preset, MEMBERS.value, show_progress()
+            config, WORKDIR.value, seeds, preset, MEMBERS.value, progress, PICTURES.value
         )
     print(format_ablation(report))
     return 0 if any(line["test"] for line in report["variants"]) else 1

@@ -26,6 +26,9 @@ GRID = flags.DEFINE_multi_string(
 MEMBERS = flags.DEFINE_integer(
     "members_per_device", None, "Members trained at a time; by default as many as fit.", 1
 )
+PICTURES = flags.DEFINE_boolean(
+    "pictures", True, "Whether the report of the best point has pictures."
+)
 
 
 def main() -> int:
@@ -33,9 +36,8 @@ def main() -> int:
     grid = parse_grid(GRID.value)
     config = cli.read_config(CONFIG, DATA)
     with cli.explaining_interrupts():
-        report = sweep(
-            config, WORKDIR.value, range(SEEDS.value), grid, MEMBERS.value, show_progress()
-        )
+        seeds, progress = range(SEEDS.value), show_progress()
+        report = sweep(config, WORKDIR.value, seeds, grid, MEMBERS.value, progress, PICTURES.value)
     print(format_sweep(report))
     return 0 if report["best"] else 1
 

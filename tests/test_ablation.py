@@ -345,6 +345,9 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     # A member on each of four devices: the numeric variants' six members are two chunks.
     arguments = (config, str(tmp_path / "ablation"), [0, 1], preset, 1)
     report = ablate(*arguments, progress=QUIET)
+    reference = Workdir(tmp_path / "ablation" / "reference", create=False)
+    assert reference.read_report()["test"]["macro_f1"] == report["variants"][0]["test"]["macro_f1"]
+    assert (reference.path / "report_attention.png").exists()
     # One program for the numeric variants, one for the window.
     assert traces == ["joint_epoch"] * 2
     full, gamma, weights, also, window = report["variants"]

@@ -49,6 +49,7 @@ ORDER = [
     ["predictor"],
     ["export"],
     ["training"],
+    ["point_run"],
     ["api", "baselines", "benchmark", "gan_report", "sweep"],
     ["ablation"],
     ["cli"],

@@ -13,9 +13,11 @@ from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.grid import parse_grid
+from cberl_jax.inference import evaluate_run
 from cberl_jax.prepare import list_members, load_data, prepare
 from cberl_jax.progress import Progress
 from cberl_jax.sweep import even_chunks, fit_fleet, sweep
+from cberl_jax.workdir import Workdir
 
 # Fewer parts compile faster; what a sweep does with them is the same.
 BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
@@ -72,6 +74,9 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     assert points == [(gamma, [0, 1]) for gamma in (0.0, 0.5, 1.0, 2.0, 4.0)]
     scores = [point["dev"]["mean_f1"]["mean"] for point in report["points"]]
     assert scores == sorted(scores, reverse=True)
+    assert {"report_generated.png", "report.html", "MODEL_CARD.md"} <= {
+        path.name for path in (tmp_path / "sweep" / "best").iterdir()
+    }
 
     traces.clear()
     assert sweep(*arguments, progress=Progress(said.append)) == report
@@ -81,7 +86,7 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
 def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.layers=1,2"])
     arguments = (config(corpus, **BARE), str(tmp_path / "sweep"), [3], grid)
-    report = sweep(*arguments, progress=QUIET)
+    report = sweep(*arguments, progress=QUIET, pictures=False)
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
     training.train_and_evaluate(
@@ -96,6 +101,42 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     assert point["members"][0]["epoch"] >= 1
     groups = json.loads((tmp_path / "sweep" / "plan.json").read_text())
     assert groups == {"0": 2, "1": 2}
+
+
+def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
+    """Its members come from two chunks, whichever point it is, among members of the other."""
+    grid = parse_grid(["loss.gamma=0,2", "optim.learning_rate=2e-2"])
+    folder, seeds = tmp_path / "sweep", [0, 4, 7, 8, 9]
+    arguments = (config(corpus, **BARE), str(folder), seeds, grid, 1)
+    report = sweep(*arguments, QUIET, pictures=False)
+    best = Workdir(folder / "best", create=False)
+    # A member on each of four devices: chunks of 4, 4 and 2, points of 5.
+    assert json.loads((folder / "plan.json").read_text()) == {"0": 4}
+    settings, point = report["best"], report["points"][0]
+    found = best.read_report()
+    for line, member in zip(found["members"], point["members"], strict=True):
+        assert line["seed"] == member["seed"] and line["epoch"] == member["epoch"]
+        assert line["test"]["macro_f1"] == member["test"]["macro_f1"]
+    assert found["test"]["weighted_f1"] == point["test"]["weighted_f1"]
+    # Its parameters, predictions and curves belong together: scored again they are the same.
+    again = evaluate_run(str(best.path))
+    for line, member in zip(again["members"], found["members"], strict=True):
+        assert line["test"]["macro_f1"] == pytest.approx(member["test"]["macro_f1"])
+    lines = [json.loads(text) for text in best.metrics_file.read_text().splitlines()]
+    assert [(x["member"], x["seed"]) for x in lines if x["epoch"] == 0] == list(enumerate(seeds))
+    kept = {x["member"]: x["dev_macro_f1"] for x in lines if x["epoch"] + 1 == kept_epoch(x, found)}
+    assert kept == pytest.approx(
+        {n: member["dev"]["macro_f1"] for n, member in enumerate(found["members"])}, abs=1e-5
+    )
+    # As if it had been trained alone: the same command finds it finished.
+    said = []
+    alone = config(corpus, **BARE, **settings)
+    assert training.train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
+    assert said == ["this run is finished"]
+
+
+def kept_epoch(line, report):
+    return report["members"][line["member"]]["epoch"]
 
 
 def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
