@@ -147,6 +147,14 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     try:
         check_known(_overrides(arguments))
         return flags.FLAGS(list(arguments))
+    except flags.UnrecognizedFlagError as error:
+        if not error.flagname.startswith("config."):
+            _fail(error)
+        # The settings have flags once there is a file whose settings they are.
+        _fail(
+            f"--{error.flagname} changes a setting of the file that --config names, and there is "
+            "none: add --config=experiments/configs/meld.py, or your own"
+        )
     except (flags.Error, UserError) as error:
         _fail(error)
     except Exception as error:  # The config file is the person's own code: it can raise anything.

@@ -119,12 +119,15 @@ def test_a_stopped_member_no_longer_changes(prepared, together):
     assert np.any(new != old)
 
 
-@pytest.mark.parametrize("stage, name", [("joint", "optim"), ("gan", "gan")])
+@pytest.mark.parametrize(
+    "stage, name, rate",
+    [("joint", "optim", 1e6), ("joint", "optim", np.inf), ("gan", "gan", np.inf)],
+)
 def test_a_diverging_member_is_marked_and_the_others_are_bit_identical(
-    prepared, together, stage, name
+    prepared, together, stage, name, rate
 ):
     hyper = hyper_of(5)
-    hyper[f"{name}.learning_rate"][2] = np.inf
+    hyper[f"{name}.learning_rate"][2] = rate
     state, records = run(prepared, SEEDS, 2, hyper=hyper)
     diverged = state.joint.diverged
     assert diverged[2] == 0 and np.all(np.delete(diverged, 2) == epochs.NEVER)
@@ -152,7 +155,7 @@ def test_early_stopping_counts_epochs_without_a_better_score(prepared, together)
     chex.assert_trees_all_equal(fleet.collect(after.joint.best, 5), joint.best)
 
 
-@pytest.mark.parametrize("written_on, read_on", [(1, 1), (4, 4), (4, 1)])
+@pytest.mark.parametrize("written_on, read_on", [(1, 1), (4, 4), (4, 1), (1, 4)])
 def test_training_goes_on_from_a_checkpoint(prepared, tmp_path, written_on, read_on):
     fleet, step, shared, hyper = compiled(prepared, "joint", 5, written_on)
     first, _ = step(fleet.spread(created(prepared, SEEDS)), shared, hyper)

@@ -87,7 +87,7 @@ def test_a_run_leaves_the_files_and_names_that_other_programs_read(finished):
     pictures = cberl.Run(workdir).pictures()
     assert [picture.path for picture in pictures.values()] == shown
     assert pictures["confusion"]._repr_png_().startswith(b"\x89PNG")
-    assert len(shown) == 7 and all(path.exists() for path in shown)
+    assert len(shown) == 8 and all(path.exists() for path in shown)
     assert (workdir / "report.html").stat().st_size > sum(path.stat().st_size for path in shown)
     assert report["augmentation"]["disgust"]["generated"] > 0
     card = (workdir / "MODEL_CARD.md").read_text()
@@ -228,6 +228,14 @@ def test_another_setting_in_the_same_folder_is_refused_with_the_difference(
     assert done.returncode == 2
     assert re.search(r"loss\.gamma: [\d.]+ there, 3\.0 asked for", done.stderr)
     assert json.loads((workdir / "config.json").read_text())["loss.gamma"] != 3.0
+
+
+def test_settings_without_a_config_file_are_refused(program_environment, tmp_path):
+    command = program("train", f"--workdir={tmp_path / 'run'}", "--config.loss.gamma=2")
+    done = start(command, program_environment, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--config.loss.gamma changes a setting of the file that --config names" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
