@@ -552,6 +552,17 @@ class Intermediates(NamedTuple):
     rebuilt: Tensor | None
 
 
+def join_turns(features: Tensor, dialogues: Dialogues, before: int, after: int) -> Tensor:
+    """[N, (before + 1 + after) D] each utterance's features beside those of the turns around it."""
+    number, dialogue = torch.arange(len(features)), dialogues.place[0] % dialogues.grid.shape[2]
+    views = []
+    for offset in range(-before, after + 1):
+        near = (number + offset).clamp(0, len(features) - 1)
+        there = (near == number + offset) & (dialogue[near] == dialogue)
+        views.append(torch.where(there[:, None], features[near], 0.0))
+    return torch.cat(views, dim=-1)
+
+
 class TorchCBERL(nn.Module):
     """The joint model (section 3 of the design, the GAN left out)."""
 
@@ -586,7 +597,8 @@ class TorchCBERL(nn.Module):
             self.bilstm_norm = nn.LayerNorm(s.hidden, eps=1e-6)
         if s.graph:
             self.graph = GraphEncoder(s.hidden, s.heads, s.layers, dropout)
-        self.ensemble = Ensemble(2 * s.hidden + s.residual * total, s, classes, dropout)
+        straight = s.residual * total * (1 + s.residual_turns * (1 if s.causal else 2))
+        self.ensemble = Ensemble(2 * s.hidden + straight, s, classes, dropout)
 
     def forward(
         self, dialogues: Dialogues, masking: Masking | None = None
@@ -617,7 +629,10 @@ class TorchCBERL(nn.Module):
             code = self.graph(code, dialogues.edges)
         if masking is not None:
             rebuilt = self.decoder(code, masking)
-        heard = [code, fused] + ([features] if s.residual else [])
+        heard = [code, fused]
+        if s.residual:
+            around = s.residual_turns
+            heard.append(join_turns(features, dialogues, around, 0 if s.causal else around))
         return self.ensemble(torch.cat(heard, dim=-1)), Intermediates(code, latent, rebuilt)
 
     def leaves(self) -> dict[str, Leaf]:

@@ -80,6 +80,7 @@ SETTINGS = {
     "model.graph": Setting(True, "run the graph encoder"),
     "model.reconstruction": Setting(True, "mask nodes in training and rebuild them; needs graph"),
     "model.residual": Setting(True, "feed the standardised features to the classifiers too"),
+    "model.residual_turns": _count(0, "with those of so many turns before it and after it", 0),
     "model.causal": Setting(False, "see no future turn"),
     "model.hidden": _count(128, "width of fusion, BiLSTM and graph; a multiple of heads, even"),
     "model.latent": _count(32, "width of the autoencoder's latent"),

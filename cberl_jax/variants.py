@@ -75,6 +75,9 @@ def list_parts(config: ConfigDict, modalities: Sequence[str]) -> Preset:
         Variant("no class weights", {"loss.class_balance": 0.0}),
         Variant("no imbalance measure", {**_PLAIN, **without_masks}),
     ]
+    if config.model.residual and config.model.residual_turns:
+        off = {"model.residual_turns": 0}
+        variants.append(Variant("without turns around in the residual", off))
     for size in range(len(modalities) - 1, 0, -1):
         for chosen in itertools.combinations(modalities, size):
             name = f"{' + '.join(chosen)} only"

@@ -26,6 +26,7 @@ SETTINGS = ModelSettings(
     graph=True,
     reconstruction=True,
     residual=True,
+    residual_turns=0,
     causal=False,
     hidden=8,
     latent=3,
@@ -568,6 +569,18 @@ def test_without_context_parts_no_turn_hears_another():
     variables = make_variables(model, PACKED)
     change = influence(run_on_changes(model, variables, PACKED, no_masking((1, LENGTH))))
     np.testing.assert_array_equal(change > STILL, np.eye(LENGTH, dtype=bool))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_residual_alone_hears_the_turns_around(causal):
+    off = {"bilstm": False, "graph": False, "reconstruction": False}
+    model = make_model(**off, residual_turns=2, causal=causal)
+    variables = make_variables(model, PACKED)
+    change = influence(run_on_changes(model, variables, PACKED, no_masking((1, LENGTH))))
+    segment = np.asarray(PACKED.segment[0])
+    sender, receiver = np.indices((LENGTH, LENGTH))
+    window = (sender >= receiver - 2) & (sender <= receiver + (0 if causal else 2))
+    np.testing.assert_array_equal(change > STILL, window & (segment[:, None] == segment))
 
 
 def test_the_graph_alone_hears_its_window():

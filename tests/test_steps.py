@@ -29,6 +29,7 @@ SETTINGS = ModelSettings(
     graph=True,
     reconstruction=True,
     residual=True,
+    residual_turns=0,
     causal=False,
     hidden=8,
     latent=3,

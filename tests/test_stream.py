@@ -15,7 +15,8 @@ BARE = {"augment.method": "none", "model.reconstruction": False, "train.epochs":
 PARTS = {
     "whole": {"model.layers": 2, "model.past": 2},
     "no graph": {"model.graph": False, "model.djvae": False},
-    "no LSTM": {"model.bilstm": False, "model.djvae": False},
+    "no LSTM": {"model.bilstm": False, "model.djvae": False, "model.residual_turns": 2},
+    "residual": {"model.bilstm": False, "model.graph": False, "model.residual_turns": 3},
 }
 
 

@@ -228,6 +228,8 @@ VARIANTS = {
     "no reconstruction": {"reconstruction": False},
     "no residual": {"residual": False},
     "causal": {"causal": True},
+    "residual of turns around": {"residual_turns": 2},
+    "residual of turns before": {"residual_turns": 1, "causal": True},
     "two layers, four heads": {"layers": 2, "heads": 4},
     "no window": {"past": 0, "future": 0},
     "nothing but the ensemble": {

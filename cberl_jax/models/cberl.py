@@ -31,6 +31,7 @@ class ModelSettings:
       graph: run the graph encoder.
       reconstruction: mask nodes in training and decode them; needs ``graph``.
       residual: also feed the standardised features straight to the classifiers.
+      residual_turns: with those of so many turns before an utterance and after it.
       causal: see no future: forward LSTM at full width, no edges from later turns.
       hidden: width of the fused feature, the BiLSTM and the graph's codes.
       latent: width of the autoencoder's latent.
@@ -48,6 +49,7 @@ class ModelSettings:
     graph: bool
     reconstruction: bool
     residual: bool
+    residual_turns: int
     causal: bool
     hidden: int
     latent: int
@@ -81,7 +83,8 @@ def window_length(settings: ModelSettings) -> int:
 
     Apart from what the LSTM carries (``start_carry``).
     """
-    return 1 + settings.layers * settings.past if settings.graph else 1
+    seen = settings.layers * settings.past if settings.graph else 0
+    return 1 + max(seen, settings.residual_turns if settings.residual else 0)
 
 
 def start_carry(settings: ModelSettings) -> dict:
@@ -177,7 +180,9 @@ class CBERL(nn.Module):
             flat = decoder(graph, masking.masked.reshape(-1))
             rebuilt = {m: x.reshape(*code.shape[:2], -1) for m, x in flat.items()}
 
-        heard = [code, fused] + (list(features.values()) if s.residual else [])
+        heard = [code, fused]
+        if s.residual:
+            heard.append(self._join_turns(features, conversations.segment))
         ensemble = Ensemble(
             self.classes, s.classifiers, s.classifier_hidden, s.subspace, name="ensemble"
         )
@@ -185,13 +190,33 @@ class CBERL(nn.Module):
         assert dropout.left == 0, "_draw_dropout and the layers disagree"
         return logits, Intermediates(code, latent, rebuilt, attention)
 
+    @property
+    def _turns(self) -> int:
+        """How many turns' features go straight to the classifiers."""
+        return 1 + self.settings.residual_turns * (1 if self.settings.causal else 2)
+
+    def _join_turns(self, features: Mapping[str, jax.Array], segment: jax.Array) -> jax.Array:
+        """The features of an utterance and the turns around it; zero beyond its dialogue."""
+        own = jnp.concatenate(list(features.values()), axis=-1)
+        length, around = own.shape[1], self.settings.residual_turns
+        if not around:
+            return own
+        values = jnp.pad(own, ((0, 0), (around, around), (0, 0)))
+        dialogue = jnp.pad(segment, ((0, 0), (around, around)))
+        views = []
+        for start in range(self._turns):
+            here = slice(start, start + length)
+            near = (dialogue[:, here] == segment) & (segment > 0)
+            views.append(jnp.where(near[..., None], values[:, here], 0.0))
+        return jnp.concatenate(views, axis=-1)
+
     def _draw_dropout(
         self, rate: jax.typing.ArrayLike, present: Mapping[str, jax.Array]
     ) -> Dropout:
         """One draw for all layers: fusion, BiLSTM, graph, and the ensemble's input and hidden."""
         s = self.settings
         width = s.hidden * (1 + s.bilstm + s.graph * s.layers)
-        width += 2 * s.hidden + s.residual * sum(width for _, width in self.widths)
+        width += 2 * s.hidden + s.residual * self._turns * sum(width for _, width in self.widths)
         width += s.classifiers * s.classifier_hidden
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
         return Dropout(key, rate, next(iter(present.values())).shape, width)
