@@ -119,12 +119,12 @@ def ablate(
             name_minority(corpus, config.augment.balance),
             _best_possible(config, corpus, preset),
         )
+        if processes.is_main():
+            write_ablation_report(folder.path, report)
         settings = next(v.settings for v in preset.variants if v.name == preset.reference)
         own = [line for line in lines if line["settings"] == settings]
         if any(line["status"] == "ok" for line in own):
             reference = point_config(config, settings)
             path = folder.path / REFERENCE
             write_point_run(reference, path, chunks(folder), own, progress, pictures)
-        if processes.is_main():
-            write_ablation_report(folder.path, report)
     return report

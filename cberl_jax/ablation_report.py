@@ -202,10 +202,7 @@ def format_ablation(report: Mapping[str, Any]) -> str:
         _score_table(report),
     ]
     if next(line["test"] for line in lines if line["name"] == reference):
-        parts.append(
-            f"The members of {plain(reference)} are a run of their own in `{REFERENCE}/`, with a "
-            "report, pictures and a model card."
-        )
+        parts.append(f"The members of {plain(reference)} are a run of their own in `{REFERENCE}/`.")
     if any(line["difference"] for line in lines):
         parts += [
             f"## Difference to: {plain(reference)}",

@@ -35,8 +35,8 @@ class Checkpoints:
 
         Args:
           step: epochs of both stages that are done.
-          state: the members' states with a leading member axis: numpy arrays, or with several
-            processes global arrays, of which each writes its shards.
+          state: the members' states with a leading member axis: numpy arrays, the same in all
+            processes, or global arrays, of which each process writes its shards.
           standardiser: the train statistics that the model's input is standardised with.
 
         Raises:

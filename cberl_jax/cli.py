@@ -148,7 +148,7 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
         check_known(_overrides(arguments))
         return flags.FLAGS(list(arguments))
     except flags.UnrecognizedFlagError as error:
-        if not error.flagname.startswith("config."):
+        if not error.flagname.startswith("config.") or "config" not in flags.FLAGS:
             _fail(error)
         # The settings have flags once there is a file whose settings they are.
         _fail(

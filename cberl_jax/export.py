@@ -124,5 +124,9 @@ def export_run(
     card = Workdir(workdir, create=False).model_card
     # It may have been deleted: what people read is theirs.
     if card.exists():
-        write_text(target.with_name(target.name + ".md"), card.read_text(encoding="utf-8"))
+        try:
+            text = card.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{card}: cannot be read ({error})") from error
+        write_text(target.with_name(target.name + ".md"), text)
     return meaning

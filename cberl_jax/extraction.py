@@ -18,7 +18,7 @@ from cberl_jax.features.audio import audio_features
 from cberl_jax.features.text import PACKAGED, load_encoder, text_features
 from cberl_jax.features.timing import timing_features
 from cberl_jax.features.tuning import Tuning, labelled_part, tune
-from cberl_jax.files import PART, explaining_failure
+from cberl_jax.files import explaining_failure
 
 
 class Sources(NamedTuple):
@@ -140,7 +140,7 @@ def _text(transcript: Transcript, sources: Sources, say: Callable[[str], None]) 
 
 def _save(encoder, folder: Path) -> None:
     """Leaves the encoder in a new folder, whole or not at all."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}{PART}")
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         with explaining_failure(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)

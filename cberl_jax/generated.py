@@ -168,7 +168,7 @@ def lay_out(material: Material) -> list[tuple[str, dict[str, np.ndarray]]]:
         shown = [vectors(complete(of_class(own, label)))[:SHOWN] for own in kinds.values()]
         if not all(map(len, shown)):
             continue
-        places, method = project(np.concatenate(shown), member.seed)
+        places, method = project(np.concatenate(shown))
         clouds = np.split(places, np.cumsum([len(own) for own in shown])[:-1])
         panels.append((f"{material.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
     return panels

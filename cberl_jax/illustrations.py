@@ -5,7 +5,6 @@ features and attention, from one more pass of the first sound member over the te
 that has no data is left out.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -276,7 +275,7 @@ class Illustrator:
     def curves(self) -> Picture:
         """Dev score and loss over the epochs."""
         path, select = self._path("curves"), self.run.config.train.select
-        lines = [json.loads(x) for x in self.run.folder.metrics_file.read_text().splitlines()]
+        lines = self.run.folder.read_metrics()
         fields = {f"dev_{select}": f"dev {TITLES[select]}", "total": "total loss on train"}
         draw_curves(path, [read_curve(lines, self.kept, *pair) for pair in fields.items()])
         text = "Means are over the members that were still training in an epoch. A triangle marks "
@@ -309,7 +308,7 @@ class Illustrator:
         chosen = choose_points(self.scored.label, len(classes))
         if len(chosen) < 3:
             return None
-        points, how = project(inside.code[chosen], seed=0)
+        points, how = project(inside.code[chosen])
         draw_features(path, classes, self.scored.label[chosen], points)
         text = f"Test utterances by {how} of the features that the context parts of {self.first} "
         text += f"give them; at most {max(POINTS // len(classes), FEWEST_OF_CLASS)} of a class."

@@ -168,7 +168,7 @@ def draw_forest(
             for row, difference in enumerate(differences):
                 (low, high), mean = difference["ci95"], difference["mean"]
                 look = _FOREST[int(low > 0) - int(high < 0)]
-                if max(-low, high) > end:
+                if abs(mean) > end:
                     below = mean < 0
                     axes.text(
                         -end if below else end,

@@ -4,7 +4,6 @@ A chunk of a sweep holds members of many points. Here those of one point are tak
 chunks, as if they had been trained alone.
 """
 
-import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,14 @@ from ml_collections import ConfigDict
 
 from cberl_jax import processes
 from cberl_jax.checkpoints import list_steps, open_checkpoints
+from cberl_jax.errors import UserError
 from cberl_jax.inference import restore_members
 from cberl_jax.prepare import load_data, prepare
 from cberl_jax.progress import Progress
+from cberl_jax.settings import FREE_SETTINGS
+from cberl_jax.stopping import Stopper
 from cberl_jax.training import open_workdir, report_on, run_identity
-from cberl_jax.workdir import Workdir
+from cberl_jax.workdir import Workdir, list_differences
 
 # What a line of a sweep says of a member besides its scores.
 _OF_A_SWEEP = ("settings", "chunk", "place")
@@ -51,7 +53,8 @@ def write_point_run(
     """
     prepared = prepare(config, load_data(config))
     identity = run_identity(config, prepared, [line["seed"] for line in lines])
-    with open_workdir(path, identity) as folder:
+    _clear(path, identity)
+    with Stopper(progress.say).listening(), open_workdir(path, identity) as folder:
         if folder.finished:
             return
         parts = [
@@ -64,6 +67,9 @@ def write_point_run(
         trained = [restore_members(chunk, config, chunk.read_config()) for chunk, _ in parts]
         standardiser = trained[0].standardiser
         state = _gather([t.state for t in trained], [places for _, places in parts])
+        # A chunk ends with its last member: those of the others have stopped, and only count on.
+        epoch = np.full_like(state.joint.epoch, state.joint.epoch.max())
+        state = state.replace(joint=state.joint.replace(epoch=epoch))
         if folder.writes:
             # Left by a call that was killed.
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -76,6 +82,19 @@ def write_point_run(
         folder.append_metrics(list(_renumber(parts)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
         report_on(folder, config, prepared, state, members, {}, progress, pictures)
+
+
+def _clear(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Removes the run of another point: all that is in it is in the chunks, too."""
+    if processes.is_main() and path.exists():
+        try:
+            there = Workdir(path, create=False).read_config()
+            other = list_differences(there, identity, {*FREE_SETTINGS, "version", "format"})
+        except UserError:
+            other = "no run that can be read"
+        if other:
+            shutil.rmtree(path)
+    processes.wait_for_others(f"{path} is free")
 
 
 def _gather(trees: Sequence[Any], places: Sequence[Sequence[int]]) -> Any:
@@ -101,7 +120,6 @@ def _renumber(parts: Sequence[tuple[Workdir, Sequence[int]]]) -> Iterator[dict[s
     for chunk, places in parts:
         number = {place: first + n for n, place in enumerate(places)}
         first += len(places)
-        for text in chunk.metrics_file.read_text().splitlines():
-            line = json.loads(text)
+        for line in chunk.read_metrics():
             if line["member"] in number:
                 yield {**line, "member": number[line["member"]]}

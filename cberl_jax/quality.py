@@ -322,12 +322,11 @@ def agreement(predicted: np.ndarray, label: np.ndarray, wanted: int) -> float | 
     return float(np.mean(own == wanted)) if len(own) >= FEWEST else None
 
 
-def project(values: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
-    """Lays points out in the plane, near ones near.
+def project(values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Lays points out in the plane, near ones near, always the same way.
 
     Args:
       values: [n, d], two points at least.
-      seed: of the layout.
 
     Returns:
       [n, 2] and the method: ``t-SNE``, or ``PCA`` where those are fewer than
@@ -342,4 +341,4 @@ def project(values: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
         return PCA(2, svd_solver="full").fit_transform(values), "PCA"
     # On a busy machine threads that wait for each other take far longer than one.
     with threadpool_limits(1):
-        return TSNE(random_state=seed).fit_transform(values), "t-SNE"
+        return TSNE(random_state=0).fit_transform(values), "t-SNE"

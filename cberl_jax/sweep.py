@@ -255,10 +255,10 @@ def sweep(
     with open_workdir(workdir, identity) as folder:
         lines = train_points(config, folder, seeds, points, members_per_device, progress)
         report = create_sweep_report(grid, lines, config.train.select)
+        if processes.is_main():
+            write_sweep_report(folder.path, report)
         if report["best"] is not None:
             own = [line for line in lines if line["settings"] == report["best"]]
             best = point_config(config, report["best"])
             write_point_run(best, folder.path / BEST, chunks(folder), own, progress, pictures)
-        if processes.is_main():
-            write_sweep_report(folder.path, report)
     return report

@@ -126,7 +126,7 @@ def format_sweep(report: Mapping[str, Any]) -> str:
         note = f", though {lost} of its {len(points[0]['seeds'])} members diverged" if lost else ""
         parts.append(
             f"Best on dev{note}:\n\n```\n{format_flags(report['best'])}\n```\n\nIts members are a "
-            f"run of their own in `{BEST}/`, with a report, pictures and a model card."
+            f"run of their own in `{BEST}/`."
         )
     pictures = [f"`{picture_name(name)}`" for name in pictured_settings(report)]
     if pictures:

@@ -201,6 +201,20 @@ class Workdir:
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self.predictions_file}: is damaged ({error}); {MEND}") from error
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``.
+
+        Raises:
+          UserError: the file is damaged, or cannot be read.
+        """
+        try:
+            lines = [json.loads(line) for line in self.metrics_file.read_bytes().splitlines()]
+            if not all({"stage", "epoch", "member"} <= line.keys() for line in lines):
+                raise ValueError("a line lacks its stage, epoch or member")
+            return lines
+        except (ValueError, OSError, AttributeError, RecursionError) as error:
+            raise UserError(f"{self.metrics_file}: is damaged ({error}); {MEND}") from error
+
     def write_json(self, path: pathlib.Path, content: Any) -> None:
         """Writes a JSON file."""
         if self.writes:

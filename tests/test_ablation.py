@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from tiny import QUIET, tiny_config
 
 from cberl_jax.ablation import ablate, read_variant
@@ -24,7 +25,7 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import UserError
 from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.grid import group_points, point_config
-from cberl_jax.pictures import forest_end
+from cberl_jax.pictures import draw_forest, forest_end
 from cberl_jax.settings import default_config, flatten
 from cberl_jax.training import train_and_evaluate
 from cberl_jax.variants import (
@@ -321,6 +322,16 @@ def test_one_difference_far_beyond_the_others_does_not_squeeze_them():
     assert forest_end([*near, {"ci95": [-0.4, -0.3]}]) == pytest.approx(0.033)
     assert forest_end([*near, {"ci95": [-0.08, -0.02]}]) == pytest.approx(0.088)
     assert forest_end(near[2:]) == 1 and forest_end([{"ci95": [-0.4, -0.3]}]) == pytest.approx(0.44)
+
+
+@pytest.mark.parametrize("mean, told", [(-0.35, "◀ -0.350"), (0.35, "+0.350 ▶"), (-0.005, None)])
+def test_what_lies_beyond_the_axis_is_a_number_at_its_edge(tmp_path, monkeypatch, mean, told):
+    texts = []
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **look: texts.append(text))
+    near = [{"mean": 0.0, "ci95": [-0.01, 0.02]}, {"mean": 0.0, "ci95": [-0.03, 0.01]}]
+    wide = {"mean": mean, "ci95": [mean - 0.4, mean + 0.4]}
+    draw_forest(tmp_path / "a.png", ["a", "b", "c"], {"macro F1": [*near, wide]}, "full")
+    assert texts == ([told] if told else [])
 
 
 def test_all_files_are_written(tmp_path):

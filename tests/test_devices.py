@@ -16,6 +16,7 @@ from tiny import TINY, tiny_config
 from cberl_jax import epochs
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.fleet import Fleet, choose_split
+from cberl_jax.inference import evaluate_run
 from cberl_jax.prepare import list_members, prepare
 
 ROOT = Path(__file__).parent.parent
@@ -71,22 +72,22 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def command(workdir, *arguments):
+def command(workdir, *arguments, name="train"):
     sizes = [f"--config.{name}={value}" for name, value in TINY.items()]
     return [
-        *(sys.executable, str(ROOT / "experiments" / "train.py")),
+        *(sys.executable, str(ROOT / "experiments" / f"{name}.py")),
         *("--config=experiments/configs/demo.py", f"--workdir={workdir}", *sizes),
         *("--config.train.epochs=2", "--config.gan.epochs=1", "--config.model.djvae=False"),
         *("--config.model.reconstruction=False", *arguments),
     ]
 
 
-def start_processes(workdir, program_environment, *arguments):
+def start_processes(workdir, program_environment, *arguments, name="train"):
     """Two processes of two devices each."""
     ours = ("--cpu_devices=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     return [
         subprocess.Popen(
-            command(workdir, *arguments, *ours, f"--process_id={number}"),
+            command(workdir, *arguments, *ours, f"--process_id={number}", name=name),
             env=program_environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -97,9 +98,9 @@ def start_processes(workdir, program_environment, *arguments):
     ]
 
 
-def run_processes(workdir, program_environment, *arguments):
+def run_processes(workdir, program_environment, *arguments, name="train"):
     """Two processes of two devices each; returns what each printed and said."""
-    running = start_processes(workdir, program_environment, *arguments)
+    running = start_processes(workdir, program_environment, *arguments, name=name)
     said = [process.communicate(timeout=600) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     return said
@@ -139,6 +140,17 @@ def test_two_processes_give_what_one_gives(seeds, program_environment, tmp_path)
     assert f"going on after {epochs_done} epochs" in done.stdout
     again = np.load(tmp_path / "two" / "predictions.npz")
     np.testing.assert_allclose(again["dev.probability"], one["dev.probability"], atol=2e-3)
+
+
+def test_two_processes_sweep_and_leave_the_best_points_run(program_environment, tmp_path):
+    arguments = ("--seeds=3", "--grid=loss.gamma=0,2", "--config.augment.method=none")
+    run_processes(tmp_path, program_environment, *arguments, "--nopictures", name="sweep")
+    sweep = json.loads((tmp_path / "sweep.json").read_text())
+    found = json.loads((tmp_path / "best" / "report.json").read_text())
+    assert found["test"]["macro_f1"] == sweep["points"][0]["test"]["macro_f1"]
+    again = evaluate_run(str(tmp_path / "best"))
+    for ours, theirs in zip(again["members"], found["members"], strict=True):
+        assert ours["test"]["macro_f1"] == pytest.approx(theirs["test"]["macro_f1"], abs=0.02)
 
 
 @pytest.mark.parametrize("killed", [0, 1])

@@ -39,9 +39,7 @@ from cberl_jax.run_pictures import (
 from cberl_jax.training import train_and_evaluate
 from cberl_jax.workdir import Workdir
 
-NAMES = (
-    *("confusion", "f1", "curves", "classes", "calibration", "features", "generated", "attention"),
-)
+NAMES = "confusion f1 curves classes calibration features generated attention".split()
 HOSTILE = '<img src="http://example.org/x.png" onerror=alert(1)> $\\frac{$ | ![x](http://e.org)'
 
 

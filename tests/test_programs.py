@@ -235,6 +235,10 @@ def test_settings_without_a_config_file_are_refused(program_environment, tmp_pat
     done = start(command, program_environment, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "--config.loss.gamma changes a setting of the file that --config names" in done.stderr
+    # A program that has no such flag does not ask for it.
+    command = program("evaluate", "--workdir=nowhere", "--config.loss.gamma=2")
+    done = start(command, program_environment, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: Unknown command line flag")
     assert not (tmp_path / "run").exists()
 
 

@@ -14,9 +14,8 @@ from cberl_jax.models.cberl import CBERL
 BARE = {"augment.method": "none", "model.reconstruction": False, "train.epochs": 1}
 PARTS = {
     "whole": {"model.layers": 2, "model.past": 2},
-    "no graph": {"model.graph": False, "model.djvae": False},
+    "no graph": {"model.graph": False, "model.djvae": False, "model.residual_turns": 3},
     "no LSTM": {"model.bilstm": False, "model.djvae": False, "model.residual_turns": 2},
-    "residual": {"model.bilstm": False, "model.graph": False, "model.residual_turns": 3},
 }
 
 

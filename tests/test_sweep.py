@@ -107,8 +107,10 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     """Its members come from two chunks, whichever point it is, among members of the other."""
     grid = parse_grid(["loss.gamma=0,2", "optim.learning_rate=2e-2"])
     folder, seeds = tmp_path / "sweep", [0, 4, 7, 8, 9]
-    arguments = (config(corpus, **BARE), str(folder), seeds, grid, 1)
-    report = sweep(*arguments, QUIET, pictures=False)
+    # So that not all chunks do equally many epochs.
+    changes = BARE | {"train.patience": 1, "train.epochs": 6}
+    arguments = (config(corpus, **changes), str(folder), seeds, grid, 1)
+    report = sweep(*arguments, progress=QUIET, pictures=False)
     best = Workdir(folder / "best", create=False)
     # A member on each of four devices: chunks of 4, 4 and 2, points of 5.
     assert json.loads((folder / "plan.json").read_text()) == {"0": 4}
@@ -130,9 +132,33 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     )
     # As if it had been trained alone: the same command finds it finished.
     said = []
-    alone = config(corpus, **BARE, **settings)
+    alone = config(corpus, **changes, **settings)
     assert training.train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
     assert said == ["this run is finished"]
+    # It can be gone on with: nobody is left to train, and the report is the same.
+    best.report_file.unlink()
+    resumed = training.train_and_evaluate(alone, str(best.path), seeds, QUIET, False)
+    assert resumed["members"] == found["members"]
+
+
+@pytest.mark.parametrize("damage", ["another point's", "half written", "unreadable"])
+def test_the_best_points_run_is_written_anew_where_it_is_not_whole(corpus, tmp_path, damage):
+    grid = parse_grid(["loss.gamma=0,2"])
+    arguments = (config(corpus, **BARE), str(tmp_path), [0], grid)
+    report = sweep(*arguments, progress=QUIET, pictures=False)
+    best = Workdir(tmp_path / "best", create=False)
+    found = best.read_report()
+    if damage == "another point's":
+        best.write_json(best.config_file, best.read_config() | {"loss.gamma": 1.0})
+    if damage == "half written":
+        best.report_file.unlink()
+        best.predictions_file.unlink()
+    if damage == "unreadable":
+        best.config_file.write_text("{")
+    assert sweep(*arguments, progress=QUIET, pictures=False) == report
+    assert best.read_report()["members"] == found["members"]
+    assert best.read_config()["loss.gamma"] == report["best"]["loss.gamma"]
+    assert evaluate_run(str(best.path))["members"][0]["test"] == found["members"][0]["test"]
 
 
 def kept_epoch(line, report):

@@ -206,12 +206,13 @@ def test_what_is_no_config_is_named(tmp_path, content):
         read_variants(tmp_path / "config.json")
 
 
-def test_runs_from_before_a_setting_that_changes_nothing_are_read(tmp_path):
+def test_a_setting_that_changes_nothing_may_be_missing(tmp_path):
     earlier = {name: value for name, value in CONFIG.items() if name != "data.allow_repeats"}
+    earlier["loss.gamma"] = 3.5
     (tmp_path / "report.json").write_text("{}")
     (tmp_path / "config.json").write_text(json.dumps(earlier))
     _, config, _ = read_settings(tmp_path)
-    assert config.data.allow_repeats == CONFIG["data.allow_repeats"]
+    assert not config.data.allow_repeats and config.loss.gamma == 3.5
 
 
 def test_the_payload_works_where_it_is_trusted(tmp_path, monkeypatch):
