@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import SPLITS, Corpus, fingerprint
-from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import Standardiser
+from cberl_jax.data.dataset import Dataset, create_table
 from cberl_jax.epochs import MemberState, Program, generate
 from cberl_jax.errors import UserError
 from cberl_jax.gan_steps import Utterances
@@ -88,36 +86,33 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> Material:
     if all(state["status"] != "ok" for state in states):
         raise UserError(f"{workdir}: all members of this run have diverged")
 
+    table = create_table(corpus, run.standardiser)
+    dataset = prepare(run.config, corpus).data._replace(table=table)
     sound = [number for number, state in enumerate(states) if state["status"] == "ok"]
-    return create_material(
-        run.config, corpus, run.fleet.program, run.state, run.standardiser, sound
-    )
+    return create_material(corpus, dataset, run.fleet.program, run.state, sound)
 
 
 def create_material(
-    config: ConfigDict,
     corpus: Corpus,
+    dataset: Dataset,
     program: Program,
     state: MemberState,
-    standardiser: Standardiser,
     numbers: Sequence[int],
 ) -> Material:
     """Makes the generated utterances of a run that has a GAN.
 
     Args:
-      config: the run's settings.
       corpus: the one that it was trained on.
+      dataset: its corpus, standardised and packed.
       program: the static half of its training.
       state: the members' states, on the host.
-      standardiser: the train statistics that belong to the state.
       numbers: the members whose generated utterances are made, among all members.
     """
-    table = create_table(corpus, standardiser)
+    table = dataset.table
     everything = Utterances(table.features, table.present, corpus.label)
     real = {
         split: choose(everything, corpus.in_split(split) & (corpus.label >= 0)) for split in SPLITS
     }
-    dataset = prepare(config, corpus).data._replace(table=table)
     sources = choose(everything, dataset.source)._replace(label=dataset.target)
     make = jax.jit(functools.partial(generate, program))
     members = []

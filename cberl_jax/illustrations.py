@@ -15,6 +15,7 @@ from sklearn import metrics
 
 from cberl_jax.attention_picture import STRONG, Conversation, draw_attention
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.packing import Standardiser
 from cberl_jax.data.placement import find_minority
 from cberl_jax.epochs import MemberState, Program
@@ -54,6 +55,7 @@ class TrainedRun(NamedTuple):
       program: the static half of its training.
       state: the members' states, on the host.
       standardiser: the train statistics that belong to the state.
+      dataset: the corpus, standardised by these and packed.
     """
 
     folder: Workdir
@@ -62,6 +64,7 @@ class TrainedRun(NamedTuple):
     program: Program
     state: MemberState
     standardiser: Standardiser
+    dataset: Dataset
 
 
 class Scored(NamedTuple):
@@ -320,9 +323,7 @@ class Illustrator:
         if run.program.gan is None:
             return None
         first = self.scored.number[:1]
-        material = create_material(
-            run.config, run.corpus, run.program, run.state, run.standardiser, first
-        )
+        material = create_material(run.corpus, run.dataset, run.program, run.state, first)
         panels = lay_out(material)
         if not panels:
             return None

@@ -22,8 +22,9 @@ from cberl_jax.point_run import write_point_run
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.progress import PLAIN, Progress
 from cberl_jax.settings import Value
+from cberl_jax.stopping import Stopper
 from cberl_jax.sweep_report import BEST, create_sweep_report, write_sweep_report
-from cberl_jax.training import Run, Stopper, open_workdir, run_identity
+from cberl_jax.training import Run, open_workdir, run_identity
 from cberl_jax.workdir import Workdir
 
 # Members on one device at most unless told otherwise: the programs gain nothing from more, and a

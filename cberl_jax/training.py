@@ -381,7 +381,7 @@ def report_on(
     )
     if pictures and folder.writes:
         progress.say("drawing")
-        model = (prepared.program, state, prepared.standardiser)
+        model = (prepared.program, state, prepared.standardiser, prepared.data)
         drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
         report["pictures"] = [picture._asdict() for picture in drawn]
     write_model_card(folder, config, corpus, report)

@@ -193,8 +193,9 @@ def trained(finished):
     arguments, _ = finished
     run = restore_run(arguments[1])
     folder = Workdir(arguments[1], create=False)
-    program = run.fleet.program
-    return TrainedRun(folder, run.config, run.corpus, program, run.state, run.standardiser)
+    model = (run.fleet.program, run.state, run.standardiser)
+    dataset = prepare(run.config, run.corpus).data
+    return TrainedRun(folder, run.config, run.corpus, *model, dataset)
 
 
 @pytest.fixture
