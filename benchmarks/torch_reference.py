@@ -220,13 +220,18 @@ class Dropout(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Zeroes a share of values [...] in training, and scales the others up."""
-        if not self.training:
+        if not (self.training and self.rate):
             return values
         count = values.numel()
         words = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device)
         bits = words.random_(-(2**63), None).view(torch.int16)[:count].view(values.shape)
         keep = bits >= round(self.rate * 2**16) - 2**15
         return values * (keep / (1.0 - self.rate))
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Leaf]]:
+        """None."""
+        del path
+        return iter(())
 
 
 class HiddenLayer(nn.Module):
@@ -572,6 +577,7 @@ class TorchCBERL(nn.Module):
         widths: Mapping[str, int],
         classes: int,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
     ):
         """Draws the parameters.
 
@@ -580,6 +586,7 @@ class TorchCBERL(nn.Module):
           widths: modality -> d_m.
           classes: C.
           dropout: rate of all layers, in training.
+          input_dropout: rate of the features that are fused, in training.
         """
         super().__init__()
         s = settings
@@ -588,6 +595,7 @@ class TorchCBERL(nn.Module):
         if s.reconstruction:
             self.mask_tokens = MaskTokens(self.widths)
             self.decoder = NodeDecoder(self.widths, s.hidden, s.heads)
+        self.thin = Dropout(input_dropout)
         if s.djvae:
             self.djvae = DJVAE(self.widths, s.hidden, s.latent, dropout)
         else:
@@ -618,10 +626,10 @@ class TorchCBERL(nn.Module):
             features = self.mask_tokens(features, present, masking)
         latent = rebuilt = None
         if s.djvae:
-            by_modality = features.split(tuple(self.widths.values()), dim=-1)
+            by_modality = self.thin(features).split(tuple(self.widths.values()), dim=-1)
             fused, latent = self.djvae(by_modality, present)
         else:
-            fused = self.concatenation(features)
+            fused = self.concatenation(self.thin(features))
         code = fused
         if s.bilstm:
             code = self.bilstm_norm(code + self.bilstm(code, dialogues))
@@ -907,7 +915,11 @@ class TorchTrainer:
         corpus, data = prepared.corpus, prepared.data
         self.settings, self.classes = prepared.program.model.settings, len(corpus.classes)
         model = TorchCBERL(
-            self.settings, dict(prepared.program.model.widths), self.classes, hyper["optim.dropout"]
+            self.settings,
+            dict(prepared.program.model.widths),
+            self.classes,
+            hyper["optim.dropout"],
+            hyper["optim.input_dropout"],
         )
         self.model = model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()

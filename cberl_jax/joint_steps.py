@@ -142,7 +142,12 @@ def joint_loss(
     """
     conversations = batch.conversations
     logits, intermediates = model.apply(
-        variables, conversations, masking, hyper["optim.dropout"], rngs=keys
+        variables,
+        conversations,
+        masking,
+        hyper["optim.dropout"],
+        hyper["optim.input_dropout"],
+        rngs=keys,
     )
     focal = focal_loss(
         logits + hyper["loss.logit_adjustment"] * log_prior(counts),

@@ -113,6 +113,7 @@ SETTINGS = {
     "optim.learning_rate": _numeric(2e-3, "AdamW's peak learning rate in the joint stage"),
     "optim.weight_decay": _numeric(0.5, "AdamW's weight decay, on matrices"),
     "optim.dropout": _numeric(0.3, "dropout rate of all layers", 0.95),
+    "optim.input_dropout": _numeric(0.0, "dropout rate of the features that are fused", 0.95),
     "optim.clip": _numeric(1.0, "largest norm of a gradient", low=1e-6),
     "optim.ema": _numeric(0.98, "decay of the averaged weights that are evaluated", 0.99999),
     "optim.warmup": _numeric(0.05, "share of the training over which the rate grows", 1.0),

@@ -613,11 +613,37 @@ def test_the_expectation_under_dropout_is_exact_at_every_rate(rate):
     assert abs(np.mean(kept == 0) - rate) <= 1 / 512
 
 
+def test_a_call_may_have_a_rate_of_its_own():
+    dropout = Dropout(jax.random.key(0), 0.75, (10, 10), 200)
+    own, common = (np.asarray(dropout(jnp.ones((10, 10, 100)), r)) for r in (0.25, None))
+    np.testing.assert_allclose(np.unique(own), [0, 1 / 0.75], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(common), [0, 4], rtol=1e-6)
+
+
 def test_calls_of_one_dropout_are_independent_of_each_other():
     dropout = Dropout(jax.random.key(0), 0.5, (10, 10), 100)
     first, second = (np.asarray(dropout(jnp.ones((10, 10, 50)))) == 0 for _ in range(2))
     assert dropout.left == 0
     assert abs(np.mean(first == second) - 0.5) < 5 * np.sqrt(0.25 / 5000)
+
+
+def test_features_are_dropped_where_they_are_fused_and_not_where_they_are_classified():
+    model = make_model()
+    variables = make_variables(model, PACKED)
+    masking = no_masking(PACKED.segment.shape)
+
+    def logits(variables, input_rate):
+        keys = {"dropout": jax.random.key(0)}
+        return model.apply(variables, PACKED, masking, 0.0, input_rate, rngs=keys)[0]
+
+    assert np.abs(logits(variables, 0.5) - logits(variables, 0.0)).max() > MOVED
+    # With nothing coming through the fusion the classifiers have the features alone.
+    params = jax.tree.map_with_path(
+        lambda path, p: 0 * p if "['djvae']['fuse']" in jax.tree_util.keystr(path) else p,
+        variables["params"],
+    )
+    blocked = {**variables, "params": params}
+    np.testing.assert_array_equal(logits(blocked, 0.5), logits(blocked, 0.0))
 
 
 @pytest.mark.parametrize("rate, key", [(0.5, None), (0.0, 0)])

@@ -130,7 +130,11 @@ class CBERL(nn.Module):
 
     @nn.compact
     def __call__(
-        self, conversations: Conversations, masking: Masking, rate: jax.typing.ArrayLike
+        self,
+        conversations: Conversations,
+        masking: Masking,
+        rate: jax.typing.ArrayLike,
+        input_rate: jax.typing.ArrayLike = 0.0,
     ) -> tuple[jax.Array, Intermediates]:
         """Classifies every utterance.
 
@@ -138,6 +142,8 @@ class CBERL(nn.Module):
           conversations: the batch.
           masking: nodes to hide; ``no_masking`` at evaluation.
           rate: [] dropout rate, without effect unless a ``dropout`` stream is given.
+          input_rate: [] likewise, of the features that are fused; the classifiers' own are dropped
+            at ``rate``.
 
         Returns:
           Logits [B, L, K, C] of the weak classifiers, and the Intermediates.
@@ -152,10 +158,12 @@ class CBERL(nn.Module):
 
         dropout = self._draw_dropout(rate, present)
         latent = rebuilt = attention = None
+        # Wide features of few dialogues: what fuses them would learn the train split by heart.
+        thinned = {m: dropout(x, input_rate) for m, x in features.items()}
         if s.djvae:
-            fused, latent = DJVAE(s.hidden, s.latent, name="djvae")(features, present, dropout)
+            fused, latent = DJVAE(s.hidden, s.latent, name="djvae")(thinned, present, dropout)
         else:
-            joined = jnp.concatenate(list(features.values()), axis=-1)
+            joined = jnp.concatenate(list(thinned.values()), axis=-1)
             fused = HiddenLayer(s.hidden, name="concatenation")(joined, dropout)
         code = fused
         if s.bilstm:
@@ -213,10 +221,11 @@ class CBERL(nn.Module):
     def _draw_dropout(
         self, rate: jax.typing.ArrayLike, present: Mapping[str, jax.Array]
     ) -> Dropout:
-        """One draw for all layers: fusion, BiLSTM, graph, and the ensemble's input and hidden."""
+        """One draw for all layers: features, fusion, BiLSTM, graph, and the ensemble's input and hidden."""
         s = self.settings
-        width = s.hidden * (1 + s.bilstm + s.graph * s.layers)
-        width += 2 * s.hidden + s.residual * self._turns * sum(width for _, width in self.widths)
+        features = sum(width for _, width in self.widths)
+        width = features + s.hidden * (1 + s.bilstm + s.graph * s.layers)
+        width += 2 * s.hidden + s.residual * self._turns * features
         width += s.classifiers * s.classifier_hidden
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
         return Dropout(key, rate, next(iter(present.values())).shape, width)

@@ -28,12 +28,11 @@ class Dropout:
 
         Args:
           key: random key, or None at evaluation: then nothing is dropped.
-          rate: [] share in [0, 1) that is dropped, rounded to a multiple of 1 / 256. What is kept
-            is scaled up by the rounded share, so that every expectation is exact.
+          rate: [] share in [0, 1) that is dropped unless a call says otherwise.
           shape: [B, L] of the batch.
           width: numbers per utterance that all calls together will ask for.
         """
-        self._dropped = jnp.round(jnp.asarray(rate) * 256)
+        self._rate = rate
         self._bits = None
         self.left = 0
         if key is not None:
@@ -43,15 +42,22 @@ class Dropout:
             self._bits = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*shape, -1)
             self.left = width
 
-    def __call__(self, values: jax.Array) -> jax.Array:
-        """Zeroes a share of values, [B, L, ...] or [B L, ...], and scales the others up."""
+    def __call__(
+        self, values: jax.Array, rate: jax.typing.ArrayLike | None = None
+    ) -> jax.Array:
+        """Zeroes a share of values, [B, L, ...] or [B L, ...], and scales the others up.
+
+        The share is rounded to a multiple of 1 / 256. What is kept is scaled up by the rounded
+        share, so that every expectation is exact.
+        """
         if self._bits is None:
             return values
         width = values.size // (self._bits.shape[0] * self._bits.shape[1])
         bits = self._bits[..., self.left - width : self.left].reshape(values.shape)
         self.left -= width
-        keep = bits >= self._dropped.astype(jnp.uint8)
-        return jnp.where(keep, values * (256 / (256 - self._dropped)), 0.0)
+        dropped = jnp.round(jnp.asarray(self._rate if rate is None else rate) * 256)
+        keep = bits >= dropped.astype(jnp.uint8)
+        return jnp.where(keep, values * (256 / (256 - dropped)), 0.0)
 
 
 class HiddenLayer(nn.Module):
