@@ -125,8 +125,8 @@ def train(
     Args:
       data: canonical ``.npz``, a pickle of the field or ``simulated:<size>``; by default the
         config's own, which only ``demo`` has.
-      config: a name (``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), or all settings
-        (``cberl_jax.settings.default_config()``, changed).
+      config: a name (``default``, ``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), or
+        all settings (``cberl_jax.settings.default_config()``, changed).
       seeds: number of members, whose seeds count from 0; or the seeds.
       workdir: folder that keeps the run. Without one the run lies in a temporary folder, which
         ends with the Run that is returned or with the process, unless ``Run.save`` copies it.

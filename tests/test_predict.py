@@ -516,7 +516,7 @@ def test_without_a_workdir_the_run_goes_with_its_object(run, path, monkeypatch):
     [
         (
             {"config": "melt"},
-            "there is no config 'melt', only demo, iemocap, meld, meld_frozen, mosi",
+            "there is no config 'melt', only default, demo, iemocap, meld, meld_frozen, mosi",
         ),
         ({"config": {"loss": 1}}, "a config has to be what default_config"),
         ({"settings": {"loss.gama": 1}}, "the nearest is 'loss.gamma'"),

@@ -287,7 +287,7 @@ def test_a_mistake_ends_with_one_sentence_and_status_2(
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize("name", ["demo", "meld", "meld_frozen", "mosi", "iemocap"])
+@pytest.mark.parametrize("name", ["default", "demo", "meld", "meld_frozen", "mosi", "iemocap"])
 def test_a_config_file_opens_with_its_command_and_holds_known_settings(name):
     text = (ROOT / "experiments" / "configs" / f"{name}.py").read_text()
     assert f"python experiments/train.py --config=experiments/configs/{name}.py" in text

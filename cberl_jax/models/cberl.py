@@ -221,7 +221,7 @@ class CBERL(nn.Module):
     def _draw_dropout(
         self, rate: jax.typing.ArrayLike, present: Mapping[str, jax.Array]
     ) -> Dropout:
-        """One draw for all layers: features, fusion, BiLSTM, graph, and the ensemble's input and hidden."""
+        """One draw for all: features, fusion, BiLSTM, graph, the ensemble's input and hidden."""
         s = self.settings
         features = sum(width for _, width in self.widths)
         width = features + s.hidden * (1 + s.bilstm + s.graph * s.layers)

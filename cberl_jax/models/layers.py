@@ -42,9 +42,7 @@ class Dropout:
             self._bits = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*shape, -1)
             self.left = width
 
-    def __call__(
-        self, values: jax.Array, rate: jax.typing.ArrayLike | None = None
-    ) -> jax.Array:
+    def __call__(self, values: jax.Array, rate: jax.typing.ArrayLike | None = None) -> jax.Array:
         """Zeroes a share of values, [B, L, ...] or [B L, ...], and scales the others up.
 
         The share is rounded to a multiple of 1 / 256. What is kept is scaled up by the rounded

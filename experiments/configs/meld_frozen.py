@@ -3,7 +3,8 @@ r"""MELD with text features of an encoder that has not seen its labels.
     python experiments/train.py --config=experiments/configs/meld_frozen.py \
         --data=meld_frozen.npz --workdir=runs/meld_frozen --seeds=8
 
-Expected: about five minutes on two cores; test weighted F1 0.579 and macro F1 0.395.
+Expected: about ten minutes on two cores; test weighted F1 0.591 and macro F1 0.409 over sixteen
+seeds.
 """
 
 from cberl_jax.configs import meld_frozen as get_config
