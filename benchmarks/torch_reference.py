@@ -229,7 +229,7 @@ class Dropout(nn.Module):
         return values * (keep / (1.0 - self.rate))
 
     def leaves(self, path: str) -> Iterator[tuple[str, Leaf]]:
-        """None."""
+        """No leaves: it has no parameters."""
         del path
         return iter(())
 
