@@ -1,6 +1,8 @@
 """Settings of the test process: several CPU devices, and programs that compile fast."""
 
 import os
+import shutil
+import tempfile
 
 # Tests compile far more than they compute. Programs started by tests do not inherit this: see
 # ``program_environment``.
@@ -8,8 +10,21 @@ FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_cou
 # A second test process inherits what the first has set.
 OUTSIDE = os.environ.get("XLA_FLAGS", "").replace(FLAGS, "").strip()
 os.environ["XLA_FLAGS"] = f"{OUTSIDE} {FLAGS}".strip()
+# Source lines in a program only make lowering slower.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+# Many tests train the same tiny model: what one has compiled serves the others. A test process has
+# a cache to itself: entries are not written in one go, and another process might find half of one.
+COMPILED = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest  # noqa: E402
+
+
+def pytest_unconfigure():
+    """Removes what was compiled."""
+    shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
