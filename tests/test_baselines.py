@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from cberl_jax.baselines import (
+    FOLDS,
     KINDS,
     SEEDS,
     check_fittable,
     format_baselines,
+    guess_from_test,
     join_turns,
     measure_kind,
 )
@@ -90,6 +92,40 @@ def test_a_train_split_that_tells_nothing_is_refused(corpus):
     few = np.where(np.cumsum(corpus.in_split("train")) > 49, -1, corpus.label)
     with pytest.raises(UserError, match="'train' has 49 labelled utterances, not 50"):
         check_fittable(dataclasses.replace(corpus, label=few))
+
+
+def test_a_ceiling_learns_from_the_other_test_dialogues_and_never_from_the_same(corpus):
+    kind, settings = KINDS["nearest neighbours"], {"n_neighbors": 1}
+    test, number = corpus.in_split("test"), corpus.dialogue_of
+    hidden = np.arange(len(number)) % 9 == 0
+    label = np.where(hidden, -1, np.where(test, number % 7, corpus.label))
+    told = dataclasses.replace(corpus, label=label)
+    # Seven kinds of test dialogues that train knows nothing of.
+    features = np.where(test, 1 + number % 7, 0.0)[:, None]
+    (guess,) = guess_from_test(kind, settings, told, features)
+    np.testing.assert_array_equal(guess, np.where(test, label, -1))
+    # Where only a dialogue's own utterances are like it, nothing can be known.
+    features = np.where(test, 1 + number, -1e9)[:, None]
+    (guess,) = guess_from_test(kind, settings, told, features)
+    known = test & ~hidden
+    assert np.mean(guess[known] == label[known]) < 0.1
+
+
+def test_a_ceiling_stands_beside_the_result_and_changes_nothing_of_it(corpus, features):
+    kind = KINDS["linear discriminant"]
+    plain, result = (measure_kind(kind, corpus, features, ceiling) for ceiling in (False, True))
+    ceiling = result.pop("ceiling")
+    assert result == plain and len(ceiling) == 1
+    report = {"corpus": "x", "minority": ["fear"]}
+    lines = [{"kind": "a", "turns": 0, **plain, "ceiling": ceiling}]
+    told = format_baselines(report | {"lines": lines}).split("## The ceiling")[1]
+    assert f"| {ceiling[0]['macro_f1']:.3f}" in told
+    bare = [{"kind": "a", "turns": 0, **plain}]
+    assert "ceiling" not in format_baselines(report | {"lines": bare})
+    few = corpus.label.copy()
+    few[np.isin(corpus.dialogue_of, np.flatnonzero(corpus.split == "test")[FOLDS - 1 :])] = -1
+    with pytest.raises(UserError, match="'test' has 4 dialogues with labels, fewer than the 5"):
+        check_fittable(dataclasses.replace(corpus, label=few), ceiling=True)
 
 
 def test_context_helps_where_emotions_linger(corpus, features):
