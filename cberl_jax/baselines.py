@@ -3,8 +3,9 @@
 A deep model below these has a fault. Where classifiers that have nothing in common all end at the
 same score, it is the features that end there, not the classifiers. Each is fitted on train, alone
 and with the turns around an utterance; its few settings are chosen on dev, and test is read once.
-A ceiling of another kind is what they say of a test dialogue once they have learnt from dev and the
-other test dialogues too, which no result may do (``guess_from_test``).
+Whether it is a difference between the splits that keeps them there is told by what they say of a
+test dialogue once they have learnt from dev and the other test dialogues too, which no result may
+do (``guess_from_test``).
 """
 
 import functools
@@ -134,9 +135,10 @@ def guess_from_test(
 ) -> list[np.ndarray]:
     """What classifiers say of a test dialogue that have learnt from the other test dialogues too.
 
-    Only a ceiling: where it is no higher than an honest score, a difference between the splits,
-    such as that of an encoder tuned on train, is not what keeps scores down. Whole test dialogues
-    are held out, one fold of ``FOLDS`` at a time; all other labelled utterances are learnt.
+    A ceiling for this kind of classifier alone; another model may well be above it. Where it is no
+    higher than the honest score, there is no sign that a difference between the splits keeps that
+    score down. Whole test dialogues are held out, one fold of ``FOLDS`` at a time; all other
+    labelled utterances are learnt.
 
     Args:
       kind: of classifier.
@@ -145,7 +147,7 @@ def guess_from_test(
       features: [N, d].
 
     Returns:
-      Per seed [N] classes, -1 outside the test split.
+      Per seed [N] classes; -1 outside the test split, and where there is no label.
     """
     labelled = corpus.label >= 0
     test = np.flatnonzero(corpus.in_split("test") & labelled)
@@ -193,7 +195,7 @@ def measure_kind(
 
 
 def check_fittable(corpus: Corpus, ceiling: bool = False) -> None:
-    """Refuses a train split that is too small for some of the classifiers.
+    """Refuses splits that are too small for some of the classifiers, or for a ceiling.
 
     Args:
       corpus: the corpus.
@@ -201,7 +203,7 @@ def check_fittable(corpus: Corpus, ceiling: bool = False) -> None:
 
     Raises:
       UserError: it has a single class, or fewer labelled utterances than neighbours are asked for,
-        or the test split has fewer dialogues than folds.
+        or a ceiling is asked for and fewer test dialogues than folds have labels.
     """
     counts = corpus.class_counts("train")
     if np.sum(counts > 0) < 2:
@@ -272,7 +274,7 @@ def format_baselines(report: Mapping[str, Any]) -> str:
         parts += [
             "## The ceiling",
             "The same classifiers on test once they have learnt from dev and from the other test "
-            f"dialogues too, {FOLDS} folds. No result: what the features hold at most.",
+            f"dialogues too, {FOLDS} folds. No result, and no bound for other models.",
             format_table(
                 ["classifier", "turns around", *scores],
                 [[*_name(x), *_figures(x["ceiling"], minority)] for x in report["lines"]],

@@ -4,7 +4,7 @@ python experiments/baselines.py --config=experiments/configs/meld.py --data=meld
     --out=runs/baselines
 
 ``--ceiling`` adds what the same classifiers make of test dialogues once they have learnt from other
-test dialogues too: no result, but what the features hold at most.
+test dialogues too: no result, but whether a difference between the splits keeps their scores down.
 """
 
 from absl import flags
