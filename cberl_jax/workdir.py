@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import reprlib
 import socket
 import zipfile
 import zlib
@@ -18,6 +19,8 @@ from cberl_jax.files import PART, explaining_failure, replacing, write_json, wri
 from cberl_jax.version import __version__
 
 FORMAT = 1
+# Characters of a setting that a message quotes whole.
+SHOWN = 120
 MEND = "delete it, and start the training again with the same command"
 
 
@@ -36,10 +39,26 @@ def list_differences(
     """
     names = sorted((there.keys() | asked.keys()) - set(free))
     return "; ".join(
-        f"{n}: {there.get(n)!r} there, {asked.get(n)!r} asked for"
+        f"{n}: {_describe_difference(there.get(n), asked.get(n))}"
         for n in names
         if there.get(n) != asked.get(n)
     )
+
+
+def _describe_difference(there: Any, asked: Any) -> str:
+    """Two values that differ, for a person; of long lists only what the other one lacks."""
+    long = max(len(repr(there)), len(repr(asked))) > SHOWN
+    if not (long and isinstance(there, list) and isinstance(asked, list)):
+        return f"{_shorten(there)} there, {_shorten(asked)} asked for"
+    lacking = {
+        "only there": [v for v in there if v not in asked],
+        "only asked for": [v for v in asked if v not in there],
+    }
+    return ", ".join(f"{k} {_shorten(v)}" for k, v in lacking.items() if v) or "in another order"
+
+
+def _shorten(value: Any) -> str:
+    return reprlib.repr(value) if len(repr(value)) > SHOWN else repr(value)
 
 
 class Workdir:
