@@ -14,14 +14,12 @@ from ml_collections import ConfigDict
 from cberl_jax import processes
 from cberl_jax.ablation_report import REFERENCE, create_ablation_report, write_ablation_report
 from cberl_jax.compare import Outcome
-from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.placement import name_minority
 from cberl_jax.grid import Point, point_config
 from cberl_jax.point_run import write_point_run
 from cberl_jax.prepare import load_data, prepare
 from cberl_jax.progress import PLAIN, Progress
-from cberl_jax.report import best_possible
-from cberl_jax.sweep import check_points, chunks, train_points
+from cberl_jax.sweep import best_at, check_points, chunks, train_points
 from cberl_jax.training import open_workdir, run_identity
 from cberl_jax.variants import Preset, Variant
 from cberl_jax.workdir import Workdir
@@ -61,19 +59,6 @@ def list_points(preset: Preset) -> list[Point]:
     return [spelt[key] for key in sorted(spelt)]
 
 
-def _best_possible(config: ConfigDict, corpus: Corpus, preset: Preset) -> dict[str, Any]:
-    """Variant -> ``best_possible`` with the modalities that it sees."""
-    if best_possible(corpus) is None:
-        return dict.fromkeys(variant.name for variant in preset.variants)
-    name = "data.modalities"
-    seen = {v.name: v.settings.get(name, config.data.modalities) for v in preset.variants}
-    best = {
-        modalities: best_possible(load_data(point_config(config, {name: modalities})))
-        for modalities in set(seen.values())
-    }
-    return {variant: best[modalities] for variant, modalities in seen.items()}
-
-
 def ablate(
     config: ConfigDict,
     workdir: str,
@@ -110,6 +95,7 @@ def ablate(
         progress.say(f"nothing is generated: no class has under {share} of the largest")
     # Names say nothing of what is trained: a variant may get a better one.
     identity = run_identity(config, prepared, seeds) | {"points": points}
+    best = best_at(config)
     with open_workdir(workdir, identity) as folder:
         lines = train_points(config, folder, seeds, points, members_per_device, progress)
         report = create_ablation_report(
@@ -117,7 +103,7 @@ def ablate(
             preset,
             {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
             name_minority(corpus, config.augment.balance),
-            _best_possible(config, corpus, preset),
+            {variant.name: best(variant.settings) for variant in preset.variants},
         )
         if processes.is_main():
             write_ablation_report(folder.path, report)

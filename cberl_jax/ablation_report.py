@@ -18,13 +18,11 @@ from cberl_jax.files import write_json, write_text
 from cberl_jax.grid import spell_point
 from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_forest
-from cberl_jax.report import TITLES, format_mean, format_table
+from cberl_jax.report import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
 from cberl_jax.variants import Preset
 
 MAIN_METRICS = ("weighted_f1", "macro_f1", "balanced_accuracy")
 DEV_METRICS = ("weighted_f1", "macro_f1")
-# Of a simulated corpus, the metrics that a rule made for each gives the best of.
-BAYES_METRICS = ("accuracy", "balanced_accuracy")
 SIGNIFICANT = 0.05
 PICTURE = "ablation.png"
 # The folder of the reference's run, in the ablation's.
@@ -176,20 +174,15 @@ def _ensemble_table(report: Mapping[str, Any]) -> str:
     return format_table(["variant", *map(_column, metrics)], rows)
 
 
-def _bayes_table(report: Mapping[str, Any]) -> str:
-    """Each variant's share of the best possible result, and of the best without context."""
-    views = {"full": "best possible", "context_free": "best from single utterances"}
-    columns = [(view, name) for name in BAYES_METRICS for view in views]
-    head = ["variant", *(f"{_title(name)}, {views[view]}" for view, name in columns)]
-    rows = []
-    for line in report["variants"]:
-        if line["test"]:
-            cells = []
-            for view, name in columns:
-                best = line["bayes"][view][name]
-                cells.append(f"{100 * line['test'][name]['mean'] / best:.1f} % of {best:.3f}")
-            rows.append([plain(line["name"]), *cells])
-    return format_table(head, rows)
+def _shares(report: Mapping[str, Any]) -> str:
+    return format_shares(
+        ["variant"],
+        [
+            ([plain(x["name"])], {n: x["test"][n]["mean"] for n in BAYES_METRICS}, x["bayes"])
+            for x in report["variants"]
+            if x["test"]
+        ],
+    )
 
 
 def format_ablation(report: Mapping[str, Any]) -> str:
@@ -215,11 +208,7 @@ def format_ablation(report: Mapping[str, Any]) -> str:
     if any(line["ensemble"] for line in lines):
         parts += ["## Ensembles", "Probabilities averaged over seeds.", _ensemble_table(report)]
     if lines[0]["bayes"]:
-        parts += [
-            "## Share of the best possible",
-            "The best that there could be with the modalities that a variant sees.",
-            _bayes_table(report),
-        ]
+        parts.append(_shares(report))
     listed = "\n".join(
         f"- {plain(line['name'])}: {plain(spell_point(line['settings'])) or 'the config itself'}"
         + (f"; {line['diverged']} of {seeds} members diverged" if line["diverged"] else "")

@@ -28,11 +28,13 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.packing import fit_standardiser
 from cberl_jax.data.placement import name_minority
-from cberl_jax.evaluate import evaluate_predictions, select_score
+from cberl_jax.evaluate import METRICS, evaluate_predictions, select_score
 from cberl_jax.prepare import check_labelled, load_data
-from cberl_jax.report import format_table
+from cberl_jax.report import best_possible, format_shares, format_table
 from cberl_jax.workdir import Workdir
 
+# Columns that say what a row of the report is.
+NAMED_BY = ("classifier", "turns around")
 SEEDS = 3
 WINDOW = 2
 FOLDS = 5
@@ -233,8 +235,8 @@ def measure_baselines(
       ceiling: whether each is also asked what it makes of test once it has learnt from test.
 
     Returns:
-      ``corpus``, ``minority`` (names of the minority classes) and ``lines``: ``kind``, ``turns``
-      seen on each side, and the result of ``measure_kind``.
+      ``corpus``, ``minority`` (names of the minority classes), ``bayes`` (``best_possible``) and
+      ``lines``: ``kind``, ``turns`` seen on each side, and the result of ``measure_kind``.
 
     Raises:
       UserError: the corpus is at fault.
@@ -250,13 +252,14 @@ def measure_baselines(
         lines.append({"kind": name, "turns": window, **result})
         say(f"{name}, {window} turns on each side: {result['settings']}")
     minority = name_minority(corpus, config.augment.balance)
-    return {"corpus": corpus.source, "minority": minority, "lines": lines}
+    best = best_possible(corpus)
+    return {"corpus": corpus.source, "minority": minority, "bayes": best, "lines": lines}
 
 
 def format_baselines(report: Mapping[str, Any]) -> str:
     """The baselines as Markdown."""
     minority = report["minority"]
-    head = ["classifier", "turns around", "dev weighted F1", "dev macro F1"]
+    head = [*NAMED_BY, "dev weighted F1", "dev macro F1"]
     scores = ["weighted F1", "macro F1", "accuracy", *(f"F1 {name}" for name in minority)]
     head += scores
     parts = [
@@ -270,13 +273,16 @@ def format_baselines(report: Mapping[str, Any]) -> str:
             ],
         ),
     ]
+    if report["bayes"]:
+        shares = [(_name(x), _mean_scores(x["test"]), report["bayes"]) for x in report["lines"]]
+        parts.append(format_shares(NAMED_BY, shares))
     if all("ceiling" in line for line in report["lines"]):
         parts += [
             "## The ceiling",
             "The same classifiers on test once they have learnt from dev and from the other test "
             f"dialogues too, {FOLDS} folds. No result, and no bound for other models.",
             format_table(
-                ["classifier", "turns around", *scores],
+                [*NAMED_BY, *scores],
                 [[*_name(x), *_figures(x["ceiling"], minority)] for x in report["lines"]],
             ),
         ]
@@ -287,9 +293,15 @@ def _name(line: Mapping[str, Any]) -> list[str]:
     return [line["kind"], str(line["turns"])]
 
 
+def _mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """``METRICS`` -> mean over seeds."""
+    return {name: float(np.mean([own[name] for own in scores])) for name in METRICS}
+
+
 def _figures(scores: Sequence[Mapping[str, Any]], minority: Sequence[str]) -> list[str]:
     """Weighted F1, macro F1, accuracy and the F1 of some classes, means over seeds."""
-    means = [np.mean([s[n] for s in scores]) for n in ("weighted_f1", "macro_f1", "accuracy")]
+    mean = _mean_scores(scores)
+    means = [mean[n] for n in ("weighted_f1", "macro_f1", "accuracy")]
     means += [np.mean([s["per_class"][n]["f1"] for s in scores]) for n in minority]
     return [f"{x:.3f}" for x in means]
 

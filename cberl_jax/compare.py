@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cberl_jax.errors import UserError
-from cberl_jax.report import TITLES, format_table
+from cberl_jax.report import BAYES_METRICS, TITLES, format_shares, format_table
 from cberl_jax.workdir import Workdir
 
 DRAWS = 4000
@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
       probability: [S, n, C].
       label: [n] int.
       dialogue: [n] str.
+      bayes: of a run's report: ``best_possible`` on a simulated corpus, else None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Outcome(NamedTuple):
     probability: np.ndarray
     label: np.ndarray
     dialogue: np.ndarray
+    bayes: Mapping[str, Mapping[str, float]] | None = None
 
 
 def read_outcome(workdir: str | os.PathLike) -> Outcome:
@@ -48,7 +50,8 @@ def read_outcome(workdir: str | os.PathLike) -> Outcome:
     folder.read_config()
     if not folder.finished:
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
-    sound = [m["status"] == "ok" for m in folder.read_report()["members"]]
+    report = folder.read_report()
+    sound = [m["status"] == "ok" for m in report["members"]]
     if not any(sound):
         raise UserError(f"{folder.path}: all members of this run have diverged")
     stored = folder.read_predictions()
@@ -59,6 +62,8 @@ def read_outcome(workdir: str | os.PathLike) -> Outcome:
         stored["test.probability"][sound],
         stored["test.label"],
         stored["test.dialogue"],
+        # A chunk of a sweep has none.
+        report.get("bayes"),
     )
 
 
@@ -251,9 +256,20 @@ def format_comparison(first: Outcome, second: Outcome, lines: Sequence[Mapping[s
         p_values = (f"{line[name]:.4f}" for name in ("p", "p_holm"))
         rows.append([line["kind"], title, *scores, gap, *p_values])
     how = "in pairs" if np.array_equal(first.seeds, second.seeds) else "each run's own"
-    return (
-        f"# {first.name} against {second.name}\n\n"
+    parts = [
+        f"# {first.name} against {second.name}",
         f"Test split, {len(first.seeds)} and {len(second.seeds)} members. Bootstrap over "
-        f"{len(np.unique(first.dialogue))} dialogues and over seeds ({how}).\n\n"
-        f"{format_table(head, rows)}\n"
-    )
+        f"{len(np.unique(first.dialogue))} dialogues and over seeds ({how}).",
+        format_table(head, rows),
+    ]
+    known = [outcome for outcome in (first, second) if outcome.bayes]
+    if known:
+        parts.append(format_shares(["members of"], [_share(outcome) for outcome in known]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _share(outcome: Outcome) -> tuple[list[str], dict[str, float], Mapping[str, Any]]:
+    """A row of ``format_shares``."""
+    counts = confusions(outcome.probability, outcome.label, outcome.dialogue)
+    scores = metrics_of(counts.sum(axis=0), outcome.classes)
+    return [outcome.name], {n: float(scores[n].mean()) for n in BAYES_METRICS}, outcome.bayes

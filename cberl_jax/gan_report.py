@@ -37,7 +37,7 @@ from cberl_jax.quality import (
     unmoved,
     values_of,
 )
-from cberl_jax.report import format_mean, format_table
+from cberl_jax.report import best_possible, format_mean, format_table
 from cberl_jax.workdir import Workdir
 
 PICTURE = "gan_report.png"
@@ -216,8 +216,9 @@ def create_gan_report(material: Material) -> dict[str, Any]:
     """Measures all members and sums them up.
 
     Returns:
-      The contents of ``gan_report.json``: ``generated``, the summary of ``measure_member`` over the
-      sound members; ``real``, from ``measure_real``; ``members``, with the measures of each.
+      The contents of ``gan_report.json``: ``generated``, the summary of ``measure_member`` over
+      the sound members; ``real``, from ``measure_real``; ``bayes``, ``best_possible``; ``members``,
+      with the measures of each.
     """
     yardstick = create_yardstick(material)
     measures = [measure_member(material, yardstick, member) for member in material.members]
@@ -226,6 +227,7 @@ def create_gan_report(material: Material) -> dict[str, Any]:
         "corpus": material.corpus.source,
         "classes": list(material.corpus.classes),
         "minority": [material.corpus.classes[label] for label in material.minority],
+        "bayes": best_possible(material.corpus),
         "generated": summarise_measures(measures),
         "real": measure_real(material, yardstick),
         "members": [
@@ -266,6 +268,14 @@ def _utility_table(report: Mapping[str, Any]) -> str:
         cells = [scores[s][field] for s in ("dev", "test") for field in ("minority_f1", "macro_f1")]
         rows.append([title, *map(_cell, [*cells, *scores["test"]["f1"].values()])])
     return format_table(head, rows)
+
+
+def _tell_best(bayes: Mapping[str, Mapping[str, float]]) -> str:
+    single, whole = (bayes[view]["macro_f1"] for view in ("context_free", "full"))
+    return (
+        f"The exact Bayes result on test: macro F1 {single:.3f} from single utterances, "
+        f"{whole:.3f} from whole conversations."
+    )
 
 
 def _frechet_table(report: Mapping[str, Any]) -> str:
@@ -316,6 +326,7 @@ def format_gan_report(report: Mapping[str, Any]) -> str:
         _count_table(report),
         UTILITY,
         _utility_table(report),
+        *([_tell_best(report["bayes"])] if report["bayes"] else []),
         FRECHET,
         _frechet_table(report),
         MEMORISED,

@@ -22,6 +22,14 @@ TITLES = {
     "balanced_accuracy": "balanced accuracy",
     "mean_f1": "mean F1",
 }
+# Of a simulated corpus, the metrics that a rule made for each gives the best of.
+BAYES_METRICS = ("accuracy", "balanced_accuracy")
+BAYES_VIEWS = {"full": "best possible", "context_free": "best from single utterances"}
+SHARES = (
+    "## Share of the best possible\n\n"
+    "The exact Bayes result on test, with the modalities that are seen, from whole conversations "
+    "and from single utterances."
+)
 
 
 class Picture(NamedTuple):
@@ -154,6 +162,26 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
 
     return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def format_shares(
+    head: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Mapping[str, float], Mapping[str, Mapping[str, float]]]],
+) -> str:
+    """Test scores as shares of the exact Bayes result: a section in Markdown.
+
+    Args:
+      head: titles of the columns that name a row.
+      rows: those columns' cells; the scores, by ``BAYES_METRICS``; ``best_possible`` with what was
+        seen.
+    """
+    columns = [(view, name) for name in BAYES_METRICS for view in BAYES_VIEWS]
+    titles = [f"{TITLES[name]}, {BAYES_VIEWS[view]}" for view, name in columns]
+    body = []
+    for names, scores, best in rows:
+        shares = ((scores[name] / best[view][name], best[view][name]) for view, name in columns)
+        body.append([*names, *(f"{100 * share:.1f} % of {whole:.3f}" for share, whole in shares)])
+    return f"{SHARES}\n\n{format_table([*head, *titles], body)}"
 
 
 def _result_table(report: Mapping[str, Any]) -> str:

@@ -5,15 +5,17 @@ program, in chunks that fit the memory. A chunk is a run of its own with a folde
 the same command started again does only what is missing.
 """
 
+import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from cberl_jax import processes
+from cberl_jax.data.load import SIMULATED
 from cberl_jax.errors import UserError
 from cberl_jax.fleet import Fleet
 from cberl_jax.grid import Group, Point, expand, group_points, point_config, spell_point
@@ -21,6 +23,7 @@ from cberl_jax.inference import versions
 from cberl_jax.point_run import write_point_run
 from cberl_jax.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.progress import PLAIN, Progress
+from cberl_jax.report import best_possible
 from cberl_jax.settings import Value
 from cberl_jax.stopping import Stopper
 from cberl_jax.sweep_report import BEST, create_sweep_report, write_sweep_report
@@ -174,6 +177,18 @@ def chunks(folder: Workdir) -> pathlib.Path:
     return folder.path / "chunks"
 
 
+def best_at(config: ConfigDict) -> Callable[[Point], dict[str, dict[str, float]] | None]:
+    """A function: a point -> ``best_possible`` with the modalities that its members see."""
+
+    @functools.cache
+    def best_with(modalities: str) -> dict[str, dict[str, float]] | None:
+        return best_possible(load_data(point_config(config, {"data.modalities": modalities})))
+
+    if not config.data.path.startswith(SIMULATED):
+        return lambda point: None
+    return lambda point: best_with(point.get("data.modalities", config.data.modalities))
+
+
 def check_points(config: ConfigDict, points: Sequence[Point]) -> None:
     """Refuses points that nothing could follow, before anything is written.
 
@@ -255,7 +270,7 @@ def sweep(
     }
     with open_workdir(workdir, identity) as folder:
         lines = train_points(config, folder, seeds, points, members_per_device, progress)
-        report = create_sweep_report(grid, lines, config.train.select)
+        report = create_sweep_report(grid, lines, config.train.select, best_at(config))
         if processes.is_main():
             write_sweep_report(folder.path, report)
         if report["best"] is not None:

@@ -7,15 +7,15 @@ and decides nothing. A member's own per-class scores are left out: a sweep has m
 import math
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cberl_jax.evaluate import METRICS, select_score, summarise, summarise_members
 from cberl_jax.files import write_json, write_text
-from cberl_jax.grid import spell_value
+from cberl_jax.grid import Point, spell_value
 from cberl_jax.pages import plain, write_page
 from cberl_jax.pictures import draw_setting
-from cberl_jax.report import TITLES, format_mean, format_table
+from cberl_jax.report import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
 from cberl_jax.settings import Value
 
 SPLITS = ("dev", "test")
@@ -26,7 +26,10 @@ _TEST_METRICS = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy")
 
 
 def create_sweep_report(
-    grid: Mapping[str, Sequence[Value]], members: Sequence[Mapping[str, Any]], select: str
+    grid: Mapping[str, Sequence[Value]],
+    members: Sequence[Mapping[str, Any]],
+    select: str,
+    best_at: Callable[[Point], Mapping[str, Mapping[str, float]] | None] = lambda point: None,
 ) -> dict[str, Any]:
     """Gathers the members of every point and sorts the points, best first.
 
@@ -35,6 +38,7 @@ def create_sweep_report(
       members: at least one; as in the ``members`` of a run's report, each with the ``settings``
         of its point: name -> value of every setting of the grid.
       select: the dev metric to sort by, one of ``settings.SELECTIONS``.
+      best_at: gives ``best_possible`` with what the members of a point see.
 
     Returns:
       The contents of ``sweep.json``. Points that score the same stay in the order of their first
@@ -45,7 +49,10 @@ def create_sweep_report(
     for member in members:
         key = tuple(member["settings"][name] for name in grid)
         gathered.setdefault(key, []).append(member)
-    points = [_create_point(dict(zip(grid, key)), own, select) for key, own in gathered.items()]
+    points = [
+        _create_point(settings, own, select) | {"bayes": best_at(settings)}
+        for settings, own in ((dict(zip(grid, key)), own) for key, own in gathered.items())
+    ]
     points.sort(key=lambda point: -point["dev"][select]["mean"] if point["dev"] else math.inf)
     return {
         "select": select,
@@ -100,6 +107,16 @@ def _point_table(report: Mapping[str, Any]) -> str:
     return format_table([*head, "diverged"], rows)
 
 
+def _shares(report: Mapping[str, Any]) -> str:
+    rows = []
+    for point in report["points"]:
+        if point["test"]:
+            cells = [plain(spell_value(point["settings"][name])) for name in report["grid"]]
+            means = {name: point["test"][name]["mean"] for name in BAYES_METRICS}
+            rows.append((cells, means, point["bayes"]))
+    return format_shares(list(report["grid"]), rows)
+
+
 def format_flags(settings: Mapping[str, Value]) -> str:
     """The settings of a point as flags of ``train.py``, for a shell."""
     flags = [f"--config.{name}={spell_value(value)}" for name, value in settings.items()]
@@ -121,6 +138,8 @@ def format_sweep(report: Mapping[str, Any]) -> str:
         "free of that, unless the choice is made again by looking at them.",
         _point_table(report),
     ]
+    if points[0]["bayes"]:
+        parts.append(_shares(report))
     if report["best"]:
         lost = points[0]["diverged"]
         note = f", though {lost} of its {len(points[0]['seeds'])} members diverged" if lost else ""

@@ -116,7 +116,7 @@ def test_a_ceiling_stands_beside_the_result_and_changes_nothing_of_it(corpus, fe
     plain, result = (measure_kind(kind, corpus, features, ceiling) for ceiling in (False, True))
     ceiling = result.pop("ceiling")
     assert result == plain and len(ceiling) == 1
-    report = {"corpus": "x", "minority": ["fear"]}
+    report = {"corpus": "x", "minority": ["fear"], "bayes": None}
     lines = [{"kind": "a", "turns": 0, **plain, "ceiling": ceiling}]
     told = format_baselines(report | {"lines": lines}).split("## The ceiling")[1]
     assert f"| {ceiling[0]['macro_f1']:.3f}" in told
@@ -154,5 +154,9 @@ def test_the_program_prints_and_writes_the_table(program_environment, tmp_path):
         ("linear discriminant", 2),
         ("nearest neighbours", 2),
     ]
+    test, best = report["lines"][0]["test"][0], report["bayes"]["context_free"]
+    for name in ("accuracy", "balanced_accuracy"):
+        assert test[name] < best[name]
+        assert f"| {100 * test[name] / best[name]:.1f} % of {best[name]:.3f}" in done.stdout
     label = load_corpus("simulated:small").label
     assert report["lines"][0]["test"][0]["accuracy"] > np.bincount(label).max() / len(label)

@@ -103,6 +103,18 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
 
 
+def test_on_simulated_runs_each_ones_share_of_its_best_possible_is_told():
+    run, other = (outcome(n, np.random.default_rng(4), 0.6) for n in ("one", "other"))
+    assert "best possible" not in format_comparison(run, other, compare(run, other, draws=10))
+    best = {"accuracy": 0.9, "balanced_accuracy": 0.8}
+    views = {"full": best, "context_free": {name: value / 2 for name, value in best.items()}}
+    told = format_comparison(run._replace(bayes=views), other, compare(run, other, draws=10))
+    accuracy = np.mean(run.probability.argmax(axis=-1) == run.label)
+    (line,) = told[told.index("## Share") :].splitlines()[-1:]
+    assert line.startswith("| one ") and f"| {100 * accuracy / 0.9:.1f} % of 0.900" in line
+    assert f"| {100 * accuracy / 0.45:.1f} % of 0.450" in line
+
+
 def test_runs_of_other_utterances_and_unknown_metrics_are_refused():
     generator = np.random.default_rng(5)
     run = outcome("a", generator, 0.7)
@@ -135,8 +147,9 @@ def test_a_folder_is_read_without_its_diverged_members(tmp_path):
         }
     )
     members = [{"status": status} for status in ("ok", "diverged", "ok")]
-    folder.write_json(folder.report_file, {"members": members})
+    folder.write_json(folder.report_file, {"members": members, "bayes": {"full": {}}})
     read = read_outcome(folder.path)
+    assert read.bayes == {"full": {}}
     assert read.seeds.tolist() == [0, 2] and read.classes == CLASSES
     np.testing.assert_array_equal(read.probability, run.probability[[0, 2]])
     folder.write_json(folder.report_file, {"members": [{"status": "diverged"}] * 3})

@@ -440,6 +440,10 @@ def test_a_table_shows_what_the_report_says(reported):
         row = re.findall(rf"^\| {name} .*$", text, re.MULTILINE)[-1]
         cell = row.split("|")[2].strip()
         assert cell == "-" if share is None else cell.startswith(f"{share['mean']:.3f}")
+    assert "Bayes" not in text
+    views = {"context_free": {"macro_f1": 0.41}, "full": {"macro_f1": 0.72}}
+    told = format_gan_report(reported | {"bayes": views})
+    assert "macro F1 0.410 from single utterances, 0.720 from whole conversations" in told
     whole = reported["real"]["utility"]["test"]["macro_f1"]
     row = next(line for line in text.splitlines() if line.startswith("| all real  "))
     assert row.split("|")[5].strip() == f"{whole:.3f}"

@@ -16,7 +16,8 @@ from cberl_jax.grid import parse_grid
 from cberl_jax.inference import evaluate_run
 from cberl_jax.prepare import list_members, load_data, prepare
 from cberl_jax.progress import Progress
-from cberl_jax.sweep import even_chunks, fit_fleet, sweep
+from cberl_jax.report import best_possible
+from cberl_jax.sweep import best_at, even_chunks, fit_fleet, sweep
 from cberl_jax.workdir import Workdir
 
 # Fewer parts compile faster; what a sweep does with them is the same.
@@ -163,6 +164,15 @@ def test_the_best_points_run_is_written_anew_where_it_is_not_whole(corpus, tmp_p
 
 def kept_epoch(line, report):
     return report["members"][line["member"]]["epoch"]
+
+
+def test_the_best_possible_is_that_of_the_modalities_that_a_point_sees(corpus):
+    best = best_at(config("simulated:small"))
+    whole, text = best({"loss.gamma": 2.0}), best({"data.modalities": "text"})
+    assert whole == best_possible(load_data(config("simulated:small")))
+    assert text["full"]["accuracy"] < whole["full"]["accuracy"]
+    # Another law may have made what a file holds.
+    assert best_at(config(corpus))({}) is None
 
 
 def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):

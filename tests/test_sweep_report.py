@@ -159,6 +159,23 @@ def test_the_text_names_the_choice_and_its_limits(report):
     assert "\nBest on dev:\n\n```\n--config.loss.gamma=2 --config.model.hidden=64\n```\n" in text
 
 
+def test_on_a_simulated_corpus_a_points_share_of_its_best_possible_is_told():
+    def best_at(point):
+        best = {"accuracy": 0.8, "balanced_accuracy": 0.75 if point["model.hidden"] == 64 else 0.9}
+        return {"full": best, "context_free": {name: value / 2 for name, value in best.items()}}
+
+    report = create_sweep_report(GRID, sweep_members(), "mean_f1", best_at)
+    assert report["points"][0]["bayes"] == best_at({"model.hidden": 64})
+    # The best point has 0.6 and 0.3 on test, and the one whose members all diverged has no line.
+    told = format_sweep(report).split("## Share of the best possible")[1].split("\n\n")[2]
+    assert len(told.splitlines()) == 2 + 3
+    for share in ("75.0 % of 0.800", "150.0 % of 0.400", "40.0 % of 0.750", "80.0 % of 0.375"):
+        assert share in told.splitlines()[2]
+    assert "best possible" not in format_sweep(
+        create_sweep_report(GRID, sweep_members(), "mean_f1")
+    )
+
+
 def test_a_best_point_that_lost_members_says_so():
     members = [m for m in sweep_members() if m["settings"] == expand(GRID)[3]]
     text = format_sweep(create_sweep_report(GRID, members, "mean_f1"))
