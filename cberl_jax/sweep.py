@@ -179,13 +179,14 @@ def chunks(folder: Workdir) -> pathlib.Path:
 
 def best_at(config: ConfigDict) -> Callable[[Point], dict[str, dict[str, float]] | None]:
     """A function: a point -> ``best_possible`` with the modalities that its members see."""
+    if not config.data.path.startswith(SIMULATED):
+        # Nothing is known of it, so there is no need to read it.
+        return lambda point: None
 
     @functools.cache
-    def best_with(modalities: str) -> dict[str, dict[str, float]] | None:
+    def best_with(modalities: str) -> dict[str, dict[str, float]]:
         return best_possible(load_data(point_config(config, {"data.modalities": modalities})))
 
-    if not config.data.path.startswith(SIMULATED):
-        return lambda point: None
     return lambda point: best_with(point.get("data.modalities", config.data.modalities))
 
 
