@@ -29,7 +29,7 @@ def create_sweep_report(
     grid: Mapping[str, Sequence[Value]],
     members: Sequence[Mapping[str, Any]],
     select: str,
-    best_at: Callable[[Point], Mapping[str, Mapping[str, float]] | None] = lambda point: None,
+    best_at: Callable[[Point], Mapping[str, Mapping[str, float]] | None],
 ) -> dict[str, Any]:
     """Gathers the members of every point and sorts the points, best first.
 

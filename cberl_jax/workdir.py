@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pathlib
-import reprlib
 import socket
 import zipfile
 import zlib
@@ -19,8 +18,8 @@ from cberl_jax.files import PART, explaining_failure, replacing, write_json, wri
 from cberl_jax.version import __version__
 
 FORMAT = 1
-# Characters of a setting that a message quotes whole.
-SHOWN = 120
+# Lists of more characters are not quoted whole in a message, but so many of their entries.
+SHOWN, FEW = 120, 3
 MEND = "delete it, and start the training again with the same command"
 
 
@@ -49,16 +48,19 @@ def _describe_difference(there: Any, asked: Any) -> str:
     """Two values that differ, for a person; of long lists only what the other one lacks."""
     long = max(len(repr(there)), len(repr(asked))) > SHOWN
     if not (long and isinstance(there, list) and isinstance(asked, list)):
-        return f"{_shorten(there)} there, {_shorten(asked)} asked for"
+        return f"{_quote(there)} there, {_quote(asked)} asked for"
     lacking = {
         "only there": [v for v in there if v not in asked],
         "only asked for": [v for v in asked if v not in there],
     }
-    return ", ".join(f"{k} {_shorten(v)}" for k, v in lacking.items() if v) or "in another order"
+    return ", ".join(f"{k} {_quote(v)}" for k, v in lacking.items() if v) or "in another order"
 
 
-def _shorten(value: Any) -> str:
-    return reprlib.repr(value) if len(repr(value)) > SHOWN else repr(value)
+def _quote(value: Any) -> str:
+    """A value as it is spelt; of a long list the first entries, each of them whole."""
+    if isinstance(value, list) and len(value) > FEW and len(repr(value)) > SHOWN:
+        return f"{value[:FEW]} and {len(value) - FEW} more"
+    return repr(value)
 
 
 class Workdir:

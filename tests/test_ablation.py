@@ -26,6 +26,8 @@ from cberl_jax.errors import UserError
 from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.grid import group_points, point_config
 from cberl_jax.pictures import draw_forest, forest_end
+from cberl_jax.prepare import load_data
+from cberl_jax.report import best_possible
 from cberl_jax.settings import default_config, flatten
 from cberl_jax.training import train_and_evaluate
 from cberl_jax.variants import (
@@ -396,3 +398,12 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
         outcome = read_variant(folder, variant, lines)[1]
         gap = np.abs(outcome.probability - alone).max()
         assert (gap < 5e-3) == (variant.name == "gamma = 0")
+
+
+def test_an_ablation_on_a_simulated_corpus_holds_what_its_variants_could_reach(tmp_path):
+    config = tiny_config(**{"data.path": "simulated:small", "train.epochs": 1, **BARE})
+    preset = choose_variants(list_variants("parts", config, MODALITIES), [], ["text only"], config)
+    report = ablate(config, str(tmp_path), [0], preset, progress=QUIET, pictures=False)
+    text = point_config(config, {"data.modalities": "text"})
+    best = [best_possible(load_data(seen)) for seen in (config, text)]
+    assert [line["bayes"] for line in report["variants"]] == best and best[0] != best[1]

@@ -24,12 +24,11 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.inference import restore_run
 from cberl_jax.progress import Progress
-from cberl_jax.workdir import Workdir, list_differences
+from cberl_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
 BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 EPOCHS = {"gan": 3, "joint": 6}
-POINTS = [{"loss.gamma": gamma / 2} for gamma in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -457,21 +456,6 @@ def test_a_read_only_folder_is_named(stopped, corpus, tmp_path):
             train(config_of(corpus), workdir)
         with pytest.raises(UserError, match="cannot make this folder"):
             train(config_of(corpus), disk / "another")
-
-
-@pytest.mark.parametrize(
-    "there, asked, said",
-    [
-        ([0, 1], [0], "points: [0, 1] there, [0] asked for"),
-        (None, POINTS, "points: None there, [{'loss.gamma': 0.0}, {'loss.gamma': 0.5}, "),
-        (POINTS, [*POINTS, {"mask.tau": 1.0}], "points: only asked for [{'mask.tau': 1.0}]"),
-        (POINTS, POINTS[1:], "points: only there [{'loss.gamma': 0.0}]"),
-        (POINTS, POINTS[::-1], "points: in another order"),
-    ],
-)
-def test_of_long_lists_only_the_difference_is_told(there, asked, said):
-    told = list_differences({"points": there, "seed": 1}, {"points": asked, "seed": 2}, ["seed"])
-    assert told.startswith(said) and len(told) < 200
 
 
 def test_a_fork_starts_where_the_other_run_is_with_other_settings(stopped, corpus, tmp_path):

@@ -1,5 +1,6 @@
 """The report on generated utterances: measures by hand, known distributions, a run, mistakes."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,12 +19,13 @@ from cberl_jax.checkpoints import open_checkpoints
 from cberl_jax.data.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.gan_report import format_gan_report, gan_report
+from cberl_jax.gan_report import create_gan_report, format_gan_report, gan_report
 from cberl_jax.gan_steps import Utterances
 from cberl_jax.generated import read_run
 from cberl_jax.inference import restore_run
 from cberl_jax.prepare import prepare
 from cberl_jax.quality import FEWEST, Gaussian, fit_gaussian, frechet_distance
+from cberl_jax.report import best_possible
 from cberl_jax.training import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -431,6 +433,15 @@ def test_files_hold_the_report_and_the_picture_is_one(finished, reported):
     assert " nan" not in text.lower()
 
 
+def test_a_simulated_corpus_has_its_exact_bayes_result_in_the_report(finished, reported):
+    material = read_run(finished)
+    # As it was before a file was made of it.
+    corpus = dataclasses.replace(material.corpus, source="simulated:small")
+    report = create_gan_report(material._replace(corpus=corpus))
+    assert report["bayes"] == best_possible(corpus) is not None
+    assert report["generated"] == reported["generated"]
+
+
 def test_a_table_shows_what_the_report_says(reported):
     text = format_gan_report(reported)
     shares = {n: x["independent"] for n, x in reported["generated"]["agreement"].items()}
@@ -440,7 +451,7 @@ def test_a_table_shows_what_the_report_says(reported):
         row = re.findall(rf"^\| {name} .*$", text, re.MULTILINE)[-1]
         cell = row.split("|")[2].strip()
         assert cell == "-" if share is None else cell.startswith(f"{share['mean']:.3f}")
-    assert "Bayes" not in text
+    assert "Bayes" not in text and reported["bayes"] is None
     views = {"context_free": {"macro_f1": 0.41}, "full": {"macro_f1": 0.72}}
     told = format_gan_report(reported | {"bayes": views})
     assert "macro F1 0.410 from single utterances, 0.720 from whole conversations" in told

@@ -78,7 +78,9 @@ def test_the_page_of_a_sweep_holds_its_table_and_pictures(tmp_path):
         | {"dev": scores(0.5), "test": scores(0.4)}
         for value in values
     ]
-    report = create_sweep_report({"data.modalities": values}, members, "macro_f1")
+    report = create_sweep_report(
+        {"data.modalities": values}, members, "macro_f1", lambda point: None
+    )
     write_sweep_report(tmp_path, report)
     page = (tmp_path / "sweep.html").read_text()
     picture = (tmp_path / "sweep_data.modalities.png").read_bytes()

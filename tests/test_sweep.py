@@ -18,10 +18,11 @@ from cberl_jax.prepare import list_members, load_data, prepare
 from cberl_jax.progress import Progress
 from cberl_jax.report import best_possible
 from cberl_jax.sweep import best_at, even_chunks, fit_fleet, sweep
-from cberl_jax.workdir import Workdir
+from cberl_jax.workdir import Workdir, list_differences
 
 # Fewer parts compile faster; what a sweep does with them is the same.
 BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
+POINTS = [{"loss.gamma": gamma / 2} for gamma in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,31 @@ def test_the_best_possible_is_that_of_the_modalities_that_a_point_sees(corpus):
     assert text["full"]["accuracy"] < whole["full"]["accuracy"]
     # Another law may have made what a file holds.
     assert best_at(config(corpus))({}) is None
+
+
+def test_a_sweep_of_a_simulated_corpus_holds_the_best_possible(tmp_path):
+    small = config("simulated:small", **BARE | {"train.epochs": 1})
+    grid = parse_grid(["loss.gamma=0,2"])
+    report = sweep(small, str(tmp_path), [0], grid, progress=QUIET, pictures=False)
+    assert [point["bayes"] for point in report["points"]] == [best_at(small)({})] * 2
+    assert "## Share of the best possible" in (tmp_path / "sweep.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "there, asked, said",
+    [
+        ([0, 1], [0], "[0, 1] there, [0] asked for"),
+        (None, POINTS, f"None there, {POINTS[:3]} and 37 more asked for"),
+        (POINTS, [*POINTS, {"mask.tau": 1.0}], "only asked for [{'mask.tau': 1.0}]"),
+        (POINTS[1:], POINTS[:-1], "only there [{'loss.gamma': 19.5}], only asked for "),
+        (POINTS, POINTS[::-1], "in another order"),
+        # What is told differs: nothing but a list is cut short.
+        ("a" * 200 + "b", "a" * 200 + "c", f"'{'a' * 200}b' there, '{'a' * 200}c' asked for"),
+    ],
+)
+def test_of_long_lists_only_the_difference_is_told(there, asked, said):
+    told = list_differences({"points": there, "seed": 1}, {"points": asked, "seed": 2}, ["seed"])
+    assert told.startswith(f"points: {said}") and len(told) < 500
 
 
 def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):

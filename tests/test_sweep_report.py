@@ -45,6 +45,11 @@ def member(settings, seed, dev=None, test=None):
     }
 
 
+def create_report(grid, members, select, best_at=lambda point: None):
+    """The report on a real corpus, unless told otherwise."""
+    return create_sweep_report(grid, members, select, best_at)
+
+
 def sweep_members():
     """Two seeds of four points; of the third one diverged, of the fourth both."""
     best, second, third, lost = (expand(GRID)[i] for i in (2, 0, 3, 1))
@@ -62,7 +67,7 @@ def sweep_members():
 
 @pytest.fixture
 def report():
-    return create_sweep_report(GRID, sweep_members(), "mean_f1")
+    return create_report(GRID, sweep_members(), "mean_f1")
 
 
 def cells(text):
@@ -88,13 +93,13 @@ def test_the_order_is_that_of_the_chosen_metric():
     grid = {"loss.gamma": [0.0, 2.0]}
     # By weighted F1 0.8 > 0.4; by the mean of both F1 0.45 < 0.5.
     for select, best in (("weighted_f1", 0.0), ("macro_f1", 2.0), ("mean_f1", 2.0)):
-        assert create_sweep_report(grid, members, select)["best"] == {"loss.gamma": best}
+        assert create_report(grid, members, select)["best"] == {"loss.gamma": best}
 
 
 def test_points_of_equal_score_stay_in_order():
     settings = [{"loss.gamma": gamma} for gamma in (5.0, 0.0, 2.0)]
     members = [member(own, 0, scores(0.5), scores(0.5)) for own in settings]
-    found = create_sweep_report({"loss.gamma": [5.0, 0.0, 2.0]}, members, "weighted_f1")
+    found = create_report({"loss.gamma": [5.0, 0.0, 2.0]}, members, "weighted_f1")
     assert [point["settings"] for point in found["points"]] == settings
 
 
@@ -164,21 +169,19 @@ def test_on_a_simulated_corpus_a_points_share_of_its_best_possible_is_told():
         best = {"accuracy": 0.8, "balanced_accuracy": 0.75 if point["model.hidden"] == 64 else 0.9}
         return {"full": best, "context_free": {name: value / 2 for name, value in best.items()}}
 
-    report = create_sweep_report(GRID, sweep_members(), "mean_f1", best_at)
+    report = create_report(GRID, sweep_members(), "mean_f1", best_at)
     assert report["points"][0]["bayes"] == best_at({"model.hidden": 64})
     # The best point has 0.6 and 0.3 on test, and the one whose members all diverged has no line.
     told = format_sweep(report).split("## Share of the best possible")[1].split("\n\n")[2]
     assert len(told.splitlines()) == 2 + 3
     for share in ("75.0 % of 0.800", "150.0 % of 0.400", "40.0 % of 0.750", "80.0 % of 0.375"):
         assert share in told.splitlines()[2]
-    assert "best possible" not in format_sweep(
-        create_sweep_report(GRID, sweep_members(), "mean_f1")
-    )
+    assert "best possible" not in format_sweep(create_report(GRID, sweep_members(), "mean_f1"))
 
 
 def test_a_best_point_that_lost_members_says_so():
     members = [m for m in sweep_members() if m["settings"] == expand(GRID)[3]]
-    text = format_sweep(create_sweep_report(GRID, members, "mean_f1"))
+    text = format_sweep(create_report(GRID, members, "mean_f1"))
     assert "Best on dev, though 1 of its 2 members diverged:" in text
 
 
@@ -204,14 +207,12 @@ def test_flags_are_safe_in_a_shell():
 
 
 def test_a_sweep_without_settings_or_without_survivors_is_reported():
-    one = create_sweep_report({}, [member({}, 0, scores(0.5), scores(0.4))], "accuracy")
+    one = create_report({}, [member({}, 0, scores(0.5), scores(0.4))], "accuracy")
     assert one["best"] == {}
     text = format_sweep(one)
     assert cells(text)[1] == ["0.000", "0.400", "0.000", "0.000", "0.000", "0 of 1"]
     assert "Best on dev" not in text and "Pictures" not in text
-    lost = create_sweep_report(
-        {"loss.gamma": [1.0, 2.0]}, [member({"loss.gamma": 1.0}, 0)], "accuracy"
-    )
+    lost = create_report({"loss.gamma": [1.0, 2.0]}, [member({"loss.gamma": 1.0}, 0)], "accuracy")
     assert lost["best"] is None
     assert format_sweep(lost).endswith("No member is left to report on.\n")
 
@@ -236,7 +237,7 @@ def test_a_setting_with_one_value_and_a_sweep_without_survivors_have_no_picture(
     ):
         folder = tmp_path / name
         folder.mkdir()
-        write_sweep_report(folder, create_sweep_report(grid, members, "accuracy"))
+        write_sweep_report(folder, create_report(grid, members, "accuracy"))
         assert [path.name for path in folder.glob("*.png")] == expected
         assert (folder / "sweep.json").exists()
 
