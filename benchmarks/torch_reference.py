@@ -559,7 +559,8 @@ class Intermediates(NamedTuple):
 
 def join_turns(features: Tensor, dialogues: Dialogues, before: int, after: int) -> Tensor:
     """[N, (before + 1 + after) D] each utterance's features beside those of the turns around it."""
-    number, dialogue = torch.arange(len(features)), dialogues.place[0] % dialogues.grid.shape[2]
+    number = torch.arange(len(features), device=features.device)
+    dialogue = dialogues.place[0] % dialogues.grid.shape[2]
     views = []
     for offset in range(-before, after + 1):
         near = (number + offset).clamp(0, len(features) - 1)
