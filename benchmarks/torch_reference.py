@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from cberl_jax.data.packing import Turns, turns_of
 from cberl_jax.models.cberl import ModelSettings
-from cberl_jax.prepare import Prepared
+from cberl_jax.training.prepare import Prepared
 
 RELATIONS = 6  # (same or other speaker) x (past, self, future)
 SLOPE = 0.2  # of LeakyReLU

@@ -11,15 +11,15 @@ from numbers import Integral
 
 from ml_collections import ConfigDict
 
-from cberl_jax.configs import change, named_config
+from cberl_jax.config.presets import change, named_config
+from cberl_jax.config.settings import Value
 from cberl_jax.errors import UserError
-from cberl_jax.files import explaining_failure
-from cberl_jax.inference import read_settings
-from cberl_jax.predictor import Model, load
-from cberl_jax.progress import Progress, show_progress
-from cberl_jax.report import format_report
-from cberl_jax.settings import Value
-from cberl_jax.training import train_and_evaluate
+from cberl_jax.reports.run import format_report
+from cberl_jax.runtime.files import explaining_failure
+from cberl_jax.runtime.progress import Progress, show_progress
+from cberl_jax.serving.model import Model, load
+from cberl_jax.serving.restore import read_settings
+from cberl_jax.training.loop import train_and_evaluate
 
 
 class Report(dict):
@@ -126,7 +126,7 @@ def train(
       data: canonical ``.npz``, a pickle of the field or ``simulated:<size>``; by default the
         config's own, which only ``demo`` has.
       config: a name (``default``, ``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), or
-        all settings (``cberl_jax.settings.default_config()``, changed).
+        all settings (``cberl_jax.config.settings.default_config()``, changed).
       seeds: number of members, whose seeds count from 0; or the seeds.
       workdir: folder that keeps the run. Without one the run lies in a temporary folder, which
         ends with the Run that is returned or with the process, unless ``Run.save`` copies it.

@@ -10,10 +10,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cberl_jax.configs import check_complete
+from cberl_jax.config.presets import check_complete
+from cberl_jax.config.settings import check_known, check_types, describe_settings, flatten
 from cberl_jax.errors import Interrupted, UserError
-from cberl_jax.processes import ending_with_others, is_main, start_processes
-from cberl_jax.settings import check_known, check_types, describe_settings, flatten
+from cberl_jax.runtime.processes import ending_with_others, is_main, start_processes
 
 USER_ERROR_STATUS = 2
 

@@ -11,11 +11,11 @@ what is missing.
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.ablation import ablate
-from cberl_jax.ablation_report import format_ablation
-from cberl_jax.prepare import load_data
-from cberl_jax.progress import show_progress
-from cberl_jax.variants import PRESETS, choose_variants, list_variants, read_variants
+from cberl_jax.config.variants import PRESETS, choose_variants, list_variants, read_variants
+from cberl_jax.reports.ablation import format_ablation
+from cberl_jax.runtime.progress import show_progress
+from cberl_jax.studies.ablation import ablate
+from cberl_jax.training.prepare import load_data
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()

@@ -10,9 +10,14 @@ test dialogues too: no result, but whether a difference between the splits keeps
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.baselines import KINDS, format_baselines, measure_baselines, write_baselines
-from cberl_jax.progress import print_now
-from cberl_jax.workdir import Workdir
+from cberl_jax.evaluation.baselines import (
+    KINDS,
+    format_baselines,
+    measure_baselines,
+    write_baselines,
+)
+from cberl_jax.runtime.progress import print_now
+from cberl_jax.runtime.workdir import Workdir
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()

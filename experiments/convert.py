@@ -7,7 +7,7 @@ from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.data.corpus import describe
-from cberl_jax.data.load import convert
+from cberl_jax.data.readers.load import convert
 
 INPUT = flags.DEFINE_string("input", None, "Pickle, .npz or simulated:<size>.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "The .npz to write or replace.", required=True)

@@ -6,8 +6,8 @@ python experiments/evaluate.py --workdir=runs/meld --data=meld.npz
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.inference import evaluate_run
-from cberl_jax.report import format_report
+from cberl_jax.reports.run import format_report
+from cberl_jax.serving.restore import evaluate_run
 
 DATA = cli.define_data()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)

@@ -11,7 +11,7 @@ python experiments/export.py --workdir=runs/meld --output=model.bin
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.export import LENGTH, export_run
+from cberl_jax.serving.export import LENGTH, export_run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "The file to write or replace.", required=True)

@@ -9,7 +9,7 @@ from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.data.corpus import describe
-from cberl_jax.extraction import Sources, extract, parse_vectors
+from cberl_jax.features.extract import Sources, extract, parse_vectors
 from cberl_jax.features.text import PACKAGED
 from cberl_jax.features.tuning import Tuning
 

@@ -6,7 +6,7 @@ python experiments/gan_report.py --workdir=runs/meld --data=meld.npz
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.gan_report import format_gan_report, gan_report
+from cberl_jax.reports.gan import format_gan_report, gan_report
 
 DATA = cli.define_data()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)

@@ -7,7 +7,7 @@ python experiments/predict.py --workdir=runs/meld --input=conversations.jsonl \
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.predictor import predict_file
+from cberl_jax.serving.model import predict_file
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 INPUT = flags.DEFINE_string(

@@ -10,10 +10,10 @@ The same command started again does what is missing.
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.grid import parse_grid
-from cberl_jax.progress import show_progress
-from cberl_jax.sweep import sweep
-from cberl_jax.sweep_report import format_sweep
+from cberl_jax.config.grid import parse_grid
+from cberl_jax.reports.sweep import format_sweep
+from cberl_jax.runtime.progress import show_progress
+from cberl_jax.studies.sweep import sweep
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()

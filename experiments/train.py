@@ -9,9 +9,9 @@ The same command started again goes on from the last checkpoint.
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.progress import show_progress
-from cberl_jax.report import format_report
-from cberl_jax.training import train_and_evaluate
+from cberl_jax.reports.run import format_report
+from cberl_jax.runtime.progress import show_progress
+from cberl_jax.training.loop import train_and_evaluate
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()

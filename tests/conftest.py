@@ -40,7 +40,7 @@ def program_environment(tmp_path_factory):
 def traces(monkeypatch):
     """Names of the epochs, one for each time that one is traced, which is when it is compiled."""
     # Not at the top: jax must not be there before its flags.
-    from cberl_jax import fleet
+    from cberl_jax.training import fleet
 
     found = []
     for name in ("gan_epoch", "joint_epoch"):

@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.conversations import read_json_lines
-from cberl_jax.data.npz import read_npz
-from cberl_jax.data.pickles import read_pickle
+from cberl_jax.config.grid import parse_grid
+from cberl_jax.config.settings import default_config, flatten
+from cberl_jax.config.variants import read_variants
+from cberl_jax.data.readers.jsonl import read_json_lines
+from cberl_jax.data.readers.npz import read_npz
+from cberl_jax.data.readers.pickles import read_pickle
 from cberl_jax.errors import UserError
-from cberl_jax.grid import parse_grid
-from cberl_jax.inference import read_settings
-from cberl_jax.settings import default_config, flatten
-from cberl_jax.variants import read_variants
+from cberl_jax.runtime.workdir import FORMAT
+from cberl_jax.serving.restore import read_settings
 from cberl_jax.version import __version__
-from cberl_jax.workdir import FORMAT
 
 
 class Reader(NamedTuple):

@@ -15,7 +15,7 @@ from cberl_jax.version import __version__
 ROOT = Path(__file__).parent.parent
 TRAINS = """
 import cberl_jax as cberl
-from cberl_jax import configs
+from cberl_jax.config import presets as configs
 
 config = configs.change(configs.demo(), {
     "gan.epochs": 1, "gan.steps": 2, "train.epochs": 1, "model.hidden": 8, "model.djvae": False,

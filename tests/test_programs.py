@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 import cberl_jax as cberl
-from cberl_jax.data.load import load_corpus
-from cberl_jax.data.npz import write_npz
 from cberl_jax.data.packing import fit_standardiser
+from cberl_jax.data.readers.load import load_corpus
+from cberl_jax.data.readers.npz import write_npz
 
 ROOT = Path(__file__).parent.parent
 # A shorter GAN stage; the joint model keeps its widths, since narrow ones learn too slowly.
@@ -292,7 +292,7 @@ def test_a_config_file_opens_with_its_command_and_holds_known_settings(name):
     text = (ROOT / "experiments" / "configs" / f"{name}.py").read_text()
     assert f"python experiments/train.py --config=experiments/configs/{name}.py" in text
     assert re.search(r"Expected: .*(\d|not measured)", text)
-    from cberl_jax.settings import check_config, default_config, flatten
+    from cberl_jax.config.settings import check_config, default_config, flatten
 
     scope = {}
     exec(compile(text, name, "exec"), scope)
@@ -315,7 +315,7 @@ def test_a_config_file_opens_with_its_command_and_holds_known_settings(name):
 def test_a_config_file_with_a_mistake_is_refused(body, message, program_environment, tmp_path):
     file = tmp_path / "own.py"
     file.write_text(
-        "from cberl_jax.settings import default_config\n\n\ndef get_config():\n"
+        "from cberl_jax.config.settings import default_config\n\n\ndef get_config():\n"
         f"    config = default_config()\n    {body}\n    return config\n"
     )
     command = program("train", f"--config={file}", f"--workdir={tmp_path / 'run'}")

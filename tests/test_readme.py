@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from cberl_jax.data.npz import write_npz
+from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 PARTS = ("djvae", "bilstm", "graph", "reconstruction")
 # In place of a config of experiments/configs: parts that compile fast.
 CONFIG = f"""
-from cberl_jax.settings import default_config
+from cberl_jax.config.settings import default_config
 
 
 def get_config():

@@ -1,7 +1,7 @@
 """A model and a training so small that compiling is all they take."""
 
-from cberl_jax.progress import Progress
-from cberl_jax.settings import default_config
+from cberl_jax.config.settings import default_config
+from cberl_jax.runtime.progress import Progress
 
 QUIET = Progress(lambda line: None)
 

@@ -1,1 +1,1 @@
-"""Corpora: files, validation, the simulation, packing, and where generated utterances go."""
+"""Corpora: validation, the simulation, standardising, packing, where generated utterances go."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from cberl_jax.data.augmentation import Placement
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.packing import (
     Rows,
@@ -15,7 +16,6 @@ from cberl_jax.data.packing import (
     pack_dialogues,
     turns_of,
 )
-from cberl_jax.data.placement import Placement
 
 # Neighbours of SMOTE's original paper.
 SMOTE_NEIGHBOURS = 5

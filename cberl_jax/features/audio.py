@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.transcripts import Transcript
+from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
 from cberl_jax.features.optional import load_library
 

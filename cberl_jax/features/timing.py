@@ -6,7 +6,7 @@ turn, so a model that follows a conversation live (``train.py --causal``) has to
 
 import numpy as np
 
-from cberl_jax.data.transcripts import Transcript, Turn
+from cberl_jax.data.readers.transcripts import Transcript, Turn
 
 NAMES = (
     "duration (s)",

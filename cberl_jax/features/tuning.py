@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sklearn.metrics import f1_score
 
-from cberl_jax.data.transcripts import Transcript
+from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
 from cberl_jax.features.optional import load_library
 

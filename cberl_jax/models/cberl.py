@@ -12,12 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cberl_jax.graphs import conversation_graph
-from cberl_jax.masking import Masking
 from cberl_jax.models.bilstm import BiLSTM
 from cberl_jax.models.djvae import DJVAE, LatentState
 from cberl_jax.models.ensemble import Ensemble
+from cberl_jax.models.graphs import conversation_graph
 from cberl_jax.models.layers import Dropout, HiddenLayer
+from cberl_jax.models.masking import Masking
 from cberl_jax.models.mgnn import GraphEncoder, MaskTokens, NodeDecoder
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from cberl_jax.graphs import RELATIONS, Blocks
-from cberl_jax.masking import Masking
+from cberl_jax.models.graphs import RELATIONS, Blocks
 from cberl_jax.models.layers import Dropout
+from cberl_jax.models.masking import Masking
 
 NO_EDGE = -1e9
 SLOPE = 0.2  # of LeakyReLU, as in the graph attention paper

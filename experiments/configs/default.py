@@ -6,6 +6,6 @@ r"""Every setting at its default: where a corpus of your own starts.
 Expected: not measured on every corpus; what it gave on MELD is in BUILD_NOTES.md.
 """
 
-from cberl_jax.settings import default_config as get_config
+from cberl_jax.config.settings import default_config as get_config
 
 __all__ = ["get_config"]

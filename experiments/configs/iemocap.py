@@ -7,6 +7,6 @@ Expected: not measured, since the features cannot be passed on; the settings are
 for batches that suit 120 dialogues of 50 turns, and a wider window.
 """
 
-from cberl_jax.configs import iemocap as get_config
+from cberl_jax.config.presets import iemocap as get_config
 
 __all__ = ["get_config"]

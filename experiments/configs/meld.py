@@ -7,6 +7,6 @@ Expected: about three minutes on two cores; test weighted F1 0.624 and macro F1 
 seeds. For features of an encoder that was not tuned on MELD there is ``meld_frozen.py``.
 """
 
-from cberl_jax.configs import meld as get_config
+from cberl_jax.config.presets import meld as get_config
 
 __all__ = ["get_config"]

@@ -7,6 +7,6 @@ Expected: about ten minutes on two cores; test weighted F1 0.591 and macro F1 0.
 seeds.
 """
 
-from cberl_jax.configs import meld_frozen as get_config
+from cberl_jax.config.presets import meld_frozen as get_config
 
 __all__ = ["get_config"]

@@ -6,6 +6,6 @@ r"""CMU-MOSI: positive or negative in monologues, all three modalities.
 Expected: about a minute on two cores; test weighted F1 0.789 over sixteen seeds.
 """
 
-from cberl_jax.configs import mosi as get_config
+from cberl_jax.config.presets import mosi as get_config
 
 __all__ = ["get_config"]

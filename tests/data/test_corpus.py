@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cberl_jax.data.corpus import Corpus, describe, fingerprint
-from cberl_jax.data.layers import combine_text_layers
-from cberl_jax.data.load import load_corpus
+from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.subset import keep_train_share
+from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cberl_jax.data.load import load_conversations, load_corpus
+from cberl_jax.data.readers.load import load_conversations, load_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.extraction import Sources, extract, parse_vectors
+from cberl_jax.features.extract import Sources, extract, parse_vectors
 from cberl_jax.features.tuning import Tuning
 
 ROOT = Path(__file__).parents[2]

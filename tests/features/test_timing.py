@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cberl_jax.data.npz import read_npz
-from cberl_jax.data.transcripts import Transcript, Turn
+from cberl_jax.data.readers.npz import read_npz
+from cberl_jax.data.readers.transcripts import Transcript, Turn
 from cberl_jax.features.timing import timing_features
 
 

@@ -1,0 +1,1 @@
+"""Settings, presets, grids of settings, and the variants of an ablation."""

@@ -1,0 +1,1 @@
+"""Readers of corpora, conversations and vectors, one module per format."""

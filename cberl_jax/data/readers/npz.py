@@ -1,0 +1,265 @@
+"""The canonical file: an ``.npz`` of plain arrays, never of pickled objects.
+
+Section 2 of the design. The archive's members are read one by one, each only after its header
+has said how large it is, so a file from a stranger costs bounded memory and runs nothing. What
+the arrays mean is checked in ``validate.py``.
+"""
+
+import math
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
+from cberl_jax.data.validate import validate
+from cberl_jax.errors import UserError
+from cberl_jax.runtime.files import replacing
+
+# All arrays of a file together; MELD takes 30 MB.
+MAX_BYTES = 4 * 2**30
+# How far a file may expand: deflated zeros shrink a thousandfold, real features threefold. Arrays
+# that are within the free bytes may be all zeros.
+MAX_EXPANSION = 64
+FREE_BYTES = 2**28
+# What numpy writes. zipfile unpacks the other methods whole, whatever size they declare.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+REQUIRED = ("classes", "dialogue", "split", "length", "speaker", "label")
+OPTIONAL = ("utterance",)
+NEEDED_TO_PREDICT = ("dialogue", "length", "speaker")
+FEATURES, PRESENT = "features.", "present."
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
+    """Reads and validates a canonical file.
+
+    Args:
+      path: an ``.npz`` with ``classes`` [C], ``dialogue`` [G], ``split`` [G] and ``speaker``
+        [N] of strings, ``length`` [G] and ``label`` [N] of integers, ``features.<modality>``
+        [N, d_m] of floats, and optionally ``utterance`` [N] of strings and
+        ``present.<modality>`` [N] of booleans.
+      to_predict: the file is only to be predicted: ``classes``, ``split`` and ``label`` may be
+        missing, and every dialogue counts as test.
+
+    Returns:
+      The corpus, features as float32.
+
+    Raises:
+      UserError: naming the file and the key, for anything that is not such a file.
+    """
+    source = os.fspath(path)
+    arrays = read_arrays(source, _is_known)
+    needed = NEEDED_TO_PREDICT if to_predict else REQUIRED
+    missing = [key for key in needed if key not in arrays]
+    if missing:
+        raise UserError(f"{source}: the key {missing[0]!r} is missing.")
+    if to_predict:
+        arrays = _without_labels(arrays) | arrays | {"split": _all_test(arrays)}
+    label = _integers(source, "label", arrays["label"])
+    features, present = _modalities(source, arrays, len(label))
+    text = {
+        key: _vector(source, key, arrays[key], "U", "strings")
+        for key in ("classes", "dialogue", "split", "speaker", "utterance")
+        if key in arrays
+    }
+    corpus = Corpus(
+        classes=tuple(text["classes"].tolist()),
+        dialogue=text["dialogue"],
+        split=text["split"],
+        length=_integers(source, "length", arrays["length"]),
+        speaker=text["speaker"],
+        label=label,
+        features=features,
+        present=present,
+        utterance=text.get("utterance"),
+        source=source,
+    )
+    return validate(corpus, to_predict=to_predict)
+
+
+def _without_labels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a file may lack that is only to be predicted."""
+    label = np.full(arrays["speaker"].size, UNLABELLED, np.int32)
+    return {"classes": np.zeros(0, "U1"), "label": label}
+
+
+def _all_test(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.full(arrays["dialogue"].size, "test")
+
+
+def write_npz(corpus: Corpus, path: str | os.PathLike) -> None:
+    """Writes a corpus as a canonical file, whole or not at all.
+
+    Args:
+      corpus: what to write.
+      path: where to; a file that is there already is replaced once the new one is complete.
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    arrays = {
+        "classes": np.array(corpus.classes, np.str_),
+        "dialogue": corpus.dialogue,
+        "split": corpus.split,
+        "length": corpus.length,
+        "speaker": corpus.speaker,
+        "label": corpus.label,
+    }
+    if corpus.utterance is not None:
+        arrays["utterance"] = corpus.utterance
+    arrays |= {FEATURES + name: array for name, array in corpus.features.items()}
+    for name, flags in corpus.present.items():
+        if not flags.all():
+            arrays[PRESENT + name] = flags
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _is_known(key: str) -> bool:
+    return key in REQUIRED + OPTIONAL or key.startswith((FEATURES, PRESENT))
+
+
+def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Reads an ``.npz`` from a stranger, without trust in what it says of itself.
+
+    Args:
+      source: path of the file.
+      is_known: whether an array may have a name.
+
+    Returns:
+      The arrays by name, of booleans, numbers or strings.
+
+    Raises:
+      UserError: naming the file and the array.
+    """
+    try:
+        archive = zipfile.ZipFile(source)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error}).") from error
+    except Exception as error:
+        raise UserError(f"{source}: is not an .npz file, or is damaged ({_why(error)}).") from error
+    with archive:
+        members = {}
+        for member in archive.infolist():
+            key = member.filename.removesuffix(".npy")
+            if not is_known(key) or not member.filename.endswith(".npy"):
+                raise UserError(f"{source}: unknown key {member.filename[:80]!r}.")
+            if key in members:
+                raise UserError(f"{source}: the key {key!r} is there twice.")
+            members[key] = member
+        total = sum(member.file_size for member in members.values())
+        limit = min(MAX_BYTES, FREE_BYTES + MAX_EXPANSION * os.path.getsize(source))
+        if total > limit:
+            raise UserError(
+                f"{source}: declares {total} bytes of arrays; of a file of its size at most "
+                f"{limit} are read (numpy.savez writes it uncompressed)."
+            )
+        return {key: _read_array(source, archive, key, members[key]) for key in members}
+
+
+def _is_known(key: str) -> bool:
+    kind, dot, modality = key.partition(".")
+    if kind + dot in (FEATURES, PRESENT):
+        return MODALITY_NAME.fullmatch(modality) is not None
+    return key in REQUIRED + OPTIONAL
+
+
+def _read_array(
+    source: str, archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo
+) -> np.ndarray:
+    if member.compress_type not in _METHODS:
+        raise UserError(f"{source}: {key!r} is compressed by a method that numpy does not write.")
+    try:
+        with archive.open(member) as file:
+            shape, fortran, dtype = _read_header(file)
+            size = math.prod(shape) * dtype.itemsize
+            if dtype.kind not in "biufU":
+                raise UserError(f"{source}: {key!r} holds {dtype} values, which are not read.")
+            if not dtype.itemsize:
+                raise ValueError("its strings have no width")
+            if size != member.file_size - file.tell():
+                raise ValueError(f"its header declares {size} bytes, it holds another number")
+            data = file.read(size)
+            array = np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+            # Decoding proves that every code point exists; numpy itself would look only later.
+            is_text = dtype.kind == "U" and array.ndim == 1
+            return np.array(array.tolist(), np.str_) if is_text else array
+    except UserError:
+        raise
+    # A damaged archive can raise nearly anything: zlib, struct, tokenizer and memory errors.
+    except Exception as error:
+        raise UserError(f"{source}: {key!r} is damaged ({_why(error)}).") from error
+
+
+def _why(error: Exception) -> str:
+    """The beginning of an error's text; numpy's repeat headers of any length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"array format {version} is not read")
+    with warnings.catch_warnings():
+        # That it was written by Python 2 changes nothing.
+        warnings.simplefilter("ignore", UserWarning)
+        shape, fortran, dtype = _HEADERS[version](file)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"its shape is {shape}")
+    return shape, fortran, dtype
+
+
+def _modalities(
+    source: str, arrays: Mapping[str, np.ndarray], count: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Features and presence of each modality; ``count`` utterances if the file has no flags."""
+    features, present = {}, {}
+    for key, array in arrays.items():
+        if key.startswith(FEATURES):
+            features[key.removeprefix(FEATURES)] = _table(source, key, array)
+    for name in features:
+        flags = arrays.get(PRESENT + name, np.ones(count, bool))
+        present[name] = _vector(source, PRESENT + name, flags, "b", "booleans")
+    for key in arrays:
+        if key.startswith(PRESENT) and key.removeprefix(PRESENT) not in features:
+            raise UserError(f"{source}: {key!r} has no features.{key.removeprefix(PRESENT)}.")
+    return features, present
+
+
+def _vector(source: str, key: str, array: np.ndarray, kind: str, what: str) -> np.ndarray:
+    if array.ndim != 1 or array.dtype.kind != kind:
+        found = f"{array.dtype} of shape {array.shape}"
+        raise UserError(f"{source}: {key!r} must be a list of {what}, not {found}.")
+    return array
+
+
+def _integers(source: str, key: str, array: np.ndarray) -> np.ndarray:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        hint = " (one-hot?)" if array.ndim == 2 else ""
+        raise UserError(
+            f"{source}: {key!r} must hold one integer per entry, not {array.dtype} of shape "
+            f"{array.shape}{hint}."
+        )
+    limits = np.iinfo(np.int32)
+    wrong = array[(array < limits.min) | (array > limits.max)]
+    if wrong.size:
+        raise UserError(f"{source}: {key!r} holds {wrong[0]}, which is over 32 bits.")
+    return array.astype(np.int32)
+
+
+def _table(source: str, key: str, array: np.ndarray) -> np.ndarray:
+    if array.ndim != 2 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise UserError(
+            f"{source}: {key!r} must be a table of float16, float32 or float64, [N, width], "
+            f"not {array.dtype} of shape {array.shape}."
+        )
+    return array

@@ -1,0 +1,1 @@
+"""What trained members predict, and how it is measured."""

@@ -1,0 +1,87 @@
+"""What one member makes of a split's utterances on the way to its probabilities."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import create_table
+from cberl_jax.data.packing import Standardiser, pack_dialogues
+from cberl_jax.models.masking import no_masking
+from cberl_jax.training.epoch import Program, gather
+from cberl_jax.training.fleet import compile_once
+
+
+class Inside(NamedTuple):
+    """Codes and attention of the n utterances of a split, in the corpus's order.
+
+    Attributes:
+      code: [n, hidden], what the context parts make of each utterance.
+      attention: [n, past + 1 + future], how much of each turn around it an utterance hears in the
+        last graph layer, mean over heads. Turns of other dialogues weigh 0 and a row sums to 1.
+        None where the model has no graph.
+    """
+
+    code: np.ndarray
+    attention: np.ndarray | None
+
+
+def look_inside(
+    program: Program, variables: Mapping[str, Any], corpus: Corpus, standardiser: Standardiser
+) -> Inside:
+    """Passes the test split through one member, a batch of ``program.rows`` at a time.
+
+    Args:
+      program: of the member.
+      variables: ``params`` and ``constants`` of its joint model, without a member axis.
+      corpus: the corpus.
+      standardiser: the train statistics that belong to the parameters.
+    """
+    rows = pack_dialogues(corpus, corpus.split == "test", program.rows)
+
+    def forward(variables, table, rows):
+        def of_batch(batch):
+            conversations = gather(table, batch, jnp.zeros((0,), jnp.int32), None)
+            masking = no_masking(batch.index.shape)
+            _, found = program.model.apply(variables, conversations, masking, 0.0)
+            heard = found.attention
+            if heard is not None:
+                heard = heard.mean(axis=-1).reshape(*batch.index.shape, -1)
+            return found.code, heard
+
+        batches = jax.tree.map(lambda x: x.reshape(-1, program.rows, *x.shape[1:]), rows)
+        return jax.lax.map(of_batch, batches)
+
+    arguments = (variables, create_table(corpus, standardiser), rows)
+    compiled = compile_once(forward, *arguments)
+
+    used = rows.segment > 0
+    order = np.argsort(rows.index[used])
+
+    def in_order(values):
+        values = np.asarray(values)
+        return values.reshape(*rows.index.shape, -1)[used][order]
+
+    return Inside(*jax.tree.map(in_order, compiled(*arguments)))
+
+
+def attention_within(inside: Inside, start: int, length: int, past: int) -> np.ndarray:
+    """The attention among the turns of one dialogue.
+
+    Args:
+      inside: with attention.
+      start: of the dialogue within the split.
+      length: T, its turns.
+      past: turns that the window of the graph holds before an utterance.
+
+    Returns:
+      [T, T]: what each turn (row) hears of each (column); rows sum to 1.
+    """
+    window = inside.attention[start : start + length]
+    offset = np.arange(length)[None, :] - np.arange(length)[:, None] + past
+    near = (offset >= 0) & (offset < window.shape[1])
+    picked = np.take_along_axis(window, np.clip(offset, 0, window.shape[1] - 1), axis=1)
+    return np.where(near, picked, 0.0)

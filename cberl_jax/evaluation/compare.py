@@ -1,0 +1,275 @@
+"""Two finished runs compared: paired bootstrap over dialogues and seeds (section 5).
+
+Utterances of one dialogue are not independent, and neither are the scores of one seed on them:
+whole dialogues and whole members are drawn anew, the same ones for both runs. All figures come from
+confusion matrices, so that thousands of draws are a few matrix products.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cberl_jax.errors import UserError
+from cberl_jax.reports.run import BAYES_METRICS, TITLES, format_shares, format_table
+from cberl_jax.runtime.workdir import Workdir
+
+DRAWS = 4000
+
+
+class Outcome(NamedTuple):
+    """What a run predicted on test.
+
+    Attributes:
+      name: of its folder.
+      classes: names of the C classes.
+      seeds: [S] int, of the members that did not diverge.
+      probability: [S, n, C].
+      label: [n] int.
+      dialogue: [n] str.
+      bayes: of a run's report: ``best_possible`` on a simulated corpus, else None.
+    """
+
+    name: str
+    classes: list[str]
+    seeds: np.ndarray
+    probability: np.ndarray
+    label: np.ndarray
+    dialogue: np.ndarray
+    bayes: Mapping[str, Mapping[str, float]] | None = None
+
+
+def read_outcome(workdir: str | os.PathLike) -> Outcome:
+    """Reads a finished run.
+
+    Raises:
+      UserError: there is no finished run, or none of its members is left.
+    """
+    folder = Workdir(workdir, create=False)
+    folder.read_config()
+    if not folder.finished:
+        raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
+    report = folder.read_report()
+    sound = [m["status"] == "ok" for m in report["members"]]
+    if not any(sound):
+        raise UserError(f"{folder.path}: all members of this run have diverged")
+    stored = folder.read_predictions()
+    return Outcome(
+        folder.path.name,
+        stored["classes"].tolist(),
+        stored["seed"][sound],
+        stored["test.probability"][sound],
+        stored["test.label"],
+        stored["test.dialogue"],
+        # A chunk of a sweep has none.
+        report.get("bayes"),
+    )
+
+
+def check_comparable(first: Outcome, second: Outcome) -> None:
+    """Refuses runs that were not tested on the same utterances.
+
+    Raises:
+      UserError: the classes, the labels or the dialogues differ.
+    """
+    for field in ("classes", "label", "dialogue"):
+        if not np.array_equal(getattr(first, field), getattr(second, field)):
+            raise UserError(
+                f"{first.name} and {second.name} cannot be compared: their test splits differ in "
+                f"{field}"
+            )
+
+
+def confusions(probability: np.ndarray, label: np.ndarray, dialogue: np.ndarray) -> np.ndarray:
+    """Counts true and predicted classes dialogue by dialogue.
+
+    Args:
+      probability: [S, n, C].
+      label: [n] int; utterances below zero do not count.
+      dialogue: [n] str.
+
+    Returns:
+      [G, S, C, C] float, rows are true classes, columns predicted ones.
+    """
+    members, _, classes = probability.shape
+    _, of_dialogue = np.unique(dialogue, return_inverse=True)
+    counted = np.flatnonzero(label >= 0)
+    guess = probability.argmax(axis=-1)[:, counted]
+    counts = np.zeros((of_dialogue.max() + 1, members, classes, classes))
+    for member in range(members):
+        where = (of_dialogue[counted], member, label[counted], guess[member])
+        np.add.at(counts, where, 1.0)
+    return counts
+
+
+def metrics_of(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Scores of confusion matrices, by the rules of ``evaluate_predictions``.
+
+    Args:
+      confusion: [..., C, C], rows are true classes.
+      classes: names of the C classes.
+
+    Returns:
+      ``METRICS``, ``mean_f1``, and ``F1 <class>`` and ``recall <class>``, each [...].
+    """
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    support, guessed = confusion.sum(axis=-1), confusion.sum(axis=-2)
+
+    def ratio(above, below):
+        return np.where(below > 0, above / np.where(below > 0, below, 1.0), 0.0)
+
+    f1, recall = ratio(2 * right, support + guessed), ratio(right, support)
+    total = support.sum(axis=-1)
+    held, seen = support > 0, (support > 0) | (guessed > 0)
+    scores = {
+        "accuracy": ratio(right.sum(axis=-1), total),
+        "weighted_f1": ratio((f1 * support).sum(axis=-1), total),
+        "macro_f1": ratio((f1 * seen).sum(axis=-1), seen.sum(axis=-1)),
+        "balanced_accuracy": ratio((recall * held).sum(axis=-1), held.sum(axis=-1)),
+    }
+    scores["mean_f1"] = (scores["weighted_f1"] + scores["macro_f1"]) / 2
+    for number, name in enumerate(classes):
+        scores[f"F1 {name}"] = f1[..., number]
+        scores[f"recall {name}"] = recall[..., number]
+    return scores
+
+
+def _draw(generator: np.random.Generator, count: int, draws: int) -> np.ndarray:
+    """How often each of ``count`` things is drawn when as many are drawn: [draws, count]."""
+    return generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+
+
+def _bootstrap_means(
+    counts: np.ndarray, dialogues: np.ndarray, members: np.ndarray, classes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Metric -> [draws] mean over the drawn members on the drawn dialogues."""
+    flat = counts.reshape(len(counts), -1)
+    drawn = (dialogues @ flat).reshape(-1, *counts.shape[1:])
+    weight = members / members.sum(axis=-1, keepdims=True)
+    return {n: np.sum(v * weight, axis=-1) for n, v in metrics_of(drawn, classes).items()}
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's correction for several tests at once.
+
+    Returns:
+      [m] adjusted p values, in the given order.
+
+    References:
+      Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    order = np.argsort(p_values, kind="stable")
+    sorted_ = np.asarray(p_values, np.float64)[order]
+    grown = np.maximum.accumulate(sorted_ * np.arange(len(order), 0, -1))
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(grown, 1.0)
+    return adjusted
+
+
+def compare(
+    first: Outcome,
+    second: Outcome,
+    metrics: Sequence[str] = ("weighted_f1", "macro_f1"),
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Compares two runs metric by metric, member means and ensembles.
+
+    Where both runs have the same seeds these are drawn in pairs, else each run's on their own. An
+    ensemble averages the probabilities of a run's members; it has no seeds to draw.
+
+    Args:
+      first: A.
+      second: B.
+      metrics: names of ``metrics_of``.
+      draws: of the bootstrap.
+      seed: of the draws.
+
+    Returns:
+      Per kind (``members``, ``ensemble``) and metric a line: ``kind``, ``metric``, ``first`` and
+      ``second`` (the scores), ``difference`` (A - B), ``ci95``, ``p`` (two-sided) and ``p_holm``,
+      corrected for the metrics of its kind.
+
+    Raises:
+      UserError: the runs were not tested on the same utterances, or there is no such metric.
+
+    References:
+      Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 16.
+    """
+    check_comparable(first, second)
+    generator = np.random.default_rng(seed)
+    dialogues = _draw(generator, len(np.unique(first.dialogue)), draws)
+    paired = np.array_equal(first.seeds, second.seeds)
+    members = [_draw(generator, len(first.seeds), draws)]
+    members.append(members[0] if paired else _draw(generator, len(second.seeds), draws))
+    lines = []
+    for kind in ("members", "ensemble"):
+        scores, drawn = [], []
+        for outcome, weight in zip((first, second), members):
+            probability = outcome.probability
+            if kind == "ensemble":
+                probability, weight = probability.mean(axis=0, keepdims=True), np.ones((draws, 1))
+            counts = confusions(probability, outcome.label, outcome.dialogue)
+            observed = metrics_of(counts.sum(axis=0), outcome.classes)
+            scores.append({name: float(values.mean()) for name, values in observed.items()})
+            drawn.append(_bootstrap_means(counts, dialogues, weight, outcome.classes))
+        for name in metrics:
+            if name not in scores[0]:
+                raise UserError(f"there is no metric {name!r}, only {', '.join(scores[0])}")
+        own = [_line(kind, name, scores, drawn) for name in metrics]
+        for line, adjusted in zip(own, holm([line["p"] for line in own])):
+            line["p_holm"] = float(adjusted)
+        lines += own
+    return lines
+
+
+def _line(
+    kind: str,
+    name: str,
+    scores: Sequence[Mapping[str, float]],
+    drawn: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    gaps = drawn[0][name] - drawn[1][name]
+    # The draw that was observed counts too, so that p is never zero.
+    below, above = ((np.sum(side) + 1) / (len(gaps) + 1) for side in (gaps <= 0, gaps >= 0))
+    return {
+        "kind": kind,
+        "metric": name,
+        "first": scores[0][name],
+        "second": scores[1][name],
+        "difference": scores[0][name] - scores[1][name],
+        "ci95": np.quantile(gaps, [0.025, 0.975]).tolist(),
+        "p": float(min(1.0, 2 * min(below, above))),
+    }
+
+
+def format_comparison(first: Outcome, second: Outcome, lines: Sequence[Mapping[str, Any]]) -> str:
+    """The comparison as Markdown."""
+    head = ["of", "metric", first.name, second.name, "difference [95 %]", "p", "p (Holm)"]
+    rows = []
+    for line in lines:
+        low, high = line["ci95"]
+        gap = f"{line['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        title = TITLES.get(line["metric"], line["metric"])
+        scores = (f"{line[side]:.3f}" for side in ("first", "second"))
+        p_values = (f"{line[name]:.4f}" for name in ("p", "p_holm"))
+        rows.append([line["kind"], title, *scores, gap, *p_values])
+    how = "in pairs" if np.array_equal(first.seeds, second.seeds) else "each run's own"
+    parts = [
+        f"# {first.name} against {second.name}",
+        f"Test split, {len(first.seeds)} and {len(second.seeds)} members. Bootstrap over "
+        f"{len(np.unique(first.dialogue))} dialogues and over seeds ({how}).",
+        format_table(head, rows),
+    ]
+    known = [outcome for outcome in (first, second) if outcome.bayes]
+    if known:
+        parts.append(format_shares(["members of"], [_share(outcome) for outcome in known]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _share(outcome: Outcome) -> tuple[list[str], dict[str, float], Mapping[str, Any]]:
+    """A row of ``format_shares``."""
+    counts = confusions(outcome.probability, outcome.label, outcome.dialogue)
+    scores = metrics_of(counts.sum(axis=0), outcome.classes)
+    return [outcome.name], {n: float(scores[n].mean()) for n in BAYES_METRICS}, outcome.bayes

@@ -1,0 +1,169 @@
+"""The generated utterances of a finished run, next to the real ones that they are judged by.
+
+Every sound member's final generators make what an epoch of its training has: as many utterances,
+from the same sources, for the same classes, with noise of their own.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cberl_jax.data.corpus import SPLITS, Corpus, fingerprint
+from cberl_jax.data.dataset import Dataset, create_table
+from cberl_jax.errors import UserError
+from cberl_jax.evaluation.generated_quality import choose, complete, of_class, project, vectors
+from cberl_jax.models.gan import GAN, join
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.serving.restore import member_states, restore_run
+from cberl_jax.training.epoch import MemberState, Program, generate
+from cberl_jax.training.gan_step import Utterances
+from cberl_jax.training.prepare import prepare
+
+# Folded into a member's key; no stream of its training has this number.
+STREAM = 1 << 16
+# Utterances of a kind of a class in a picture.
+SHOWN = 300
+
+
+class Member(NamedTuple):
+    """What one member's GAN makes and thinks.
+
+    Attributes:
+      seed: of the member.
+      generated: M utterances with the classes that they are to express.
+      taken_for: [M] int, what the GAN's own classifier takes them for.
+      dev_taken_for: [n] int, what it takes the labelled dev utterances for.
+    """
+
+    seed: int
+    generated: Utterances
+    taken_for: np.ndarray
+    dev_taken_for: np.ndarray
+
+
+class Material(NamedTuple):
+    """What a run's generated utterances are judged by.
+
+    Attributes:
+      corpus: the corpus.
+      minority: [Q] int, the classes that are generated.
+      real: split -> its labelled utterances.
+      sources: the M majority utterances that the generated ones are made from, labelled with the
+        classes that those are to express.
+      states: per member of the run its ``seed`` and ``status``.
+      members: those whose generated utterances are made.
+    """
+
+    corpus: Corpus
+    minority: np.ndarray
+    real: Mapping[str, Utterances]
+    sources: Utterances
+    states: Sequence[Mapping[str, Any]]
+    members: Sequence[Member]
+
+
+def read_run(workdir: str | os.PathLike, data: str | None = None) -> Material:
+    """Reads a finished run and makes its generated utterances.
+
+    Args:
+      workdir: the run's folder.
+      data: where the corpus lies now; by default where it lay in training.
+
+    Raises:
+      UserError: there is no finished run, it has no GAN or no sound member, or the corpus is not
+        the one it was trained on.
+    """
+    run = restore_run(workdir, data)
+    corpus, states = run.corpus, member_states(run.state)
+    if run.fleet.program.gan is None:
+        raise UserError(f"{workdir}: this run has no GAN, so there is nothing to report on")
+    if fingerprint(corpus) != Workdir(workdir, create=False).read_config()["corpus"]:
+        raise corpus.error("is not the corpus that this run and its GAN were trained on")
+    if all(state["status"] != "ok" for state in states):
+        raise UserError(f"{workdir}: all members of this run have diverged")
+
+    table = create_table(corpus, run.standardiser)
+    dataset = prepare(run.config, corpus).data._replace(table=table)
+    sound = [number for number, state in enumerate(states) if state["status"] == "ok"]
+    return create_material(corpus, dataset, run.fleet.program, run.state, sound)
+
+
+def create_material(
+    corpus: Corpus,
+    dataset: Dataset,
+    program: Program,
+    state: MemberState,
+    numbers: Sequence[int],
+) -> Material:
+    """Makes the generated utterances of a run that has a GAN.
+
+    Args:
+      corpus: the one that it was trained on.
+      dataset: its corpus, standardised and packed.
+      program: the static half of its training.
+      state: the members' states, on the host.
+      numbers: the members whose generated utterances are made, among all members.
+    """
+    table = dataset.table
+    everything = Utterances(table.features, table.present, corpus.label)
+    real = {
+        split: choose(everything, corpus.in_split(split) & (corpus.label >= 0)) for split in SPLITS
+    }
+    sources = choose(everything, dataset.source)._replace(label=dataset.target)
+    make = jax.jit(functools.partial(generate, program))
+    members = []
+    for number in numbers:
+        own = jax.tree.map(lambda leaf, n=number: leaf[n], state)
+        made = make(own, dataset, jax.random.fold_in(jax.random.key(own.seed), STREAM))
+        # What a source lacks, the utterance made from it lacks too.
+        features = {m: np.where(sources.present[m][:, None], made[m], 0.0) for m in made}
+        generated = sources._replace(features=features)
+        verdicts = (_classify(program.gan, own.gan.params, x) for x in (generated, real["dev"]))
+        members.append(Member(int(own.seed), generated, *verdicts))
+    return Material(
+        corpus=corpus,
+        minority=np.unique(dataset.target),
+        real=real,
+        sources=sources,
+        states=[
+            {"seed": int(seed), "status": one["status"]}
+            for seed, one in zip(state.seed, member_states(state))
+        ],
+        members=members,
+    )
+
+
+def _classify(gan: GAN, params: Mapping[str, Any], utterances: Utterances) -> np.ndarray:
+    """[n] int, what a GAN's own classifier takes utterances for."""
+    joined = join(utterances.features, utterances.present)
+    return np.asarray(gan.classifier.apply(params["classifier"], joined)).argmax(axis=-1)
+
+
+def lay_out(material: Material) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """The first member's generated utterances in the plane, among real ones.
+
+    Only utterances with all modalities are shown, at most ``SHOWN`` of each kind. A class of which
+    there are no such utterances is left out.
+
+    Returns:
+      Per minority class a title, and ``sources``, ``real`` and ``generated`` -> [n, 2].
+    """
+    member, panels = material.members[0], []
+    # A generated utterance and its source have the same place in their records: both are shown.
+    kinds = {
+        "sources": material.sources,
+        "real": material.real["train"],
+        "generated": member.generated,
+    }
+    for label in material.minority:
+        shown = [vectors(complete(of_class(own, label)))[:SHOWN] for own in kinds.values()]
+        if not all(map(len, shown)):
+            continue
+        places, method = project(np.concatenate(shown))
+        clouds = np.split(places, np.cumsum([len(own) for own in shown])[:-1])
+        panels.append((f"{material.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
+    return panels

@@ -1,0 +1,172 @@
+"""From transcripts and sounds to a corpus: every modality that can be had, in one file."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cberl_jax.data.corpus import SPLITS, Corpus
+from cberl_jax.data.readers.npz import write_npz
+from cberl_jax.data.readers.transcripts import Transcript, read_transcripts
+from cberl_jax.data.readers.vectors import read_vectors
+from cberl_jax.data.validate import validate
+from cberl_jax.errors import UserError
+from cberl_jax.features.audio import audio_features
+from cberl_jax.features.text import PACKAGED, load_encoder, text_features
+from cberl_jax.features.timing import timing_features
+from cberl_jax.features.tuning import Tuning, labelled_part, tune
+from cberl_jax.runtime.files import explaining_failure
+
+
+class Sources(NamedTuple):
+    """Where the features come from.
+
+    Attributes:
+      transcripts: CSV files, see ``data/transcripts.py``.
+      classes: names of the emotions in their order; empty for those of the files.
+      audio_folders: one for all transcripts or one for each; empty for no audio.
+      text_encoder: a folder or name, see ``load_encoder``; empty for no text.
+      timing: name of the modality that timing goes under; empty for none.
+      vectors: modality -> ``.npz`` with vectors from elsewhere, see ``data/vectors.py``.
+      tuned: folder to leave the tuned encoder in; empty to leave the encoder as it is.
+      tuning: how it is tuned.
+    """
+
+    transcripts: Sequence[str | os.PathLike]
+    classes: Sequence[str] = ()
+    audio_folders: Sequence[str | os.PathLike] = ()
+    text_encoder: str = PACKAGED
+    timing: str = "timing"
+    vectors: Mapping[str, str] = {}
+    tuned: str = ""
+    tuning: Tuning = Tuning()
+
+
+def parse_vectors(items: Sequence[str]) -> dict[str, str]:
+    """Modality -> path, from ``modality=path`` items.
+
+    Raises:
+      UserError: an item is not of that form, or a modality is named twice.
+    """
+    vectors: dict[str, str] = {}
+    for item in items:
+        modality, _, path = item.partition("=")
+        if not modality.isidentifier() or not path:
+            raise UserError(f"--features={item}: has to be modality=file.npz.")
+        if modality in vectors:
+            raise UserError(f"--features={item}: {modality} is named twice.")
+        vectors[modality] = path
+    return vectors
+
+
+def extract(
+    sources: Sources, output: str | os.PathLike, say: Callable[[str], None] = print
+) -> Corpus:
+    """Writes the features of all utterances as a canonical file.
+
+    Args:
+      sources: what to read.
+      output: the ``.npz`` to write, replaced in one step if it is there.
+      say: is told what a person should know: progress, and what was absent.
+
+    Returns:
+      The corpus. It can be trained on if there are labels in train and all three splits; else it
+      is for prediction alone.
+
+    Raises:
+      UserError: if something cannot be read, is not sound or cannot be written.
+    """
+    _check_targets(sources, output)
+    transcript = read_transcripts(sources.transcripts, sources.classes)
+    # The cheap readers first: what is wrong shows before the encoder has worked for an hour.
+    rows = {name: read_vectors(path, transcript) for name, path in sources.vectors.items()}
+    if sources.timing:
+        rows = {sources.timing: timing_features(transcript)} | rows
+    if sources.audio_folders:
+        rows = {"audio": _audio(transcript, sources.audio_folders, say)} | rows
+    if sources.text_encoder:
+        rows = {"text": _text(transcript, sources, say)} | rows
+    corpus = _make_corpus(transcript, rows)
+    if not _is_trainable(transcript):
+        say("labels in train, dev and test are not all there: the file is for predict.py alone")
+    write_npz(corpus, output)
+    return corpus
+
+
+def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
+    folder = Path(output).absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{output}: the folder {folder} does not exist.")
+    if sources.tuned:
+        if not sources.text_encoder:
+            raise UserError("--finetune needs a --text_encoder.")
+        if os.path.lexists(sources.tuned):
+            raise UserError(f"{sources.tuned}: is there already; name a new folder to --finetune.")
+    names = [*sources.vectors, *(["text"] if sources.text_encoder else [])]
+    names += ["audio"] if sources.audio_folders else []
+    names += [sources.timing] if sources.timing else []
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UserError(
+            f"the modality {repeated[0]!r} would come from two sources; --text_encoder=, "
+            "--timing= or another name in --features takes one away."
+        )
+
+
+def _audio(
+    transcript: Transcript, folders: Sequence[str | os.PathLike], say: Callable[[str], None]
+) -> np.ndarray:
+    audio = audio_features(transcript, folders)
+    if audio.missing:
+        say(f"sounds that are not there: {len(audio.missing)}, such as {audio.missing[0]}")
+    if audio.too_short:
+        say(f"sounds that are too short: {len(audio.too_short)}, such as {audio.too_short[0]}")
+    return audio.rows
+
+
+def _text(transcript: Transcript, sources: Sources, say: Callable[[str], None]) -> np.ndarray:
+    if sources.tuned:
+        for split in ("train", "dev"):
+            labelled_part(transcript, split)
+    encoder = load_encoder(sources.text_encoder)
+    if sources.tuned:
+        tune(encoder, transcript, sources.tuning, say)
+        _save(encoder, Path(sources.tuned))
+    return text_features(encoder, [turn.text for turn in transcript.turns])
+
+
+def _save(encoder, folder: Path) -> None:
+    """Leaves the encoder in a new folder, whole or not at all."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with explaining_failure(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            encoder.save(os.fspath(draft), create_model_card=False)
+            os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _make_corpus(transcript: Transcript, rows: Mapping[str, np.ndarray]) -> Corpus:
+    """A validated corpus; a row of nan is an utterance without the modality."""
+    corpus = Corpus(
+        classes=transcript.classes,
+        dialogue=transcript.dialogue,
+        split=transcript.split,
+        length=transcript.length,
+        speaker=np.array([turn.speaker for turn in transcript.turns]),
+        label=transcript.label,
+        features=dict(rows),
+        present={name: ~np.isnan(array).all(axis=1) for name, array in rows.items()},
+        utterance=np.array([turn.text for turn in transcript.turns]),
+        source=transcript.source,
+    )
+    return validate(corpus, to_predict=not _is_trainable(transcript))
+
+
+def _is_trainable(transcript: Transcript) -> bool:
+    labelled = [np.any(transcript.label[transcript.in_split(s)] >= 0) for s in SPLITS]
+    return transcript.has_splits and all(labelled)

@@ -1,0 +1,158 @@
+"""``MODEL_CARD.md``: what a run's model is, what it was measured on, and what it is not for.
+
+The sections are those of model cards (Mitchell et al. 2019, "Model Cards for Model Reporting").
+Everything in it is filled from the run; only what it must not be used for is the same in all.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus, fingerprint
+from cberl_jax.data.readers.load import SIMULATED
+from cberl_jax.evaluate import METRICS
+from cberl_jax.reports.html import plain
+from cberl_jax.reports.run import TITLES, format_mean, format_table
+from cberl_jax.runtime.workdir import Workdir
+
+# Of a class, below which an utterance more or less moves its scores by over a point.
+FEW_UTTERANCES = 100
+NOT_FOR = """\
+- Decisions about people: hiring, work, schooling, credit, insurance, policing, borders, health. The
+  European Union's AI Act (Regulation 2024/1689, Article 5) forbids systems that infer emotions at
+  work and in education, but for medical or safety reasons.
+- Telling what somebody feels. The labels are what annotators took from what was said and shown.
+- People who do not know of it, or have not agreed.
+- Another language, culture, recording or feature extractor than that of the training data, unless
+  it is measured there first."""
+
+
+def format_model_card(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> str:
+    """The model card of a finished run, as Markdown.
+
+    Args:
+      config: the run's settings.
+      corpus: the one that it was trained on.
+      report: the run's, with at least one sound member.
+
+    Returns:
+      The card.
+    """
+    source = plain(corpus.source)
+    sections = {
+        f"Model card: CBERL on {source}": _describe_model(config, corpus, report),
+        "Use": _describe_use(config, corpus),
+        "Not for": NOT_FOR,
+        "Data": _describe_data(corpus),
+        "Results": _describe_results(report),
+        "Limits": "\n".join(f"- {limit}" for limit in _list_limits(config, corpus, report)),
+    }
+    title, *others = sections
+    parts = [f"# {title}\n\n{sections[title]}"]
+    parts += [f"## {name}\n\n{sections[name]}" for name in others]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_model_card(
+    workdir: Workdir, config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]
+) -> None:
+    """Writes the card into the run's folder; a run without a sound member has none."""
+    if report["test"]:
+        workdir.write_text(workdir.model_card, format_model_card(config, corpus, report))
+
+
+def _describe_model(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> str:
+    parts = {
+        "joint variational autoencoder": config.model.djvae,
+        "BiLSTM": config.model.bilstm,
+        "graph attention": config.model.graph,
+        "reconstruction of masked nodes": config.model.reconstruction,
+        "GAN augmentation": config.augment.method == "gan",
+    }
+    widths = ", ".join(f"{plain(name)} ({width})" for name, width in corpus.widths.items())
+    sound = sum(member["status"] == "ok" for member in report["members"])
+    members = "one member" if sound == 1 else f"{sound} members, trained with different seeds"
+    return (
+        "Gives every utterance of a conversation the probability of each of "
+        f"{len(corpus.classes)} emotions ({', '.join(map(plain, corpus.classes))}) from feature "
+        f"vectors: {widths}. It is CBERL (arXiv 2312.06337) as cberl-jax "
+        f"{report['versions']['cberl-jax']} implements it: {members}, whose probabilities are "
+        f"averaged. Parts in use: {', '.join(n for n, used in parts.items() if used) or 'none'}."
+    )
+
+
+def _describe_use(config: ConfigDict, corpus: Corpus) -> str:
+    sight = "turns before it" if config.model.causal else "turns before and after it"
+    live = "can follow a conversation live" if config.model.causal else "is not for live use"
+    return (
+        "Research on emotions in conversations. Features have to come from the extractors that "
+        f"made the training data's. An utterance is judged with the {sight}, so the model {live}. "
+        "What may be done with the weights is also up to the licence of the training data, "
+        f"{plain(corpus.source)}."
+    )
+
+
+def _describe_data(corpus: Corpus) -> str:
+    head = ["split", "dialogues", "utterances", "labelled", "speakers"]
+    rows = []
+    for split in SPLITS:
+        inside = corpus.in_split(split)
+        speakers = len(np.unique(corpus.speaker[inside]))
+        labelled = int(np.sum(corpus.label[inside] != UNLABELLED))
+        counts = (int(np.sum(corpus.split == split)), int(inside.sum()), labelled, speakers)
+        rows.append([split, *map(str, counts)])
+    print_of = fingerprint(corpus)
+    return f"{format_table(head, rows)}\n\nFingerprint of the contents (sha256): `{print_of}`."
+
+
+def _describe_results(report: Mapping[str, Any]) -> str:
+    metrics = [
+        [TITLES[name], format_mean(report["dev"][name]), format_mean(report["test"][name])]
+        for name in METRICS
+    ]
+    classes = []
+    for name, scores in report["test"]["per_class"].items():
+        figures = [format_mean(scores[field]) for field in ("precision", "recall", "f1")]
+        counts = report["augmentation"][name]
+        numbers = (counts["real"], counts["generated"], scores["support"])
+        classes.append([plain(name), *figures, *map(str, numbers)])
+    head = ["class", "precision", "recall", "F1 (test)", "train", "generated", "test utterances"]
+    return "\n\n".join(
+        [
+            "Means over members, each scored by itself, with the 95 % interval of the mean where "
+            "there are several. The epoch is chosen on dev; test is read once.",
+            format_table(["metric", "dev", "test"], metrics),
+            format_table(head, classes),
+        ]
+    )
+
+
+def _list_limits(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> list[str]:
+    scores = report["test"]["per_class"]
+    held = {name: own for name, own in scores.items() if own["support"]}
+    weakest = min(held, key=lambda name: held[name]["recall"]["mean"])
+    recall = held[weakest]["recall"]["mean"]
+    limits = [f"Of 100 utterances of {plain(weakest)}, {100 * recall:.0f} are recognised."]
+    support = {plain(name): own["support"] for name, own in held.items()}
+    few = [f"{name} ({count})" for name, count in support.items() if count < FEW_UTTERANCES]
+    if few:
+        limits.append(
+            f"Few test utterances: {', '.join(few)}. One more or less that is recognised moves "
+            "such a class's recall by over a point."
+        )
+    unseen = [plain(name) for name in scores if name not in held]
+    if unseen:
+        limits.append(f"Not measured, since the test split has none: {', '.join(unseen)}.")
+    sound = sum(member["status"] == "ok" for member in report["members"])
+    if sound == 1:
+        limits.append("A single member: nothing is known of what another seed would give.")
+    if sound < len(report["members"]):
+        lost = len(report["members"]) - sound
+        limits.append(f"{lost} of {len(report['members'])} trainings diverged and are left out.")
+    if config.train.best_on_test:
+        limits.append("The test split was looked at in training, to report the best epoch on it.")
+    if corpus.source.startswith(SIMULATED):
+        limits.append("The data is simulated: it says nothing about people.")
+    return limits

@@ -1,0 +1,371 @@
+"""What the pictures of a run show: the numbers behind them, and which are drawn.
+
+They come from what the run's folder holds (predictions, metrics, the report's figures) and, for
+features and attention, from one more pass of the first sound member over the test split. A picture
+that has no data is left out.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn import metrics
+
+from cberl_jax.data.augmentation import find_minority
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import Dataset
+from cberl_jax.data.packing import Standardiser
+from cberl_jax.evaluate import summarise
+from cberl_jax.evaluation.activations import Inside, attention_within, look_inside
+from cberl_jax.evaluation.generated import create_material, lay_out
+from cberl_jax.evaluation.generated_quality import project
+from cberl_jax.reports.html import plain
+from cberl_jax.reports.plots.attention import STRONG, Conversation, draw_attention
+from cberl_jax.reports.plots.run import (
+    Calibration,
+    Curve,
+    draw_calibration,
+    draw_class_counts,
+    draw_class_scores,
+    draw_confusion,
+    draw_curves,
+    draw_features,
+)
+from cberl_jax.reports.plots.style import draw_utterances
+from cberl_jax.reports.run import TITLES, Picture
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.training.epoch import MemberState, Program
+
+BINS = 10
+# Utterances in the picture of features, as far as every class may have FEWEST_OF_CLASS.
+POINTS, FEWEST_OF_CLASS = 700, 20
+# Turns of a conversation that is easy to read, and the most that are drawn of a longer one.
+TURNS = (5, 10)
+
+
+class TrainedRun(NamedTuple):
+    """A run whose members are trained and scored.
+
+    Attributes:
+      folder: with ``predictions.npz`` and ``metrics.jsonl``.
+      config: its settings.
+      corpus: the corpus.
+      program: the static half of its training.
+      state: the members' states, on the host.
+      standardiser: the train statistics that belong to the state.
+      dataset: the corpus, standardised by these and packed.
+    """
+
+    folder: Workdir
+    config: ConfigDict
+    corpus: Corpus
+    program: Program
+    state: MemberState
+    standardiser: Standardiser
+    dataset: Dataset
+
+
+class Scored(NamedTuple):
+    """What the M sound members of a run made of test.
+
+    Attributes:
+      number: [M] int, their places among all members.
+      probability: [M, n, C].
+      label: [n] int, -1 where there is none.
+    """
+
+    number: np.ndarray
+    probability: np.ndarray
+    label: np.ndarray
+
+
+def mean_confusion(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Counts by true class (row) and predicted class (column), mean over members.
+
+    Args:
+      label: [n] int; utterances below zero do not count.
+      probability: [M, n, C].
+
+    Returns:
+      [C, C] float.
+    """
+    counted, names = label >= 0, np.arange(probability.shape[-1])
+    guesses = probability[:, counted].argmax(axis=-1)
+    each = [metrics.confusion_matrix(label[counted], guess, labels=names) for guess in guesses]
+    return np.mean(each, axis=0)
+
+
+def measure_calibration(label: np.ndarray, probability: np.ndarray) -> Calibration:
+    """Compares how sure the predictions are with how often they are right.
+
+    Args:
+      label: [n] int; utterances below zero do not count.
+      probability: [n, C].
+
+    References:
+      Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+    """
+    counted = label >= 0
+    confidence = probability[counted].max(axis=-1).astype(np.float64)
+    right = probability[counted].argmax(axis=-1) == label[counted]
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    sums = [np.bincount(place, weights=x, minlength=BINS) for x in (confidence, right)]
+    means = [np.where(count, x / np.maximum(count, 1), np.nan) for x in sums]
+    error = np.abs(sums[0] - sums[1]).sum() / count.sum()
+    return Calibration(*means, count, float(error))
+
+
+def read_curve(
+    lines: Sequence[Mapping[str, Any]], kept: Mapping[int, int], field: str, name: str
+) -> Curve:
+    """A figure over the epochs of the joint stage.
+
+    Args:
+      lines: of ``metrics.jsonl``.
+      kept: member -> its kept epoch, from 1; the others do not count.
+      field: of the lines.
+      name: of the curve.
+    """
+    values: dict[int, dict[int, float]] = {}
+    for line in lines:
+        if line["stage"] == "joint" and line["member"] in kept:
+            values.setdefault(line["epoch"] + 1, {})[line["member"]] = line[field]
+    epochs = sorted(values)
+    of_epoch = [np.asarray(list(values[epoch].values())) for epoch in epochs]
+    return Curve(
+        name,
+        np.asarray(epochs),
+        *(np.asarray([fold(own) for own in of_epoch]) for fold in (np.mean, np.min, np.max)),
+        np.asarray([(epoch, values[epoch][member]) for member, epoch in kept.items()]),
+    )
+
+
+def choose_points(label: np.ndarray, classes: int) -> np.ndarray:
+    """Utterances for a picture: all of a rare class, a part of a frequent one, always the same.
+
+    Args:
+      label: [n] int; utterances below zero are left out.
+      classes: number C.
+
+    Returns:
+      [k] int, sorted.
+    """
+    most = max(POINTS // classes, FEWEST_OF_CLASS)
+    order = np.random.default_rng(0).permutation(len(label))
+    chosen = [order[label[order] == number][:most] for number in range(classes)]
+    return np.sort(np.concatenate(chosen))
+
+
+def choose_conversation(corpus: Corpus, minority: np.ndarray) -> int:
+    """The test dialogue that shows most, told by its truth alone: always the same one.
+
+    One of 5 to 10 turns or as near to that as there is, with a minority class, with two speakers,
+    with all labels, with as many classes as can be; the first of those.
+
+    Args:
+      corpus: the corpus.
+      minority: [C] bool.
+
+    Returns:
+      Its number.
+    """
+
+    def worth(dialogue: int) -> tuple[int, ...]:
+        here = slice(corpus.start[dialogue], corpus.start[dialogue] + corpus.length[dialogue])
+        label, speakers = corpus.label[here], len(set(corpus.speaker[here].tolist()))
+        length, known = len(label), label[label >= 0]
+        off = max(TURNS[0] - length, length - TURNS[1], 0)
+        rare = bool(minority[known].any())
+        return -off, rare, speakers > 1, len(known) == length, len(np.unique(known)), -dialogue
+
+    return max(np.flatnonzero(corpus.split == "test").tolist(), key=worth)
+
+
+def choose_turns(label: np.ndarray, minority: np.ndarray) -> slice:
+    """Where to look at a dialogue of labels [T]: all of it, or around its first minority turn."""
+    turns = len(label)
+    rare = np.flatnonzero((label >= 0) & minority[np.maximum(label, 0)])
+    middle = rare[0] if len(rare) else 0
+    start = int(np.clip(middle - TURNS[1] // 2, 0, max(turns - TURNS[1], 0)))
+    return slice(start, min(start + TURNS[1], turns))
+
+
+def show_conversation(
+    corpus: Corpus, dialogue: int, minority: np.ndarray, guess: np.ndarray, attention: np.ndarray
+) -> Conversation:
+    """What is drawn of a conversation.
+
+    Args:
+      corpus: the corpus.
+      dialogue: the number of one of T turns.
+      minority: [C] bool.
+      guess: [T] int, the predicted classes.
+      attention: [T, T].
+    """
+    start, length = corpus.start[dialogue], corpus.length[dialogue]
+    whole = slice(start, start + length)
+    part = choose_turns(corpus.label[whole], minority)
+    names = (*corpus.classes, "")
+    text = None if corpus.utterance is None else corpus.utterance[whole][part].tolist()
+    return Conversation(
+        title=str(corpus.dialogue[dialogue]),
+        turn=np.arange(length)[part],
+        speaker=corpus.speaker[whole][part].tolist(),
+        text=text if text and any(text) else None,
+        truth=[names[label] for label in corpus.label[whole][part]],
+        guess=[names[label] for label in guess[part]],
+        attention=attention[part, part],
+    )
+
+
+class Illustrator:
+    """Draws the pictures of one run; each method is a picture and says what it shows."""
+
+    def __init__(self, run: TrainedRun, report: Mapping[str, Any]):
+        """Args: the run and its report, of which at least one member is sound."""
+        self.run, self.report, self.corpus = run, report, run.corpus
+        members = report["members"]
+        sound = [n for n, member in enumerate(members) if member["status"] == "ok"]
+        stored = run.folder.read_predictions()
+        probability, label = stored["test.probability"], stored["test.label"]
+        self.scored = Scored(np.asarray(sound), probability[sound], label)
+        self.kept = {n: members[n]["epoch"] for n in sound}
+        self.first = f"the first sound member (seed {members[sound[0]]['seed']})"
+        self.minority = find_minority(run.corpus, run.config.augment.balance)
+
+    def draw(self) -> Iterator[Picture]:
+        """Draws all pictures that there is something to see in."""
+        steps: list[Callable[..., Picture | None]] = [self.confusion, self.class_scores]
+        steps += [self.curves, self.class_counts, self.calibration]
+        found = [step() for step in steps]
+        inside = self._look_inside()
+        found += [self.features(inside), self.generated(), self.attention(inside)]
+        yield from (picture for picture in found if picture is not None)
+
+    def _path(self, name: str):
+        return self.run.folder.path / f"report_{name}.png"
+
+    def _look_inside(self) -> Inside:
+        joint, first = self.run.state.joint, self.scored.number[0]
+        every = {**joint.variables, "params": joint.best}
+        variables = jax.tree.map(lambda leaf: leaf[first], every)
+        return look_inside(self.run.program, variables, self.corpus, self.run.standardiser)
+
+    def confusion(self) -> Picture:
+        """Who is taken for what."""
+        path = self._path("confusion")
+        counts = mean_confusion(self.scored.label, self.scored.probability)
+        draw_confusion(path, self.corpus.classes, counts)
+        text = "Test utterances by true and predicted class, mean over members."
+        return Picture(path.name, "Confusion", text)
+
+    def class_scores(self) -> Picture:
+        """F1 of every class."""
+        path = self._path("f1")
+        names = [name for name, rare in zip(self.corpus.classes, self.minority) if rare]
+        draw_class_scores(path, self.report["test"]["per_class"], names)
+        text = "F1 of every class on test, with the 95 % interval of the mean over members."
+        if names:
+            share = 100 * self.run.config.augment.balance
+            listed = ", ".join(map(plain, names))
+            text += f" Minority classes ({listed}) have less than {share:.0f} % of the train "
+            text += "utterances of the largest class."
+        return Picture(path.name, "F1 by class", text)
+
+    def curves(self) -> Picture:
+        """Dev score and loss over the epochs."""
+        path, select = self._path("curves"), self.run.config.train.select
+        lines = self.run.folder.read_metrics()
+        fields = {f"dev_{select}": f"dev {TITLES[select]}", "total": "total loss on train"}
+        draw_curves(path, [read_curve(lines, self.kept, *pair) for pair in fields.items()])
+        text = "Means are over the members that were still training in an epoch. A triangle marks "
+        text += "the epoch that a member was kept from."
+        return Picture(path.name, "Learning", text)
+
+    def class_counts(self) -> Picture:
+        """Train utterances before and after augmentation."""
+        path = self._path("classes")
+        draw_class_counts(path, self.report["augmentation"])
+        text = "Labelled train utterances of every class, real ones and those that are generated "
+        text += f"in each epoch (augmentation: {self.run.config.augment.method})."
+        return Picture(path.name, "Classes before and after augmentation", text)
+
+    def calibration(self) -> Picture:
+        """Whether the probabilities can be believed."""
+        path, scored = self._path("calibration"), self.scored
+        ensemble = measure_calibration(scored.label, scored.probability.mean(axis=0))
+        own = [measure_calibration(scored.label, one).error for one in scored.probability]
+        draw_calibration(path, ensemble, summarise(own))
+        text = f"Test predictions in {BINS} bins by the probability of the class that they name. "
+        text += "Below the dashed line they are too sure of themselves. Expected calibration error "
+        text += f"(mean gap, each bin weighs as many utterances as it has): {ensemble.error:.3f} "
+        text += f"of the members' mean probabilities, {np.mean(own):.3f} of a member on average."
+        return Picture(path.name, "Calibration", text)
+
+    def features(self, inside: Inside) -> Picture | None:
+        """Fused features in the plane."""
+        path, classes = self._path("features"), self.corpus.classes
+        chosen = choose_points(self.scored.label, len(classes))
+        if len(chosen) < 3:
+            return None
+        points, how = project(inside.code[chosen])
+        draw_features(path, classes, self.scored.label[chosen], points)
+        text = f"Test utterances by {how} of the features that the context parts of {self.first} "
+        text += f"give them; at most {max(POINTS // len(classes), FEWEST_OF_CLASS)} of a class."
+        return Picture(path.name, "Features", text)
+
+    def generated(self) -> Picture | None:
+        """Generated utterances among real ones."""
+        run = self.run
+        if run.program.gan is None:
+            return None
+        first = self.scored.number[:1]
+        material = create_material(run.corpus, run.dataset, run.program, run.state, first)
+        panels = lay_out(material)
+        if not panels:
+            return None
+        path = self._path("generated")
+        draw_utterances(path, panels)
+        text = "Train utterances of the generated classes, by their features of all modalities: "
+        text += f"real ones, those that the GAN of {self.first} makes, and the majority utterances "
+        text += "that it makes them from. A triangle on a grey halo has hardly moved."
+        return Picture(path.name, "Generated utterances", text)
+
+    def attention(self, inside: Inside) -> Picture | None:
+        """Who hears whom in one conversation."""
+        if inside.attention is None:
+            return None
+        path, corpus = self._path("attention"), self.corpus
+        dialogue = choose_conversation(corpus, self.minority)
+        length = int(corpus.length[dialogue])
+        test = corpus.in_split("test")
+        start = int(test[: corpus.start[dialogue]].sum())
+        past = self.run.program.model.settings.past
+        heard = attention_within(inside, start, length, past)
+        guess = self.scored.probability[0, start : start + length].argmax(axis=-1)
+        conversation = show_conversation(corpus, dialogue, self.minority, guess, heard)
+        draw_attention(path, conversation)
+        text = (
+            f"Test dialogue {plain(conversation.title)}, turns {conversation.turn[0]} to "
+            f"{conversation.turn[-1]} of {length} from 0, in the last graph layer of {self.first}, "
+            f"mean over heads. Drawn are the edges of more than {STRONG} times the weight that "
+            "they had if a turn heard all turns in its window alike; the wider, the heavier. The "
+            "dialogue was chosen by its true labels, not by its predictions."
+        )
+        return Picture(path.name, "Attention in a conversation", text)
+
+
+def illustrate(run: TrainedRun, report: Mapping[str, Any]) -> list[Picture]:
+    """Draws the pictures of a run into its folder.
+
+    Args:
+      run: trained and scored.
+      report: from ``create_report``.
+
+    Returns:
+      The pictures in the order in which they are to be shown; none if all members have diverged.
+    """
+    return list(Illustrator(run, report).draw()) if report["test"] else []

@@ -1,0 +1,279 @@
+"""The pictures of a run: confusion, classes, learning, features and calibration.
+
+What is drawn is computed in ``illustrations.py``; the style is that of ``pictures.py``. A
+conversation's attention has a file of its own, ``attention_picture.py``.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from cberl_jax.reports.plots.style import PALETTE, drawing, drawing_figure, shorten
+
+_USUAL, _MINORITY = PALETTE["blue"], PALETTE["vermilion"]
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", PALETTE["blue"], "#00263D"])
+_OTHERS, _EDGE, _HATCH = "#DDDDDD", "#555555", "///"
+_PANELS_ACROSS = 4
+# Of the classes, in the order of their numbers; of more classes than these they come again.
+_COLOURS = [
+    PALETTE[name]
+    for name in ("blue", "orange", "vermilion", "green", "purple", "sky blue", "black")
+]
+
+
+class Curve(NamedTuple):
+    """A figure over the epochs of training.
+
+    Attributes:
+      name: of the figure.
+      epoch: [E] int, from 1.
+      mean: [E], over the members that were still training.
+      low: [E], the lowest of them.
+      high: [E], the highest of them.
+      kept: [S, 2], the kept epoch of each member and its figure then.
+    """
+
+    name: str
+    epoch: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    kept: np.ndarray
+
+
+class Calibration(NamedTuple):
+    """Whether probabilities are as high as they should be, in B bins of equal width.
+
+    Attributes:
+      confidence: [B], mean probability of the most probable class; nan in an empty bin.
+      accuracy: [B], share of the utterances of which that class is true; nan in an empty bin.
+      count: [B] int, utterances.
+      error: expected calibration error, the mean gap between the two over utterances.
+    """
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+    error: float
+
+
+def draw_confusion(path: pathlib.Path, classes: Sequence[str], counts: np.ndarray) -> None:
+    """Draws who is taken for what: the share of the true class, and the count.
+
+    Args:
+      path: of the PNG.
+      classes: names of the C classes.
+      counts: [C, C], true class (row) by predicted class (column).
+    """
+    number = len(classes)
+    share = row_shares(counts)
+    names = [shorten(name) for name in classes]
+    side = 0.82 * number
+    with drawing(path, max(2.2 + side, 6.4), 1.9 + 0.85 * side) as axes:
+        axes.imshow(share, cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
+        for row, column in np.ndindex(number, number):
+            value, count = share[row, column], counts[row, column]
+            text = f"{100 * value:.0f} %\n{count:.0f}" if round(count) else "0"
+            colour = "white" if value > 0.45 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
+        totals = counts.sum(axis=1)
+        axes.set_yticks(range(number), [f"{n} ({t:.0f})" for n, t in zip(names, totals)])
+        axes.set_xticks(range(number), names, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true (test utterances)")
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title("share of the true class; mean utterances")
+
+
+def row_shares(counts: np.ndarray) -> np.ndarray:
+    """Rows of [C, C] counts as shares of their sum; a row without any stays zero."""
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
+
+
+def draw_class_scores(
+    path: pathlib.Path, classes: Mapping[str, Mapping[str, Any]], minority: Sequence[str]
+) -> None:
+    """Draws a bar per class: its mean F1 with the interval of that mean.
+
+    Args:
+      path: of the PNG.
+      classes: name -> ``f1``, as of ``summarise``, and ``support``.
+      minority: names of the minority classes, which differ in colour and hatching.
+    """
+    with drawing(path, 7.2, 1.7 + 0.5 * len(classes)) as axes:
+        for row, (name, scores) in enumerate(classes.items()):
+            mean, ends = scores["f1"]["mean"], scores["f1"]["ci95"]
+            axes.barh(row, mean, 0.68, **_look_of_class(name in minority))
+            if ends is not None:
+                # Two members may have an interval far beyond what a score can be.
+                ends = np.clip(ends, 0.0, 1.0)
+                axes.plot(ends, [row, row], color=PALETTE["black"], linewidth=2, marker="|")
+            beside = mean if ends is None else max(mean, ends[1])
+            axes.text(beside + 0.015, row, f"{mean:.2f}", va="center", fontsize=12)
+        names = [f"{shorten(name)} ({scores['support']})" for name, scores in classes.items()]
+        axes.set_yticks(range(len(names)), names)
+        for name, label in zip(classes, axes.get_yticklabels()):
+            if name in minority:  # The bar may be too short to be seen.
+                label.set(color=_MINORITY, weight="bold")
+        axes.set_xlim(0, 1.1)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.set_xlabel("F1 on test")
+        title = "mean over members, 95 % interval; in brackets: test utterances"
+        _finish_bars(axes, title, _legend_of_classes(bool(minority)))
+
+
+def _look_of_class(rare: bool) -> dict[str, Any]:
+    if rare:
+        return {"facecolor": _MINORITY, "hatch": _HATCH, "edgecolor": "white"}
+    return {"facecolor": _USUAL, "edgecolor": "white"}
+
+
+def _legend_of_classes(any_rare: bool) -> list[Patch]:
+    """The legend; empty where there is nothing to tell apart."""
+    if not any_rare:
+        return []
+    names = {"minority class in train": True, "other": False}
+    return [Patch(**_look_of_class(rare), label=name) for name, rare in names.items()]
+
+
+def _finish_bars(axes: Axes, title: str, handles: Sequence[Patch]) -> None:
+    """Settles what horizontal bars have in common, the first one on top."""
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(title)
+    if handles:
+        axes.figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
+
+
+def draw_class_counts(path: pathlib.Path, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Draws how many train utterances of each class there are, real and generated.
+
+    Args:
+      path: of the PNG.
+      counts: class -> ``real`` and ``generated``.
+    """
+    largest = max(own["real"] + own["generated"] for own in counts.values())
+    generates = any(own["generated"] for own in counts.values())
+    with drawing(path, 7.2, 1.7 + 0.5 * len(counts)) as axes:
+        for row, own in enumerate(counts.values()):
+            real, generated = own["real"], own["generated"]
+            axes.barh(row, real, 0.68, **_look_of_class(False))
+            axes.barh(row, generated, 0.68, left=real, **_look_of_class(True))
+            text = f"{real:,} + {generated:,}" if generated else f"{real:,}"
+            axes.text(real + generated + 0.012 * largest, row, text, va="center", fontsize=12)
+        axes.set_yticks(range(len(counts)), map(shorten, counts))
+        axes.set_xlim(0, 1.18 * largest)
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel("train utterances")
+        names = {"real": False, "generated": True} if generates else {}
+        handles = [Patch(**_look_of_class(rare), label=name) for name, rare in names.items()]
+        _finish_bars(axes, "before and after augmentation" if generates else "", handles)
+
+
+def draw_curves(path: pathlib.Path, curves: Sequence[Curve]) -> None:
+    """Draws figures over the epochs, a panel each.
+
+    Args:
+      path: of the PNG.
+      curves: what to draw.
+    """
+    several = len(curves[0].kept) > 1
+    with drawing_figure(path, 4.6 * len(curves), 4.2) as figure:
+        for axes, curve in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves):
+            if several:
+                low_high = (curve.low, curve.high)
+                label = "lowest to highest member"
+                axes.fill_between(
+                    curve.epoch, *low_high, color=PALETTE["sky blue"], alpha=0.45, label=label,
+                    linewidth=0,
+                )  # fmt: skip
+            label = "mean over members" if several else "the member"
+            axes.plot(curve.epoch, curve.mean, color=_USUAL, linewidth=2.2, label=label)
+            kept = {"color": _MINORITY, "markeredgecolor": "white", "linestyle": "none"}
+            axes.plot(*curve.kept.T, marker="v", markersize=9, label="kept epoch", **kept)
+            axes.set_title(curve.name, fontsize=13)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            axes.set_xlim(min(0.5, curve.epoch[0] - 0.5), curve.epoch[-1] + 0.5)
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower right", ncols=3)
+
+
+def draw_features(
+    path: pathlib.Path, classes: Sequence[str], label: np.ndarray, points: np.ndarray
+) -> None:
+    """Draws utterances in the plane, a panel per class that has any, all others behind it in grey.
+
+    The axes have no unit and no name: only who lies beside whom means something.
+
+    Args:
+      path: of the PNG.
+      classes: names of the C classes.
+      label: [n] int, the class of each point.
+      points: [n, 2].
+    """
+    shown = np.unique(label)
+    across = min(len(shown), _PANELS_ACROSS)
+    down = -(-len(shown) // across)
+    with drawing_figure(path, 2.9 * across, 3.1 * down) as figure:
+        every = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for axes in every.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, number in zip(every.flat, shown):
+            own = label == number
+            axes.scatter(*points[~own].T, s=9, color=_OTHERS, linewidths=0)
+            axes.scatter(
+                *points[own].T, s=24, color=_COLOURS[number % len(_COLOURS)],
+                edgecolors="white", linewidths=0.4,
+            )  # fmt: skip
+            axes.set_title(f"{shorten(classes[number])}: {own.sum()} shown", fontsize=13)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(True)
+            axes.spines[:].set_color(_OTHERS)
+
+
+def draw_calibration(path: pathlib.Path, ensemble: Calibration, members: Mapping[str, Any]) -> None:
+    """Draws how often predictions are right, by how probable they say that they are.
+
+    Args:
+      path: of the PNG.
+      ensemble: of the mean probabilities of all members.
+      members: the summary of the members' own calibration errors.
+    """
+    with drawing_figure(path, 5.6, 6.0) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+        above.plot([0, 1], [0, 1], color=_EDGE, linewidth=1.2, linestyle="--", label="perfect")
+        held = ensemble.count > 0
+        above.plot(
+            ensemble.confidence[held], ensemble.accuracy[held], color=_USUAL, marker="o",
+            markersize=8, markeredgecolor="white", linewidth=1.6, label="ensemble", clip_on=False,
+            zorder=3,
+        )  # fmt: skip
+        above.set_ylabel("share that is right")
+        above.set_ylim(0, 1)
+        above.set_title(f"calibration error: ensemble {ensemble.error:.3f}, {_error(members)}")
+        above.legend(loc="upper left")
+        bins = len(ensemble.count)
+        share = ensemble.count / ensemble.count.sum()
+        below.bar((np.arange(bins) + 0.5) / bins, share, 0.9 / bins, color=_USUAL)
+        below.set_ylabel("utterances")
+        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        below.yaxis.set_major_locator(MaxNLocator(3))
+        below.set_xlim(0, 1)
+        below.set_xlabel("probability of the most probable class")
+
+
+def _error(members: Mapping[str, Any]) -> str:
+    spread = f" ± {members['std']:.3f}" if members["std"] is not None else ""
+    return f"members {members['mean']:.3f}{spread}"

@@ -1,0 +1,1 @@
+"""What every long program needs: files, checkpoints, signals, processes, progress."""

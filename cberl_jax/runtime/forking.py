@@ -1,0 +1,47 @@
+"""A run that starts where another one is, with other settings."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from cberl_jax.config.settings import FREE_SETTINGS, NUMERIC
+from cberl_jax.errors import UserError
+from cberl_jax.runtime.checkpoints import copy_checkpoint, find_damage, list_steps
+from cberl_jax.runtime.files import replacing
+from cberl_jax.runtime.workdir import Workdir, list_differences
+
+# All else decides what a checkpoint holds, or what its scores mean.
+MAY_DIFFER = {*NUMERIC, *FREE_SETTINGS, "train.epochs", "train.patience"}
+OF_A_FOLDER = {"format", "version", "forked"}
+
+
+def fork(source: str | os.PathLike, target: Workdir, identity: Mapping[str, Any]) -> None:
+    """Copies a run's newest sound checkpoint, and its metrics, into the folder of a new run.
+
+    Args:
+      source: folder of the run that is forked; it stays as it is.
+      target: folder of the new run, not yet claimed.
+      identity: of the new run (``run_identity``).
+
+    Raises:
+      UserError: the new run could not go on from what the old one has, or there is nothing.
+    """
+    old = Workdir(source, create=False)
+    listed = list_differences(old.read_config(), identity, MAY_DIFFER | OF_A_FOLDER)
+    if listed:
+        raise UserError(
+            f"{old.path}: cannot be forked with another {listed}; only numeric settings, "
+            "train.epochs and train.patience may differ"
+        )
+    steps = [s for s in list_steps(old.checkpoints) if find_damage(old.checkpoints, s) is None]
+    if not steps:
+        raise UserError(f"{old.checkpoints}: holds no sound checkpoint to fork")
+    copy_checkpoint(old.checkpoints, target.checkpoints, steps[0])
+    _copy_file(old.metrics_file, target.metrics_file)
+
+
+def _copy_file(source: pathlib.Path, target: pathlib.Path) -> None:
+    with source.open("rb") as old, replacing(target) as new:
+        shutil.copyfileobj(old, new)

@@ -1,0 +1,132 @@
+"""A finished run handed on: one file with the inference program and its weights.
+
+The file is a serialised ``jax.export.Exported``; whoever has jax can call it, without this package.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from cberl_jax.errors import UserError
+from cberl_jax.models.cberl import Conversations
+from cberl_jax.models.ensemble import average_probability
+from cberl_jax.models.masking import no_masking
+from cberl_jax.runtime.files import replacing, write_json, write_text
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.serving.model import Model, load
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+LENGTH = 64
+
+
+def create_function(model: Model):
+    """The inference program of a model for one conversation, as a function of arrays alone.
+
+    Args:
+      model: the model.
+
+    Returns:
+      A function of ``features`` (modality -> [T, d_m] float, as they were given to training),
+      ``present`` (modality -> [T] bool), ``speaker`` ([T] int, equal numbers for equal speakers)
+      and ``turns`` ([] int, how many of the T are used, from the first). It returns
+      ``probability`` [T, C], mean over the members, and ``spread`` [T, C], their standard deviation
+      (zero with one member).
+    """
+
+    def standardise(modality, values, present):
+        return jnp.where(present[:, None], model.standardiser.transform(modality, values), 0.0)
+
+    def of_conversation(features, present, speaker, turns):
+        used = jnp.arange(len(speaker)) < turns
+        there = {m: present[m] & used for m in model.widths}
+        conversations = Conversations(
+            features={m: standardise(m, features[m], there[m])[None] for m in model.widths},
+            present={m: array[None] for m, array in there.items()},
+            segment=used.astype(jnp.int32)[None],
+            speaker=speaker[None],
+        )
+        masking = no_masking(conversations.segment.shape)
+
+        def of_member(variables):
+            logits, _ = model.network.apply(variables, conversations, masking, 0.0)
+            return average_probability(logits[0])
+
+        members = jax.vmap(of_member)(jax.tree.map(jnp.asarray, model.variables))
+        spread = jnp.std(members, axis=0, ddof=min(1, len(members) - 1))
+        return {"probability": jnp.mean(members, axis=0), "spread": spread}
+
+    return of_conversation
+
+
+def export_model(
+    model: Model, length: int = LENGTH, platforms: Sequence[str] = PLATFORMS
+) -> bytearray:
+    """Serialises a model's inference program with its weights.
+
+    Args:
+      model: the model.
+      length: T, turns of the longest conversation that the program takes.
+      platforms: that it is to run on.
+
+    Returns:
+      What ``jax.export.deserialize`` reads.
+    """
+    arguments = (
+        {m: jax.ShapeDtypeStruct((length, d), np.float32) for m, d in model.widths.items()},
+        {m: jax.ShapeDtypeStruct((length,), np.bool_) for m in model.widths},
+        jax.ShapeDtypeStruct((length,), np.int32),
+        jax.ShapeDtypeStruct((), np.int32),
+    )
+    exported = jax.export.export(jax.jit(create_function(model)), platforms=platforms)(*arguments)
+    return exported.serialize()
+
+
+def export_run(
+    workdir: str | os.PathLike, output: str | os.PathLike, length: int = LENGTH
+) -> dict[str, Any]:
+    """Writes a finished run's inference program, and beside it what its numbers mean and its card.
+
+    Args:
+      workdir: folder of the run.
+      output: the file to write or replace; the others are called ``<output>.json`` and, a copy of
+        the run's model card, ``<output>.md``.
+      length: turns of the longest conversation that the program takes.
+
+    Returns:
+      The contents of the second file: ``classes``, ``widths``, ``length``, ``platforms``,
+      ``members``, ``causal``.
+
+    Raises:
+      UserError: there is no finished run, or the place to write to is at fault.
+    """
+    target = pathlib.Path(output)
+    if target.is_dir() or not target.parent.is_dir():
+        raise UserError(f"{output}: has to be a file in a folder that is there")
+    model = load(workdir)
+    program = export_model(model, length)
+    meaning = {
+        "classes": list(model.classes),
+        "widths": model.widths,
+        "length": length,
+        "platforms": list(PLATFORMS),
+        "members": len(model.seeds),
+        "causal": model.network.settings.causal,
+    }
+    with replacing(target) as file:
+        file.write(program)
+    write_json(target.with_name(target.name + ".json"), meaning)
+    card = Workdir(workdir, create=False).model_card
+    # It may have been deleted: what people read is theirs.
+    if card.exists():
+        try:
+            text = card.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{card}: cannot be read ({error})") from error
+        write_text(target.with_name(target.name + ".md"), text)
+    return meaning

@@ -1,0 +1,304 @@
+"""A finished run as a model: conversations in, emotions out.
+
+The compiled program takes a few packed rows of a few lengths only, so that conversations of similar
+number and length share one: what is predicted next is not compiled again. Neither the other
+conversations nor the padding change a prediction.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import Table, create_table
+from cberl_jax.data.matching import match_model, modalities_left_out
+from cberl_jax.data.packing import Rows, Standardiser, assign_rows, pack, turns_of
+from cberl_jax.data.readers.jsonl import from_turns
+from cberl_jax.data.readers.load import load_conversations
+from cberl_jax.data.text_layers import combine_text_layers
+from cberl_jax.data.validate import validate
+from cberl_jax.errors import UserError
+from cberl_jax.serving.predictions import Predictions
+from cberl_jax.serving.restore import member_states, read_settings, restore_members
+from cberl_jax.serving.stream import Stream
+from cberl_jax.training.epoch import Program, predict
+from cberl_jax.training.fleet import Fleet
+
+Conversations = str | os.PathLike | Corpus | Iterable[Any]
+
+SHORTEST_ROW = 16
+# Cells (rows times their length) of one call, unless one row is longer than that.
+MOST_CELLS = 2048
+
+
+def round_up(count: int, unit: int) -> int:
+    """The smallest of unit, 2 unit, 4 unit, ... that holds ``count``."""
+    while unit < count:
+        unit *= 2
+    return unit
+
+
+class Model:
+    """The sound members of a finished run, their parameters on the devices.
+
+    Attributes:
+      classes: names of the C emotions, in the order of the probabilities.
+      widths: modality -> feature width, of those that the members were trained with.
+      seeds: of the S members that predict.
+      diverged: seeds of the members that do not, since their training diverged.
+      network: the joint model.
+      variables: its members', leaves [S, ...], on the host.
+      standardiser: the train statistics.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        variables: Any,
+        standardiser: Standardiser,
+        *,
+        seeds: np.ndarray,
+        diverged: np.ndarray,
+        text_layers: str,
+        ignored: tuple[str, ...] = (),
+        classes: tuple[str, ...],
+    ):
+        """Deals members out to the devices; ``load`` makes a model of a run's folder.
+
+        Args:
+          program: the static settings that the members were trained with.
+          variables: of the joint model, leaves [S, ...].
+          standardiser: the train statistics.
+          seeds: [S] the members' seeds.
+          diverged: seeds of those that are left out.
+          text_layers: how several text layers of a file become one.
+          ignored: modalities that a file may hold though the members were trained without.
+          classes: names of the classes.
+        """
+        self.classes, self.widths = classes, standardiser.widths
+        self.seeds, self.diverged = seeds.tolist(), diverged.tolist()
+        self.network, self.variables, self.standardiser = program.model, variables, standardiser
+        self._text_layers, self._ignored = text_layers, ignored
+        # A power of two: every number of rows below is one too, and splits over the devices.
+        self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
+        self._fleet = Fleet(self._program, len(seeds))
+        self._spread = self._fleet.spread(variables)
+        # What the fleet's stages take besides, and this one has no use for.
+        self._nothing = self._fleet.spread(np.zeros(len(seeds), np.float32))
+
+    def predict(self, conversations: Conversations) -> list[np.ndarray]:
+        """The most probable emotion of every turn.
+
+        Args:
+          conversations: a path (canonical ``.npz``, pickle of the field, JSON lines or
+            ``simulated:<size>``), a Corpus, or a list of conversations: each a list of turns, or a
+            dictionary of ``dialogue`` and ``turns``, as in ``data/conversations.py``. A modality
+            may be missing anywhere.
+
+        Returns:
+          Per conversation [T] str.
+
+        Raises:
+          UserError: what is wrong with the conversations, and where.
+        """
+        predictions = self.predictions(conversations)
+        return predictions.by_conversation(np.asarray(self.classes)[predictions.label])
+
+    def predict_proba(self, conversations: Conversations) -> list[np.ndarray]:
+        """The probability of every emotion, averaged over the members.
+
+        Args:
+          conversations: as of ``predict``.
+
+        Returns:
+          Per conversation [T, C], classes in the order of ``classes``.
+
+        Raises:
+          UserError: as of ``predict``.
+        """
+        predictions = self.predictions(conversations)
+        return predictions.by_conversation(predictions.probability)
+
+    def predictions(self, conversations: Conversations) -> Predictions:
+        """All that the members say, to be read, written or drawn.
+
+        Args:
+          conversations: as of ``predict``.
+
+        Returns:
+          The Predictions.
+
+        Raises:
+          UserError: as of ``predict``.
+        """
+        corpus = self._read(conversations)
+        return Predictions(corpus, self._apply(corpus), self.diverged)
+
+    def stream(self) -> Stream:
+        """Starts a conversation that is heard a turn at a time.
+
+        Returns:
+          A Stream, whose ``push`` takes a turn and gives its emotion at once.
+
+        Raises:
+          UserError: the run's model sees future turns.
+        """
+        if not self.network.settings.causal:
+            raise UserError(
+                "this model sees future turns, so it cannot follow a conversation live; train one "
+                "with --causal"
+            )
+        return Stream(
+            self.network,
+            jax.device_put(self.variables, jax.local_devices()[0]),
+            self.standardiser,
+            self.classes,
+            self._read_turn,
+        )
+
+    def _read_turn(self, turn: Any, number: int) -> Corpus:
+        """A corpus of one utterance."""
+        corpus = from_turns([[turn]], f"turn {number} of the stream")
+        return match_model(corpus, self.classes, self.widths, self._ignored)
+
+    def _read(self, conversations: Conversations) -> Corpus:
+        """The conversations in the model's terms."""
+        if isinstance(conversations, str | os.PathLike):
+            corpus = load_conversations(conversations, self._text_layers)
+        elif isinstance(conversations, Corpus):
+            corpus = combine_text_layers(conversations, self._text_layers)
+            corpus = validate(corpus, to_predict=True)
+        else:
+            corpus = from_turns(conversations)
+        return match_model(corpus, self.classes, self.widths, self._ignored)
+
+    def _apply(self, corpus: Corpus) -> np.ndarray:
+        """[S, N, C] probabilities."""
+        table = create_table(corpus, self.standardiser)
+        shape = (len(self.seeds), len(corpus.label), len(self.classes))
+        probability = np.zeros(shape, np.float32)
+        for rows in self._batches(corpus):
+            used = rows.segment > 0
+            utterances = rows.index[used]
+            here, own = _own_table(table, rows)
+            shared = self._fleet.share((here, own))
+            packed = self._compiled(rows.index.shape, shared)(self._spread, shared, self._nothing)
+            probability[:, utterances] = self._fleet.collect(packed, len(self.seeds))[:, used]
+        return probability
+
+    def _batches(self, corpus: Corpus) -> Iterator[Rows]:
+        """The conversations packed into rows, as many rows at a time as a call takes."""
+        turns = turns_of(corpus, np.arange(len(corpus.length)))
+        length = round_up(int(corpus.length.max()), SHORTEST_ROW)
+        needed = len(assign_rows(turns.length, length))
+        most = round_up(MOST_CELLS // length, self._fleet.split)
+        count = min(round_up(needed, self._fleet.split), most)
+        packed = pack(turns, length, count)
+        for start in range(0, len(packed.index), count):
+            yield Rows(*(field[start : start + count] for field in packed))
+
+    def _compiled(self, shape: tuple[int, int], shared: Any) -> Callable:
+        """The compiled program for rows [R, L] and their own utterances."""
+        program = dataclasses.replace(self._program, rows=shape[0])
+
+        def of_member(variables, shared, _):
+            return predict(program, variables, *shared, self._fleet.place)
+
+        name = f"predict {shape}"
+        arguments = (self._spread, shared, self._nothing)
+        return self._fleet.compile(name, of_member, *arguments, keep=True)
+
+
+def _own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
+    """The utterances that rows [R, L] hold as a table of R L, and the rows that point into it."""
+    used = rows.segment > 0
+    # As many as there are cells: the program's shapes hang on the rows' shape alone.
+    utterances = rows.index.reshape(-1)
+    own = np.arange(utterances.size, dtype=np.int32).reshape(rows.index.shape)
+    here = jax.tree.map(lambda values: values[utterances], table)
+    return here, rows._replace(index=np.where(used, own, 0))
+
+
+def load(workdir: str | os.PathLike) -> Model:
+    """Makes a model of a finished run; the corpus that it was trained on is not needed.
+
+    Args:
+      workdir: the run's folder.
+
+    Returns:
+      The model, of the members that did not diverge.
+
+    Raises:
+      UserError: there is no finished run, it is of another version, or all members diverged.
+    """
+    folder, config, stored = read_settings(workdir)
+    trained = restore_members(folder, config, stored)
+    joint = trained.state.joint
+    sound = np.asarray([m["status"] == "ok" for m in member_states(trained.state)])
+    if not sound.any():
+        raise UserError(
+            f"{folder.path}: all {len(sound)} members of this run diverged; none can predict"
+        )
+    variables = {**joint.variables, "params": joint.best}
+    return Model(
+        trained.fleet.program,
+        jax.tree.map(lambda leaf: leaf[sound], variables),
+        trained.standardiser,
+        seeds=trained.members.seeds[sound],
+        diverged=trained.members.seeds[~sound],
+        text_layers=config.data.text_layers,
+        ignored=modalities_left_out(config.data.modalities),
+        classes=tuple(stored["classes"]),
+    )
+
+
+def predict_file(
+    workdir: str | os.PathLike,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    traces: str | os.PathLike | None = None,
+) -> Predictions:
+    """Predicts the conversations of a file.
+
+    Args:
+      workdir: folder of a finished run.
+      source: as of ``Model.predict``.
+      output: the JSON lines to write or replace, see ``Predictions.lines``.
+      traces: folder for a picture of each conversation, made if it is not there.
+
+    Returns:
+      The predictions.
+
+    Raises:
+      UserError: the run, the conversations or the places to write to are at fault. Nothing is
+        written then.
+    """
+    _check_output(pathlib.Path(output), pathlib.Path(source))
+    if traces is not None:
+        _check_folder(pathlib.Path(traces))
+    predictions = load(workdir).predictions(source)
+    predictions.write(output)
+    if traces is not None:
+        predictions.draw(traces)
+    return predictions
+
+
+def _check_output(output: pathlib.Path, source: pathlib.Path) -> None:
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; the output has to be a file")
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: there is no folder {output.parent}")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UserError(f"{output}: is the input, which the output would replace")
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; the pictures need a folder")
+    if not folder.parent.is_dir():
+        raise UserError(f"{folder}: there is no folder {folder.parent}")

@@ -1,0 +1,125 @@
+"""A point of a sweep as a run of its own: to look at, to predict with, to hand on.
+
+A chunk of a sweep holds members of many points. Here those of one point are taken out of their
+chunks, as if they had been trained alone.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.config.settings import FREE_SETTINGS
+from cberl_jax.errors import UserError
+from cberl_jax.runtime import processes
+from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints
+from cberl_jax.runtime.progress import Progress
+from cberl_jax.runtime.signals import Stopper
+from cberl_jax.runtime.workdir import Workdir, list_differences
+from cberl_jax.serving.restore import restore_members
+from cberl_jax.training.loop import open_workdir, report_on, run_identity
+from cberl_jax.training.prepare import load_data, prepare
+
+# What a line of a sweep says of a member besides its scores.
+_OF_A_SWEEP = ("settings", "chunk", "place")
+
+
+def write_point_run(
+    config: ConfigDict,
+    path: pathlib.Path,
+    chunks: pathlib.Path,
+    lines: Sequence[Mapping[str, Any]],
+    progress: Progress,
+    pictures: bool,
+) -> None:
+    """Writes the members of a point into a run's folder; does nothing where that is finished.
+
+    Its report tells no times: the members were trained together with others.
+
+    Args:
+      config: the settings at the point.
+      path: of the folder.
+      chunks: the folder of the sweep's chunks.
+      lines: of all the point's members, from ``train_points``.
+      progress: shows how far it is.
+      pictures: whether the report has pictures, which take some seconds.
+
+    Raises:
+      UserError: a file of a chunk is damaged.
+    """
+    prepared = prepare(config, load_data(config))
+    identity = run_identity(config, prepared, [line["seed"] for line in lines])
+    _clear(path, identity)
+    with Stopper(progress.say).listening(), open_workdir(path, identity) as folder:
+        if folder.finished:
+            return
+        parts = [
+            (
+                Workdir(chunks / name, create=False),
+                [x["place"] for x in lines if x["chunk"] == name],
+            )
+            for name in dict.fromkeys(line["chunk"] for line in lines)
+        ]
+        trained = [restore_members(chunk, config, chunk.read_config()) for chunk, _ in parts]
+        standardiser = trained[0].standardiser
+        state = _gather([t.state for t in trained], [places for _, places in parts])
+        # A chunk ends with its last member: those of the others have stopped, and only count on.
+        epoch = np.full_like(state.joint.epoch, state.joint.epoch.max())
+        state = state.replace(joint=state.joint.replace(epoch=epoch))
+        if folder.writes:
+            # Left by a call that was killed.
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        processes.wait_for_others(f"{path} is empty")
+        with open_checkpoints(folder.checkpoints) as checkpoints:
+            step = max(list_steps(chunk.checkpoints)[0] for chunk, _ in parts)
+            checkpoints.save(step, state, standardiser)
+        folder.write_predictions(_gather_predictions(parts))
+        folder.keep_metrics({})
+        folder.append_metrics(list(_renumber(parts)))
+        members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
+        report_on(folder, config, prepared, state, members, {}, progress, pictures)
+
+
+def _clear(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Removes the run of another point: all that is in it is in the chunks, too."""
+    if processes.is_main() and path.exists():
+        try:
+            there = Workdir(path, create=False).read_config()
+            other = list_differences(there, identity, {*FREE_SETTINGS, "version", "format"})
+        except UserError:
+            other = "no run that can be read"
+        if other:
+            shutil.rmtree(path)
+    processes.wait_for_others(f"{path} is free")
+
+
+def _gather(trees: Sequence[Any], places: Sequence[Sequence[int]]) -> Any:
+    """One tree of some members of several trees; leaves [members, ...]."""
+    chosen = [jax.tree.map(lambda leaf, p=p: leaf[p], tree) for tree, p in zip(trees, places)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chosen)
+
+
+def _gather_predictions(
+    parts: Sequence[tuple[Workdir, Sequence[int]]],
+) -> dict[str, np.ndarray]:
+    """The arrays of ``predictions.npz``: those with a member axis of the chosen members."""
+    stored = [chunk.read_predictions() for chunk, _ in parts]
+    places = [own for _, own in parts]
+    of_members = [n for n in stored[0] if n == "seed" or n.endswith(".probability")]
+    chosen = _gather([{n: arrays[n] for n in of_members} for arrays in stored], places)
+    return {**stored[0], **chosen}
+
+
+def _renumber(parts: Sequence[tuple[Workdir, Sequence[int]]]) -> Iterator[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` of the chosen members."""
+    first = 0
+    for chunk, places in parts:
+        number = {place: first + n for n, place in enumerate(places)}
+        first += len(places)
+        for line in chunk.read_metrics():
+            if line["member"] in number:
+                yield {**line, "member": number[line["member"]]}

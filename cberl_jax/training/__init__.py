@@ -1,0 +1,1 @@
+"""Optimiser steps, epochs, members on devices, and the training loop."""

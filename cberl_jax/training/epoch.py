@@ -1,0 +1,416 @@
+"""Whole epochs of one member as pure functions: ``create_state``, ``gan_epoch``, ``joint_epoch``.
+
+An epoch is one scan over batches of device-resident rows, dev evaluation and the choice of the kept
+parameters included. All randomness comes from (seed, stage, epoch), so that a run goes on after a
+restart as if nothing had happened.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from cberl_jax.data.dataset import Dataset, Table
+from cberl_jax.data.packing import Rows
+from cberl_jax.metrics import METRICS, confusion_matrix, scores
+from cberl_jax.models.cberl import CBERL, Conversations
+from cberl_jax.models.ensemble import average_probability
+from cberl_jax.models.gan import GAN
+from cberl_jax.models.masking import no_masking
+from cberl_jax.training import gan_step as gan_steps
+from cberl_jax.training import joint_step as joint_steps
+from cberl_jax.training.gan_step import GROUPS, draw_domains, gan_optimizer, gan_step
+from cberl_jax.training.joint_step import Batch, joint_optimizer, joint_step
+
+Hyper = Mapping[str, jax.Array]
+# Says where the leading axis of a batch lies, when the batch is split over devices.
+Place = Callable[[Any], Any]
+# Streams of random numbers, folded into a member's key.
+INIT, GAN_STAGE, JOINT_STAGE, BOOTSTRAP = range(4)
+NEVER = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The static half of a training: networks and counts that one compiled program is made for.
+
+    Attributes:
+      model: the joint model.
+      gan: the GAN, or None where nothing is generated.
+      gan_steps: GAN steps an epoch.
+      gan_batch: utterances of each domain in a GAN step.
+      rows: rows in a joint step.
+      epochs: epochs of the joint stage.
+      patience: epochs without a better dev score before a member stops.
+      select: the dev metric that picks the epoch.
+      best_on_test: whether test is looked at after every epoch; it decides nothing.
+    """
+
+    model: CBERL
+    gan: GAN | None
+    gan_steps: int
+    gan_batch: int
+    rows: int
+    epochs: int
+    patience: int
+    select: str
+    best_on_test: bool
+
+
+class GanState(flax.struct.PyTreeNode):
+    """The GAN stage of one member: networks, optimisers, epochs done.
+
+    ``diverged`` and ``broken`` are as of ``JointState``, of ``gan_steps.TERMS``.
+    """
+
+    params: Any
+    optimizers: Any
+    epoch: jax.Array
+    diverged: jax.Array
+    broken: jax.Array
+
+
+class JointState(flax.struct.PyTreeNode):
+    """The joint stage of one member.
+
+    Attributes:
+      variables: ``params`` and ``constants`` of the joint model.
+      optimizer: optimiser state.
+      average: exponential moving average of the parameters, which is what is evaluated.
+      best: the averaged parameters of the kept epoch.
+      best_score: [] dev score of the kept epoch.
+      best_epoch: [] int, from 0.
+      on_test: test metric -> [] score of the epoch with the highest weighted F1 there; empty unless
+        test is looked at.
+      epoch: [] int, epochs done.
+      stopped: [] bool, no longer changes.
+      diverged: [] int, the epoch in which a loss or parameter was not finite, or NEVER.
+      broken: [] int, which of ``joint_steps.TERMS`` was the first, their number where it was a
+        parameter; NEVER where nothing has diverged.
+    """
+
+    variables: Any
+    optimizer: Any
+    average: Any
+    best: Any
+    best_score: jax.Array
+    best_epoch: jax.Array
+    on_test: Mapping[str, jax.Array]
+    epoch: jax.Array
+    stopped: jax.Array
+    diverged: jax.Array
+    broken: jax.Array
+
+
+class MemberState(flax.struct.PyTreeNode):
+    """All that changes in one member's training; the GAN is None where nothing is generated."""
+
+    seed: jax.Array
+    gan: GanState | None
+    joint: JointState
+
+
+def _here(batch: Any) -> Any:
+    """Leaves a batch where it is."""
+    return batch
+
+
+def _key(seed: jax.Array, stream: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState:
+    """Draws a member's parameters; a pure function of its seed."""
+    gan_key, params_key = jax.random.split(_key(seed, INIT))
+    shape = (1, 2)
+    conversations = Conversations(
+        features={m: jnp.zeros((*shape, width)) for m, width in program.model.widths},
+        present={m: jnp.ones(shape, bool) for m, _ in program.model.widths},
+        segment=jnp.ones(shape, jnp.int32),
+        speaker=jnp.zeros(shape, jnp.int32),
+    )
+    variables = program.model.init(params_key, conversations, no_masking(shape), 0.0)
+    params = variables["params"]
+    gan = None
+    if program.gan is not None:
+        gan_params = program.gan.init(gan_key, dict(program.model.widths))
+        optimizers = {
+            group: gan_optimizer(hyper).init({name: gan_params[name] for name in members})
+            for group, members in GROUPS.items()
+        }
+        gan = GanState(gan_params, optimizers, jnp.int32(0), jnp.int32(NEVER), jnp.int32(NEVER))
+    joint = JointState(
+        variables=variables,
+        optimizer=joint_optimizer(hyper, 1).init(params),
+        average=params,
+        best=params,
+        best_score=jnp.float32(-1.0),
+        best_epoch=jnp.int32(NEVER),
+        on_test=dict.fromkeys(METRICS, jnp.float32(-1.0)) if program.best_on_test else {},
+        epoch=jnp.int32(0),
+        stopped=jnp.bool_(False),
+        diverged=jnp.int32(NEVER),
+        broken=jnp.int32(NEVER),
+    )
+    return MemberState(jnp.asarray(seed, jnp.int32), gan, joint)
+
+
+def _finite(tree: Any) -> jax.Array:
+    # As one vector: the compiler copies a conjunction over leaves into all that depends on it.
+    return jnp.all(jnp.isfinite(ravel_pytree(tree)[0]))
+
+
+def _first_broken(records: Mapping[str, jax.Array], order: Sequence[str]) -> jax.Array:
+    """Which term was the first that was not finite.
+
+    Args:
+      records: term -> [steps].
+      order: all terms; of those that break in the same step the first one counts.
+
+    Returns:
+      [] int, the term's place in ``order``; its length where all terms are finite.
+    """
+    there = [name for name in order if name in records]
+    broken = ~jnp.isfinite(jnp.stack([records[name] for name in there]))
+    step = jnp.argmax(jnp.any(broken, axis=0))
+    term = jnp.argmax(broken[:, step])
+    place = jnp.asarray([order.index(name) for name in there])[term]
+    return jnp.where(jnp.any(broken), place, len(order)).astype(jnp.int32)
+
+
+def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def gan_epoch(
+    program: Program, state: MemberState, data: Dataset, hyper: Hyper
+) -> tuple[MemberState, dict[str, jax.Array]]:
+    """One epoch of the GAN stage: ``gan_steps`` steps; returns the state and the mean terms."""
+    gan = state.gan
+    key = jax.random.fold_in(_key(state.seed, GAN_STAGE), gan.epoch)
+
+    def step(carry, key):
+        draw_key, noise_key = jax.random.split(key)
+        source, target = draw_domains(draw_key, data, program.gan_batch)
+        noise = jax.random.normal(noise_key, (program.gan_batch, program.gan.noise))
+        params, optimizers, record = gan_step(program.gan, *carry, source, target, noise, hyper)
+        return (params, optimizers), record
+
+    keys = jax.random.split(key, program.gan_steps)
+    (params, optimizers), records = jax.lax.scan(step, (gan.params, gan.optimizers), keys)
+    record = jax.tree.map(jnp.mean, records)
+    sound = _finite((record, params)) & (gan.diverged == NEVER)
+    broke = ~sound & (gan.diverged == NEVER)
+    new = GanState(
+        params=_choose(sound, params, gan.params),
+        optimizers=_choose(sound, optimizers, gan.optimizers),
+        epoch=gan.epoch + 1,
+        diverged=jnp.where(broke, gan.epoch, gan.diverged),
+        broken=jnp.where(broke, _first_broken(records, gan_steps.TERMS), gan.broken),
+    )
+    return state.replace(gan=new), record
+
+
+def generate(
+    program: Program, state: MemberState, data: Dataset, key: jax.Array
+) -> Mapping[str, jax.Array] | None:
+    """This epoch's generated utterances, modality -> [M, d_m]; None where there are none.
+
+    By the GAN; without one by SMOTE where there are neighbours to go towards; else the sources as
+    they are.
+    """
+    if not len(data.source):
+        return None
+    source = {m: x[data.source] for m, x in data.table.features.items()}
+    if program.gan is not None:
+        made = program.gan.generate(state.gan.params, key, source, data.target)
+        return jax.lax.stop_gradient(made)
+    if not data.neighbours.shape[1]:
+        return source
+    choice_key, way_key = jax.random.split(key)
+    made, nearest = data.neighbours.shape
+    choice = jax.random.randint(choice_key, (made,), 0, nearest)
+    towards = data.neighbours[jnp.arange(made), choice]
+    way = jax.random.uniform(way_key, (made, 1))
+    return {m: x + way * (data.table.features[m][towards] - x) for m, x in source.items()}
+
+
+def gather(
+    table: Table, rows: Rows, source: jax.Array, made: Mapping[str, jax.Array] | None
+) -> Conversations:
+    """Looks the rows' features up.
+
+    Args:
+      table: N real utterances.
+      rows: [B, L] rows; an index from N on is a generated utterance.
+      source: [M] what each generated utterance was made from; it lacks the same modalities.
+      made: modality -> [M, d_m], or None.
+
+    Returns:
+      The model's input.
+    """
+    real = len(next(iter(table.features.values())))
+    used = rows.segment > 0
+    index = rows.index
+    if made is not None:
+        number = jnp.maximum(rows.index - real, 0)
+        is_made = rows.index >= real
+        index = jnp.where(is_made, source[number], rows.index)
+    features, present = {}, {}
+    for modality, values in table.features.items():
+        present[modality] = table.present[modality][index] & used
+        looked_up = values[index]
+        if made is not None:
+            looked_up = jnp.where(is_made[..., None], made[modality][number], looked_up)
+        features[modality] = jnp.where(present[modality][..., None], looked_up, 0.0)
+    return Conversations(features, present, rows.segment, rows.speaker)
+
+
+def predict(
+    program: Program, variables: Any, table: Table, rows: Rows, place: Place = _here
+) -> jax.Array:
+    """Probabilities [R, L, C] of packed rows, a batch of ``program.rows`` at a time.
+
+    R has to be a multiple of ``program.rows``. Nothing is masked, dropped or sampled.
+    """
+    none = jnp.zeros((0,), jnp.int32)
+
+    def of_batch(batch):
+        conversations = gather(table, place(batch), none, None)
+        masking = no_masking(batch.index.shape)
+        logits, _ = program.model.apply(variables, conversations, masking, 0.0)
+        return average_probability(logits)
+
+    batches = jax.tree.map(lambda x: x.reshape(-1, program.rows, *x.shape[1:]), rows)
+    probability = jax.lax.map(of_batch, batches)
+    return probability.reshape(-1, *probability.shape[2:])
+
+
+def _evaluate(
+    program: Program, variables: Any, table: Table, rows: Rows, place: Place
+) -> dict[str, jax.Array]:
+    probability = predict(program, variables, table, rows, place)
+    predicted = jnp.argmax(probability, axis=-1)
+    return scores(confusion_matrix(rows.label, predicted, probability.shape[-1]))
+
+
+def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.Array:
+    """[N + M, K] weights of each classifier, a member's own through all epochs.
+
+    Bayesian bootstrap (Rubin 1981). A single classifier has no others to differ from: it would only
+    lose half of its effective sample.
+    """
+    classifiers = program.model.settings.classifiers
+    if classifiers == 1:
+        return jnp.ones((utterances, 1))
+    # Drawn flat, which compiles faster.
+    drawn = jax.random.exponential(_key(seed, BOOTSTRAP), (utterances * classifiers,))
+    return drawn.reshape(utterances, classifiers)
+
+
+def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
+    """The epoch's steps: new variables, optimiser state, average, and each step's terms."""
+    joint = state.joint
+    key = jax.random.fold_in(_key(state.seed, JOINT_STAGE), joint.epoch)
+    order_key, generate_key, step_key = jax.random.split(key, 3)
+    made = generate(program, state, data, generate_key)
+    rows, real = len(data.train.index), len(data.label)
+    batches = rows // program.rows
+    order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
+    bootstrap = _draw_bootstrap(program, state.seed, real + len(data.source))
+
+    def step(carry, inputs):
+        variables, optimizer, average = carry
+        chosen, number = inputs
+        batch_rows = place(jax.tree.map(lambda x: x[chosen], data.train))
+        is_made = batch_rows.index >= real
+        weight = batch_rows.weight * jnp.where(is_made, hyper["augment.weight"], 1.0)
+        batch = Batch(
+            gather(data.table, batch_rows, data.source, made),
+            batch_rows.label,
+            weight,
+            bootstrap[batch_rows.index],
+        )
+        done = joint.epoch * batches + number
+        variables, optimizer, terms = joint_step(
+            program.model,
+            variables,
+            optimizer,
+            batch,
+            jax.random.fold_in(step_key, number),
+            data.counts,
+            done / (program.epochs * batches),
+            program.epochs * batches,
+            hyper,
+        )
+        # The average forgets the first steps faster than its decay alone would.
+        decay = jnp.minimum(hyper["optim.ema"], (1.0 + done) / (10.0 + done))
+        average = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, average, variables["params"]
+        )
+        return (variables, optimizer, average), terms
+
+    carry = (joint.variables, joint.optimizer, joint.average)
+    carry, terms = jax.lax.scan(step, carry, (order, jnp.arange(batches)))
+    return *carry, terms
+
+
+def joint_epoch(
+    program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place = _here
+) -> tuple[MemberState, dict[str, jax.Array]]:
+    """One epoch of the joint stage and its dev evaluation.
+
+    A member that has stopped, or whose loss or parameters are no longer finite, keeps the state it
+    had. A member whose GAN diverged is diverged from the start.
+
+    Args:
+      program: the static settings.
+      state: the member's state.
+      data: the packed corpus.
+      hyper: numeric settings.
+      place: where the leading axis of a batch lies.
+
+    Returns:
+      The new state, and the record of the epoch: loss terms, ``dev_<metric>``, ``active``,
+      and ``test_<metric>`` where test is looked at.
+    """
+    joint = state.joint
+    variables, optimizer, average, steps = _train(program, state, data, hyper, place)
+    terms = jax.tree.map(jnp.mean, steps)
+    averaged = {**variables, "params": average}
+    dev = _evaluate(program, averaged, data.table, data.dev, place)
+    score = dev[program.select]
+
+    broken_gan = jnp.bool_(False) if state.gan is None else state.gan.diverged != NEVER
+    sound = _finite((terms, average)) & ~broken_gan
+    active = ~joint.stopped
+    learned = active & sound
+    better = learned & (score > joint.best_score)
+    best_epoch = jnp.where(better, joint.epoch, joint.best_epoch)
+    patient = joint.epoch - best_epoch < program.patience
+    on_test, seen = joint.on_test, {}
+    if data.test is not None:
+        test = _evaluate(program, averaged, data.table, data.test, place)
+        seen = {f"test_{name}": value for name, value in test.items()}
+        higher = learned & (test["weighted_f1"] > on_test["weighted_f1"])
+        on_test = {name: jnp.where(higher, test[name], old) for name, old in on_test.items()}
+    new = JointState(
+        variables=_choose(learned, variables, joint.variables),
+        optimizer=_choose(learned, optimizer, joint.optimizer),
+        average=_choose(learned, average, joint.average),
+        best=_choose(better, average, joint.best),
+        best_score=jnp.where(better, score, joint.best_score),
+        best_epoch=best_epoch,
+        on_test=on_test,
+        epoch=joint.epoch + 1,
+        stopped=joint.stopped | ~sound | ~patient,
+        diverged=jnp.where(active & ~sound, joint.epoch, joint.diverged),
+        broken=jnp.where(active & ~sound, _first_broken(steps, joint_steps.TERMS), joint.broken),
+    )
+    record = terms | {f"dev_{name}": value for name, value in dev.items()} | seen
+    record |= {"active": active}
+    return state.replace(joint=new), record

@@ -1,0 +1,261 @@
+"""Members as an array axis: many seeds and hyper-parameters in one compiled program (section 4).
+
+A member is one (seed, numeric hyper-parameters) pair. The state of S members is one tree whose
+leaves have a leading axis. The devices, those of other processes included, are laid out as shards
+of members times parts of a batch:
+
+- at least as many members as devices: every device has its share of the members, and the epoch
+  functions, vmapped over members, are pmapped over devices;
+- fewer members than devices: every batch is split over the devices of its member, and the compiler
+  averages the gradients between them.
+
+This is the one file that knows how many members and devices there are.
+"""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cberl_jax.runtime import processes
+from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
+
+Hyper = Mapping[str, np.ndarray]
+
+
+def members_like(program: Program, seeds: np.ndarray, hyper: Hyper) -> MemberState:
+    """Shapes and dtypes of the state of S members, leaves [S, ...], without any work."""
+    first = jax.tree.map(lambda leaf: leaf[0], (np.asarray(seeds, np.int32), dict(hyper)))
+    one = jax.eval_shape(functools.partial(create_state, program), *first)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype), one
+    )
+
+
+def choose_split(members: int, devices: int, rows: int) -> int:
+    """Into how many parts a batch of ``rows`` is split so that every member has its devices.
+
+    Args:
+      members: S.
+      devices: D.
+      rows: rows in a batch.
+
+    Returns:
+      The largest number that divides devices and rows and leaves a shard for each member; 1 where
+      there are at least as many members as devices.
+    """
+    fits = (
+        parts
+        for parts in range(1, devices + 1)
+        if devices % parts == 0 and rows % parts == 0 and devices // parts >= members
+    )
+    return max(fits, default=1)
+
+
+class Fleet:
+    """Slots for the members of one program on some devices; each stage is compiled once.
+
+    Fewer members than slots are filled up with copies of the last one, whose results are dropped.
+
+    Attributes:
+      program: the static settings.
+      devices: of all processes.
+      split: parts of a batch.
+      slots: members that one call computes.
+    """
+
+    def __init__(self, program: Program, members: int, devices: Sequence[jax.Device] | None = None):
+        """Lays out devices for up to ``members`` members; by default all devices there are."""
+        devices = tuple(jax.devices() if devices is None else devices)
+        self.program = program
+        self.split = choose_split(members, len(devices), program.rows)
+        if self.split == 1 and jax.process_count() == 1:
+            devices = devices[:members]
+        self.devices = devices
+        self._shards = len(devices) // self.split
+        self._each = -(-members // self._shards)
+        self.slots = self._shards * self._each
+        self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
+        # Where only members are dealt out, a process needs to know of its own devices alone.
+        own = [device for device in devices if device.process_index == jax.process_index()]
+        self._own = Mesh(np.asarray(own), ("device",))
+        self._first = devices.index(own[0])
+        self._compiled: dict[str, Callable] = {}
+
+    @property
+    def stages(self) -> dict[str, Callable]:
+        """Stage -> its epoch as a function of one member's state, data and settings, in order."""
+        joint = functools.partial(joint_epoch, self.program, place=self.place)
+        if self.program.gan is None:
+            return {"joint": joint}
+        return {"gan": functools.partial(gan_epoch, self.program), "joint": joint}
+
+    @property
+    def _dealt(self) -> bool:
+        """Whether members are dealt out by pmap."""
+        return self.split == 1 and len(self.devices) > 1
+
+    def create(self, seeds: np.ndarray, hyper: Hyper) -> MemberState:
+        """Draws the state of n members: numpy leaves [n, ...].
+
+        One member after the other: a vmapped initialisation of a model of this size can deadlock
+        the CPU runtime of jaxlib 0.10 on two-core machines, and ``lax.map`` does not.
+        """
+        arguments = self._fill((np.asarray(seeds, np.int32), dict(hyper)))
+        if "create" not in self._compiled:
+
+            def create(seeds, hyper):
+                return jax.lax.map(
+                    lambda member: create_state(self.program, *member), (seeds, hyper)
+                )
+
+            self._compiled["create"] = compile_once(create, *arguments)
+        state = self._compiled["create"](*arguments)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(seeds)], state)
+
+    def _fill(self, tree: Any) -> Any:
+        """Leaves [n, ...] filled up to [slots, ...]."""
+
+        def fill(leaf):
+            leaf = np.asarray(leaf)
+            if len(leaf) == self.slots:
+                return leaf
+            return leaf[np.minimum(np.arange(self.slots), len(leaf) - 1)]
+
+        return jax.tree.map(fill, tree)
+
+    def spread(self, tree: Any) -> Any:
+        """Deals leaves [n, ...] of n members, the same in every process, out to the devices."""
+        if not self._dealt:
+            return jax.device_put(
+                self._fill(tree), NamedSharding(self._mesh, PartitionSpec("member"))
+            )
+        own = slice(self._first, self._first + self._own.size)
+
+        def deal(leaf):
+            leaf = leaf.reshape(self._shards, self._each, *leaf.shape[1:])[own]
+            return jax.device_put(leaf, NamedSharding(self._own, PartitionSpec("device")))
+
+        return jax.tree.map(deal, self._fill(tree))
+
+    def share(self, tree: Any) -> Any:
+        """Puts a copy of a tree that all members read on every device."""
+        if not self._dealt:
+            return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+        split = NamedSharding(self._own, PartitionSpec("device"))
+
+        def copies(leaf):
+            leaf = np.asarray(leaf)
+            return jax.device_put(np.broadcast_to(leaf, (self._own.size, *leaf.shape)), split)
+
+        return jax.tree.map(copies, tree)
+
+    def collect(self, tree: Any, members: int) -> Any:
+        """The inverse of ``spread``: numpy arrays [n, ...] of n members, in every process."""
+        if self._dealt:
+            # [d, e, ...] of each process's d devices become [P, d, e, ...].
+            tree = processes.gather(jax.tree.map(np.asarray, tree))
+            tree = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
+        elif jax.process_count() > 1:
+            tree = multihost_utils.process_allgather(tree, tiled=True)
+        # A copy: the device's own memory may be given to the next epoch.
+        return jax.tree.map(lambda leaf: np.array(leaf[:members]), tree)
+
+    def whole(self, tree: Any, members: int) -> Any:
+        """What a checkpoint is written from: every process holds its shards, or one holds all.
+
+        Args:
+          tree: from ``spread`` or a compiled stage.
+          members: n.
+
+        Returns:
+          numpy leaves [n, ...] with one process, else global arrays [slots, ...].
+        """
+        if jax.process_count() == 1:
+            return self.collect(tree, members)
+        if not self._dealt:
+            return tree
+        sharding = NamedSharding(self._mesh, PartitionSpec("member"))
+
+        def join(leaf):
+            own = np.asarray(leaf)
+            return jax.make_array_from_process_local_data(
+                sharding, own.reshape(-1, *own.shape[2:]), (self.slots, *own.shape[2:])
+            )
+
+        return jax.tree.map(join, tree)
+
+    def place(self, batch: Any) -> Any:
+        """Splits the leading axis of a batch, as one member sees it, over the member's devices."""
+        if self.split == 1:
+            return batch
+        rows = NamedSharding(self._mesh, PartitionSpec("rows"))
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
+
+    def has_compiled(self, name: str) -> bool:
+        """Whether ``compile`` has this stage's program already."""
+        return name in self._compiled
+
+    def compile(
+        self, name: str, function: Callable, state: Any, shared: Any, hyper: Any, keep: bool = False
+    ) -> Callable:
+        """Compiles ``function(state, shared, hyper)`` of one member for all slots, once per name.
+
+        Args:
+          name: of the stage; a second call with it returns the first call's program.
+          function: a pure function of one member's state, the shared data and its settings.
+          state: the members' states, from ``spread``.
+          shared: from ``share``.
+          hyper: from ``spread``.
+          keep: whether the state is used again; otherwise its memory becomes the result's.
+
+        Returns:
+          The compiled function of such arguments.
+        """
+        if name in self._compiled:
+            return self._compiled[name]
+        given = () if keep else (0,)
+        if self._dealt:
+            mapped = jax.vmap(function, in_axes=(0, None, 0))
+            devices = list(self._own.devices.flat)
+            staged = jax.pmap(mapped, devices=devices, donate_argnums=given)
+        else:
+            mapped = jax.vmap(function, in_axes=(0, None, 0), spmd_axis_name="member")
+            result = NamedSharding(self._mesh, PartitionSpec("member"))
+            staged = jax.jit(mapped, donate_argnums=given, out_shardings=result)
+        self._compiled[name] = staged.lower(state, shared, hyper).compile()
+        return_memory()
+        return self._compiled[name]
+
+    def memory(self, name: str) -> tuple[int, int]:
+        """Bytes on one device that a compiled stage needs: per member, and for all of them."""
+        stats = self._compiled[name].memory_analysis()
+        total = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+        total += stats.output_size_in_bytes - stats.alias_size_in_bytes
+        return total // self._each, total
+
+
+def compile_once(function: Callable, *arguments: Any) -> Callable:
+    """Compiles a function that runs once, so that its compilation is most of what it costs."""
+    # On CPU the optimiser would take longer than all it could save.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
+    return_memory()
+    return compiled
+
+
+def return_memory() -> None:
+    """Gives what the compiler has freed back to the system; the C library alone would keep it.
+
+    A compilation takes about half a gigabyte, of which nothing is needed afterwards.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        if trim is not None:
+            trim(0)

@@ -1,0 +1,389 @@
+"""A whole run: corpus in, trained members and report out (section 4).
+
+GAN stage, joint stage, predictions, report; every so often a checkpoint, from which the same call
+goes on. This file decides what comes when; the mathematics is in ``epochs.py``.
+"""
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.config.settings import FREE_SETTINGS, check_config, flatten
+from cberl_jax.data.corpus import fingerprint
+from cberl_jax.errors import Interrupted
+from cberl_jax.reports.model_card import write_model_card
+from cberl_jax.reports.pictures import TrainedRun, illustrate
+from cberl_jax.reports.run import create_report, score_members, write_report
+from cberl_jax.runtime import processes
+from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints, set_damaged_aside
+from cberl_jax.runtime.forking import fork
+from cberl_jax.runtime.progress import PLAIN, Epoch, Progress
+from cberl_jax.runtime.signals import GRACE_SECONDS, Stopper
+from cberl_jax.runtime.tensorboard import open_event_files
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.serving.restore import member_states, predict_splits, versions
+from cberl_jax.training.epoch import MemberState
+from cberl_jax.training.fleet import Fleet, members_like
+from cberl_jax.training.prepare import Members, Prepared, list_members, load_data, prepare
+
+
+class Clock:
+    """Seconds spent per activity."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def measure(self, name: str):
+        """Adds the time of the block to ``name``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Run:
+    """One run in progress: its members, states, files and clock."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        config: ConfigDict,
+        members: Members,
+        fleet: Fleet,
+        workdir: Workdir,
+        stopper: Stopper,
+        progress: Progress,
+    ):
+        """Args: as of ``train_and_evaluate``; a fleet may have been used by other runs before."""
+        self.prepared, self.config, self.members = prepared, config, members
+        self.fleet, self.workdir, self.stopper, self.progress = fleet, workdir, stopper, progress
+        self.clock = Clock()
+        # Epochs done.
+        self.done = {"gan": 0, "joint": 0}
+        self.saved_at = time.monotonic()
+
+    def _set_damaged_aside(self) -> None:
+        """Makes the newest sound checkpoint the newest, and says what is lost."""
+        damaged = set_damaged_aside(self.workdir.checkpoints) if self.workdir.writes else {}
+        for step, damage in damaged.items():
+            self.progress.say(
+                f"{self.workdir.checkpoints / str(step)}: this checkpoint, after {step} epochs, "
+                f"is damaged ({damage}) and set aside"
+            )
+        if damaged and not list_steps(self.workdir.checkpoints):
+            self.progress.say("no sound checkpoint is left: the training starts from its beginning")
+        processes.wait_for_others("the checkpoints are sound")
+
+    def start(self) -> None:
+        """Draws the members, or reads the newest checkpoint."""
+        seeds, hyper = self.members.seeds, self.members.hyper
+        if self.checkpoints.latest is None:
+            with self.clock.measure("compile_s"):
+                state = self.fleet.create(seeds, hyper)
+        else:
+            like = members_like(self.prepared.program, seeds, hyper)
+            state, _ = self.checkpoints.restore(like, self.prepared.standardiser)
+            # All members have done equally many epochs: the stopped ones count on.
+            self.done["joint"] = int(state.joint.epoch[0])
+            self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
+            self.progress.say(f"going on after {sum(self.done.values())} epochs")
+        self.started_at = self.done["joint"]
+        self.workdir.keep_metrics(self.done)
+        self.load(state)
+
+    def load(self, state: MemberState) -> None:
+        """Deals the members out to the devices, and their data and settings."""
+        self.state = self.fleet.spread(state)
+        self.shared = self.fleet.share(self.prepared.data)
+        self.hyper = self.fleet.spread(self.members.hyper)
+
+    def save(self) -> None:
+        """Writes a checkpoint, once per number of epochs."""
+        step = sum(self.done.values())
+        with self.stopper.writing():
+            if self.checkpoints.latest != step:
+                state = self.fleet.whole(self.state, len(self.members.seeds))
+                self.checkpoints.save(step, state, self.prepared.standardiser)
+        self.saved_at = time.monotonic()
+
+    def _curves(self) -> contextlib.AbstractContextManager[Callable]:
+        """What takes the metrics of an epoch besides the file: TensorBoard's, or nobody."""
+        if not (self.config.train.tensorboard and self.workdir.writes):
+            return contextlib.nullcontext(lambda step, lines: None)
+        return open_event_files(
+            self.workdir.event_files, len(self.members.seeds), sum(self.done.values())
+        )
+
+    def compile(self, name: str) -> Callable:
+        """The compiled epoch of one stage."""
+        arguments = (self.state, self.shared, self.hyper)
+        with self.clock.measure("compile_s"):
+            return self.fleet.compile(name, self.fleet.stages[name], *arguments)
+
+    def stage(self, name: str, epochs: int) -> None:
+        """Runs what is left of one stage.
+
+        Args:
+          name: ``gan`` or ``joint``.
+          epochs: how many the stage has at most.
+        """
+        if self.done[name] >= epochs or self._all_stopped(name):
+            return
+        if not self.fleet.has_compiled(name):
+            self.progress.say(f"compiling the {name} stage")
+        step = self.compile(name)
+        with self.progress.stage(name, self.done[name], epochs) as show:
+            while self.done[name] < epochs and not self._all_stopped(name):
+                before = time.monotonic()
+                with self.clock.measure(f"{name}_s"):
+                    self.state, record = step(self.state, self.shared, self.hyper)
+                    record = self.fleet.collect(record, len(self.members.seeds))
+                seconds = time.monotonic() - before
+                show(self._record(name, record))
+                self.done[name] += 1
+                self._pause(seconds)
+        self.save()
+
+    def _pause(self, seconds: float) -> None:
+        """After an epoch that took so long: writes a due checkpoint, hears who wants an end."""
+        wish, due = self._wishes(seconds)
+        if wish or due:
+            self.save()
+        if wish:
+            raise Interrupted(wish)
+
+    def _wishes(self, seconds: float) -> tuple[int, bool]:
+        """The signal that any process heard, 0 for none; whether a checkpoint is due."""
+        due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
+        # Whoever sends SIGTERM does not wait for a long epoch: only that one is to be lost.
+        due |= seconds > GRACE_SECONDS
+        every = processes.gather(np.asarray([self.stopper.wish or 0, due]))
+        # Clocks differ: the main process's counts.
+        return int(every[:, 0].max()), bool(every[0, 1])
+
+    def _all_stopped(self, name: str) -> bool:
+        if name != "joint":
+            return False
+        return bool(self.fleet.collect(self.state.joint.stopped, len(self.members.seeds)).all())
+
+    def _record(self, stage: str, record: dict[str, np.ndarray]) -> Epoch:
+        """Writes a line per member that still learns; returns what is told of their mean."""
+        seeds = self.members.seeds
+        active = record.pop("active", np.ones(len(seeds), bool))
+        lines = [
+            {"stage": stage, "epoch": self.done[stage], "member": member, "seed": int(seed)}
+            | {name: float(values[member]) for name, values in record.items()}
+            for member, seed in enumerate(seeds)
+            if active[member]
+        ]
+        self.workdir.append_metrics(lines)
+        self.draw_curves(sum(self.done.values()), lines)
+        shown = (
+            ("agreement", "identity")
+            if stage == "gan"
+            else ("total", "dev_weighted_f1", "dev_macro_f1")
+        )
+        figures = {name: float(np.nanmean(record[name][active])) for name in shown}
+        members = int(active.sum())
+        utterances = members * self._utterances(stage)
+        return Epoch(self.done[stage] + 1, figures, members, utterances)
+
+    def _utterances(self, stage: str) -> int:
+        """How many utterances a member learns from in an epoch."""
+        if stage == "gan":
+            return self.config.gan.steps * self.config.gan.batch_size
+        return int((self.prepared.data.train.segment > 0).sum())
+
+    def timing(self) -> dict[str, Any]:
+        """The report's ``timing``, in seconds and bytes.
+
+        It is that of this call: a run that went on from a checkpoint counts what came after it, and
+        an activity that was over by then is None.
+        """
+        seconds = self.clock.seconds
+        epochs = self.done["joint"] - self.started_at
+        train = seconds.get("joint_s")
+        epoch_s = train / epochs if train and epochs else None
+        turns = self._utterances("joint") * len(self.members.seeds)
+        return {
+            "device": f"{len(self.fleet.devices)} x {self.fleet.devices[0].device_kind}",
+            "compile_s": seconds.get("compile_s"),
+            "gan_s": seconds.get("gan_s"),
+            "train_s": train,
+            "epoch_s": epoch_s,
+            "utterances_per_s": turns / epoch_s if epoch_s else None,
+            "peak_memory_bytes": peak_memory(jax.local_devices()),
+        }
+
+    def execute(self) -> list[dict[str, Any]]:
+        """Both stages and the predictions; writes ``predictions.npz``.
+
+        The states are on the host afterwards.
+
+        Returns:
+          The members' lines, from ``score_members``.
+        """
+        self._set_damaged_aside()
+        with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
+            self.start()
+            with self._curves() as self.draw_curves:
+                most = {"gan": self.config.gan.epochs, "joint": self.config.train.epochs}
+                for name in self.fleet.stages:
+                    self.stage(name, most[name])
+        state = self.fleet.collect(self.state, len(self.members.seeds))
+        # The devices' memory is the predictions' now.
+        del self.shared
+        self.state = state
+        corpus = self.prepared.corpus
+        predictions = predict_splits(self.fleet, state, corpus, self.prepared.standardiser)
+        self.workdir.write_predictions({"seed": self.members.seeds, **predictions})
+        return score_members(self.members, member_states(state), predictions, corpus.classes)
+
+
+def peak_memory(devices: Sequence[jax.Device]) -> int:
+    """Peak bytes on the fullest accelerator, or of the process where devices do not tell."""
+    stats = [device.memory_stats() for device in devices]
+    if all(stats):
+        return max(s["peak_bytes_in_use"] for s in stats)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
+    """What has to be the same for a run to be the same: settings, data, seeds."""
+    return {
+        **flatten(config),
+        "seeds": list(seeds),
+        "corpus": fingerprint(prepared.corpus),
+        "widths": prepared.corpus.widths,
+        "classes": list(prepared.corpus.classes),
+        "generated": prepared.generated.tolist(),
+    }
+
+
+@contextlib.contextmanager
+def open_workdir(
+    path: str | os.PathLike, identity: Mapping[str, Any], forked: str | None = None
+) -> Iterator[Workdir]:
+    """Opens a run's folder for all processes, within the block for nobody else; one writes.
+
+    Args:
+      path: of the folder.
+      identity: of the run.
+      forked: folder of the run that a new run starts from.
+
+    Raises:
+      UserError: as of ``Workdir.claim`` in every process, of ``Workdir.locked`` and ``fork`` in the
+        main one, whose end the others then hear of.
+    """
+    folder = Workdir(path, writes=processes.is_main())
+    # A finished run is only read.
+    with contextlib.nullcontext() if folder.finished else folder.locked():
+        if forked is not None:
+            identity = {**identity, "forked": forked}
+            if folder.writes and not folder.config_file.exists():
+                fork(forked, folder, identity)
+        folder.claim(identity, FREE_SETTINGS)
+        processes.wait_for_others(f"{path} is claimed")
+        yield folder
+
+
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str,
+    seeds: Sequence[int],
+    progress: Progress = PLAIN,
+    pictures: bool = True,
+    forked: str | None = None,
+) -> dict[str, Any]:
+    """Trains one member per seed and writes the run's folder; goes on with a run that is there.
+
+    Args:
+      config: the settings (``settings.default_config``).
+      workdir: the run's folder.
+      seeds: the members' seeds, different from each other.
+      progress: shows how far it is.
+      pictures: whether the report has pictures, which take some seconds.
+      forked: folder of a run whose newest checkpoint a new run starts from.
+
+    Returns:
+      The report, as in ``report.json``; its ``pictures`` in the process that writes.
+
+    Raises:
+      UserError: a setting, the corpus or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    check_config(config)
+    corpus = load_data(config)
+    prepared = prepare(config, corpus)
+    with open_workdir(workdir, run_identity(config, prepared, seeds), forked) as folder:
+        if folder.finished:
+            progress.say("this run is finished")
+            return folder.read_report()
+        return _train(folder, config, prepared, seeds, progress, pictures)
+
+
+def _train(
+    folder: Workdir,
+    config: ConfigDict,
+    prepared: Prepared,
+    seeds: Sequence[int],
+    progress: Progress,
+    pictures: bool,
+) -> dict[str, Any]:
+    """What ``train_and_evaluate`` does in a folder that is its own."""
+    members = list_members(config, seeds)
+    fleet = Fleet(prepared.program, len(members.seeds))
+    with Stopper(progress.say).listening() as stopper:
+        run = Run(prepared, config, members, fleet, folder, stopper, progress)
+        lines = run.execute()
+        return report_on(
+            folder, config, prepared, run.state, lines, run.timing(), progress, pictures
+        )
+
+
+def report_on(
+    folder: Workdir,
+    config: ConfigDict,
+    prepared: Prepared,
+    state: MemberState,
+    lines: Sequence[Mapping[str, Any]],
+    timing: Mapping[str, Any],
+    progress: Progress,
+    pictures: bool,
+) -> dict[str, Any]:
+    """Writes the report of a run that is trained, its pictures and its model card.
+
+    Args:
+      folder: of the run, with its predictions and metrics.
+      config: its settings.
+      prepared: its data and program.
+      state: its members' states, on the host.
+      lines: a line per member, from ``score_members``.
+      timing: from ``Run.timing``, or empty.
+      progress: says that pictures are drawn.
+      pictures: whether they are.
+
+    Returns:
+      The report, as in ``report.json``.
+    """
+    corpus = prepared.corpus
+    report = create_report(
+        corpus, lines, generated=prepared.generated, timing=timing, versions=versions()
+    )
+    if pictures and folder.writes:
+        progress.say("drawing")
+        model = (prepared.program, state, prepared.standardiser, prepared.data)
+        drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
+        report["pictures"] = [picture._asdict() for picture in drawn]
+    write_model_card(folder, config, corpus, report)
+    write_report(folder, report)
+    return report

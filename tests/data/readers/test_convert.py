@@ -1,0 +1,96 @@
+"""The convert program, run as a person runs it, and the error convention of all programs."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cberl_jax.data.corpus import describe, fingerprint
+from cberl_jax.data.readers.load import convert, load_corpus, read_corpus
+from cberl_jax.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_program(*arguments) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "experiments" / "convert.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def write_pickle(path):
+    """A tiny corpus in the layout with four text layers."""
+    ids = [f"d{k}" for k in range(6)]
+    rows = ["u", "M", 5, *(np.full(4, k, np.float32) for k in range(4))]
+    rows += [np.ones(3, np.float32), np.zeros(0, np.float32), "hello"]
+    entries = [{key: [row, row] for key in ids} for row in rows]
+    path.write_bytes(pickle.dumps((*entries, ids[:4], ids[4:]), protocol=2))
+    return path
+
+
+def test_program_writes_the_file_and_describes_it(tmp_path):
+    source, target = write_pickle(tmp_path / "c.pkl"), tmp_path / "c.npz"
+    done = run_program(f"--input={source}", f"--output={target}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == describe(read_corpus(source)) + "\n"
+    assert "missing modalities: visual" in done.stdout
+    assert fingerprint(read_corpus(target)) == fingerprint(read_corpus(source))
+
+
+def test_conversion_keeps_the_text_layers_apart(tmp_path):
+    source, target = write_pickle(tmp_path / "c.pkl"), tmp_path / "c.npz"
+    assert convert(source, target).modalities == tuple(
+        [f"roberta{k}" for k in (1, 2, 3, 4)] + ["audio"]
+    )
+    np.testing.assert_array_equal(load_corpus(target).features["text"], 1.5)
+    np.testing.assert_array_equal(load_corpus(target, "3").features["text"], 2)
+
+
+def test_file_is_known_by_its_content_and_not_its_name(tmp_path):
+    source, target = write_pickle(tmp_path / "misnamed.npz"), tmp_path / "misnamed.pkl"
+    convert(source, target)
+    assert fingerprint(load_corpus(target)) == fingerprint(load_corpus(source))
+
+
+def test_conversion_in_place_replaces_the_file(tmp_path):
+    path = write_pickle(tmp_path / "c.data")
+    expected = fingerprint(read_corpus(path))
+    convert(path, path)
+    assert path.read_bytes()[:2] == b"PK"
+    assert fingerprint(read_corpus(path)) == expected
+
+
+def test_failed_conversion_leaves_the_target(tmp_path):
+    (tmp_path / "c.pkl").write_text("no pickle")
+    (tmp_path / "c.npz").write_text("old")
+    with pytest.raises(UserError):
+        convert(tmp_path / "c.pkl", tmp_path / "c.npz")
+    assert (tmp_path / "c.npz").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (
+            ("--input=none.pkl", "--output=c.npz"),
+            "error: none.pkl: cannot be read (No such file",
+        ),
+        (
+            ("--inptu=none.pkl",),
+            "error: Unknown command line flag 'inptu'. Did you mean: input",
+        ),
+        ((), "error: flag --input=None: Flag --input must have a value other than None."),
+        (
+            ("--input=a", "--output=b", "c"),
+            "error: unexpected argument 'c'; flags start with --.",
+        ),
+    ],
+)
+def test_a_persons_mistake_is_one_sentence_and_status_2(arguments, part):
+    done = run_program(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(part) and done.stderr.count("\n") == 1

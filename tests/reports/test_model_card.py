@@ -1,0 +1,100 @@
+"""The model card: every figure is the run's, and its limits are those of this run."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from cberl_jax.data.corpus import fingerprint
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.evaluate import evaluate_predictions
+from cberl_jax.reports.model_card import NOT_FOR, format_model_card, write_model_card
+from cberl_jax.reports.run import create_report
+from cberl_jax.runtime.workdir import Workdir
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Simulated conversations that pass for a person's own, whose name would be a heading."""
+    corpus = simulate_corpus(create_process(), SimulatedSize(40, 8, 30, 4, 8), seed=0)
+    return dataclasses.replace(corpus, source="my|corpus.npz")
+
+
+def create_scored(corpus, seeds, lost=()):
+    """A report whose members are right on every other utterance, but never about class 1."""
+    members = []
+    for seed in seeds:
+        line = {"seed": seed, "status": "diverged" if seed in lost else "ok", "epoch": 2}
+        for split in ("dev", "test"):
+            label = corpus.label[corpus.in_split(split)]
+            guess = np.where((np.arange(len(label)) + seed) % 2 & (label != 1), label, 0)
+            probability = np.eye(len(corpus.classes))[guess]
+            scores = evaluate_predictions(label, probability, corpus.classes)
+            line[split] = None if seed in lost else scores
+        members.append(line)
+    generated = np.arange(len(corpus.classes))
+    versions = {"cberl-jax": "0.0.7"}
+    return create_report(corpus, members, generated=generated, timing={}, versions=versions)
+
+
+def cells(card, first):
+    """The cells of the one table line that starts with a word."""
+    (line,) = [line for line in card.splitlines() if line.startswith(f"| {first} ")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_card_holds_the_runs_own_figures(corpus):
+    report = create_scored(corpus, [0, 1, 2])
+    card = format_model_card(tiny_config(), corpus, report)
+    assert card.startswith("# Model card: CBERL on my\\|corpus.npz\n")
+    assert "cberl-jax 0.0.7" in card and "3 members" in card and fingerprint(corpus) in card
+    for name in corpus.classes:
+        scores, counts = report["test"]["per_class"][name], report["augmentation"][name]
+        own = cells(card, name)
+        assert own[3].startswith(f"{scores['f1']['mean']:.3f} [")
+        numbers = [counts["real"], counts["generated"], scores["support"]]
+        assert own[4:] == [str(number) for number in numbers]
+    for split, column in (("dev", 1), ("test", 2)):
+        mean = report[split]["weighted_f1"]["mean"]
+        assert cells(card, "weighted F1")[column].startswith(f"{mean:.3f} [")
+    test = corpus.in_split("test")
+    speakers = len(np.unique(corpus.speaker[test]))
+    counts = [30, test.sum(), (corpus.label[test] >= 0).sum(), speakers]
+    assert cells(card, "test")[1:] == [str(count) for count in counts]
+    assert NOT_FOR in card
+
+
+def test_limits_are_this_runs(corpus):
+    card = format_model_card(tiny_config(), corpus, create_scored(corpus, [0, 1, 2]))
+    assert f"Of 100 utterances of {corpus.classes[1]}, 0 are recognised." in card
+    counts = corpus.class_counts("test")
+    few = [f"{n} ({c})" for n, c in zip(corpus.classes, counts) if 0 < c < 100]
+    assert few and f"Few test utterances: {', '.join(few)}." in card
+    for absent in ("diverged", "single member", "simulated", "looked at", "has none"):
+        assert absent not in card
+
+    label = np.where(corpus.label == 3, 0, corpus.label)
+    without = dataclasses.replace(corpus, label=label, source="simulated:small")
+    config = tiny_config(**{"train.best_on_test": True})
+    card = format_model_card(config, without, create_scored(without, [0, 1], lost=[1]))
+    assert "A single member" in card and "1 of 2 trainings diverged" in card
+    assert f"the test split has none: {corpus.classes[3]}." in card
+    assert "The data is simulated" in card and "was looked at in training" in card
+
+
+def test_a_card_names_the_parts_in_use_and_whether_the_model_is_for_live_use(corpus):
+    report = create_scored(corpus, [0])
+    switched = {"model.djvae": False, "model.causal": True, "augment.method": "smote"}
+    card = format_model_card(tiny_config(**switched), corpus, report)
+    assert "Parts in use: BiLSTM, graph attention, reconstruction of masked nodes." in card
+    assert "can follow a conversation live" in card
+    assert "is not for live use" in format_model_card(tiny_config(), corpus, report)
+
+
+def test_a_run_without_a_sound_member_has_no_card(corpus, tmp_path):
+    folder = Workdir(tmp_path)
+    write_model_card(folder, tiny_config(), corpus, create_scored(corpus, [0], lost=[0]))
+    assert not folder.model_card.exists()
+    write_model_card(folder, tiny_config(), corpus, create_scored(corpus, [0]))
+    assert folder.model_card.read_text().startswith("# Model card")

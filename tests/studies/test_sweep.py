@@ -1,0 +1,240 @@
+"""A sweep: one program a group, chunks that survive, sizes that the memory decides."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import QUIET, tiny_config
+
+from cberl_jax.config.grid import parse_grid
+from cberl_jax.data.readers.npz import write_npz
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.errors import UserError
+from cberl_jax.reports.run import best_possible
+from cberl_jax.runtime.progress import Progress
+from cberl_jax.runtime.workdir import Workdir, list_differences
+from cberl_jax.serving.restore import evaluate_run
+from cberl_jax.studies import sweep as sweeps
+from cberl_jax.studies.sweep import best_at, even_chunks, fit_fleet, sweep
+from cberl_jax.training import loop as training
+from cberl_jax.training.prepare import list_members, load_data, prepare
+
+# Fewer parts compile faster; what a sweep does with them is the same.
+BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
+POINTS = [{"loss.gamma": gamma / 2} for gamma in range(40)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
+    write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0), path)
+    return str(path)
+
+
+def config(corpus, **changes):
+    return tiny_config(**{"data.path": corpus, "train.epochs": 2, "gan.epochs": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    "members, most, size", [(10, 64, 10), (10, 4, 4), (9, 8, 5), (160, 64, 54), (3, 1, 1)]
+)
+def test_chunks_are_as_few_and_as_even_as_can_be(members, most, size):
+    assert even_chunks(members, most) == size
+
+
+def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, traces, tmp_path):
+    grid = parse_grid(["loss.gamma=0,0.5,1,2,4"])
+    said = []
+
+    def until_the_second_chunk(line):
+        said.append(line)
+        if line.startswith("members 5 to 8"):
+            raise KeyboardInterrupt
+
+    arguments = (config(corpus), str(tmp_path / "sweep"), [0, 1], grid, 1)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*arguments, progress=Progress(until_the_second_chunk))
+    first = tmp_path / "sweep" / "chunks" / "000-000"
+    assert (first / "report.json").exists()
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    traces.clear()
+    said.clear()
+
+    report = sweep(*arguments, progress=Progress(said.append))
+    assert sorted(traces) == ["gan_epoch", "joint_epoch"]
+    # A member on each of four devices: the last chunk is filled up.
+    assert [line for line in said if line.startswith("members")] == [
+        "members 5 to 8 of 10",
+        "members 9 to 10 of 10",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == report
+    assert (tmp_path / "sweep" / "sweep_loss.gamma.png").exists()
+    points = sorted((p["settings"]["loss.gamma"], p["seeds"]) for p in report["points"])
+    assert points == [(gamma, [0, 1]) for gamma in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    scores = [point["dev"]["mean_f1"]["mean"] for point in report["points"]]
+    assert scores == sorted(scores, reverse=True)
+    assert {"report_generated.png", "report.html", "MODEL_CARD.md"} <= {
+        path.name for path in (tmp_path / "sweep" / "best").iterdir()
+    }
+
+    traces.clear()
+    assert sweep(*arguments, progress=Progress(said.append)) == report
+    assert not traces
+
+
+def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
+    grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.layers=1,2"])
+    arguments = (config(corpus, **BARE), str(tmp_path / "sweep"), [3], grid)
+    report = sweep(*arguments, progress=QUIET, pictures=False)
+    wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
+    point = next(p for p in report["points"] if p["settings"] == wanted)
+    training.train_and_evaluate(
+        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False
+    )
+    alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
+    chunk = tmp_path / "sweep" / "chunks" / "001-000"
+    together = np.load(chunk / "predictions.npz")["test.probability"][1]
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    other = np.load(chunk / "predictions.npz")["test.probability"][0]
+    assert np.abs(other - alone).max() > 0.01
+    assert point["members"][0]["epoch"] >= 1
+    groups = json.loads((tmp_path / "sweep" / "plan.json").read_text())
+    assert groups == {"0": 2, "1": 2}
+
+
+def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
+    """Its members come from two chunks, whichever point it is, among members of the other."""
+    grid = parse_grid(["loss.gamma=0,2", "optim.learning_rate=2e-2"])
+    folder, seeds = tmp_path / "sweep", [0, 4, 7, 8, 9]
+    # So that not all chunks do equally many epochs.
+    changes = BARE | {"train.patience": 1, "train.epochs": 6}
+    arguments = (config(corpus, **changes), str(folder), seeds, grid, 1)
+    report = sweep(*arguments, progress=QUIET, pictures=False)
+    best = Workdir(folder / "best", create=False)
+    # A member on each of four devices: chunks of 4, 4 and 2, points of 5.
+    assert json.loads((folder / "plan.json").read_text()) == {"0": 4}
+    settings, point = report["best"], report["points"][0]
+    found = best.read_report()
+    for line, member in zip(found["members"], point["members"], strict=True):
+        assert line["seed"] == member["seed"] and line["epoch"] == member["epoch"]
+        assert line["test"]["macro_f1"] == member["test"]["macro_f1"]
+    assert found["test"]["weighted_f1"] == point["test"]["weighted_f1"]
+    # Its parameters, predictions and curves belong together: scored again they are the same.
+    again = evaluate_run(str(best.path))
+    for line, member in zip(again["members"], found["members"], strict=True):
+        assert line["test"]["macro_f1"] == pytest.approx(member["test"]["macro_f1"])
+    lines = [json.loads(text) for text in best.metrics_file.read_text().splitlines()]
+    assert [(x["member"], x["seed"]) for x in lines if x["epoch"] == 0] == list(enumerate(seeds))
+    kept = {x["member"]: x["dev_macro_f1"] for x in lines if x["epoch"] + 1 == kept_epoch(x, found)}
+    assert kept == pytest.approx(
+        {n: member["dev"]["macro_f1"] for n, member in enumerate(found["members"])}, abs=1e-5
+    )
+    # As if it had been trained alone: the same command finds it finished.
+    said = []
+    alone = config(corpus, **changes, **settings)
+    assert training.train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
+    assert said == ["this run is finished"]
+    # It can be gone on with: nobody is left to train, and the report is the same.
+    best.report_file.unlink()
+    resumed = training.train_and_evaluate(alone, str(best.path), seeds, QUIET, False)
+    assert resumed["members"] == found["members"]
+
+
+@pytest.mark.parametrize("damage", ["another point's", "half written", "unreadable"])
+def test_the_best_points_run_is_written_anew_where_it_is_not_whole(corpus, tmp_path, damage):
+    grid = parse_grid(["loss.gamma=0,2"])
+    arguments = (config(corpus, **BARE), str(tmp_path), [0], grid)
+    report = sweep(*arguments, progress=QUIET, pictures=False)
+    best = Workdir(tmp_path / "best", create=False)
+    found = best.read_report()
+    if damage == "another point's":
+        best.write_json(best.config_file, best.read_config() | {"loss.gamma": 1.0})
+    if damage == "half written":
+        best.report_file.unlink()
+        best.predictions_file.unlink()
+    if damage == "unreadable":
+        best.config_file.write_text("{")
+    assert sweep(*arguments, progress=QUIET, pictures=False) == report
+    assert best.read_report()["members"] == found["members"]
+    assert best.read_config()["loss.gamma"] == report["best"]["loss.gamma"]
+    assert evaluate_run(str(best.path))["members"][0]["test"] == found["members"][0]["test"]
+
+
+def kept_epoch(line, report):
+    return report["members"][line["member"]]["epoch"]
+
+
+def test_the_best_possible_is_that_of_the_modalities_that_a_point_sees(corpus):
+    best = best_at(config("simulated:small"))
+    whole, text = best({"loss.gamma": 2.0}), best({"data.modalities": "text"})
+    assert whole == best_possible(load_data(config("simulated:small")))
+    assert text["full"]["accuracy"] < whole["full"]["accuracy"]
+    # Another law may have made what a file holds.
+    assert best_at(config(corpus))({}) is None
+
+
+def test_a_sweep_of_a_simulated_corpus_holds_the_best_possible(tmp_path):
+    small = config("simulated:small", **BARE | {"train.epochs": 1})
+    grid = parse_grid(["loss.gamma=0,2"])
+    report = sweep(small, str(tmp_path), [0], grid, progress=QUIET, pictures=False)
+    assert [point["bayes"] for point in report["points"]] == [best_at(small)({})] * 2
+    assert "## Share of the best possible" in (tmp_path / "sweep.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "there, asked, said",
+    [
+        ([0, 1], [0], "[0, 1] there, [0] asked for"),
+        (None, POINTS, f"None there, {POINTS[:3]} and 37 more asked for"),
+        (POINTS, [*POINTS, {"mask.tau": 1.0}], "only asked for [{'mask.tau': 1.0}]"),
+        (POINTS[1:], POINTS[:-1], "only there [{'loss.gamma': 19.5}], only asked for "),
+        (POINTS, POINTS[::-1], "in another order"),
+        # What is told differs: nothing but a list is cut short.
+        ("a" * 200 + "b", "a" * 200 + "c", f"'{'a' * 200}b' there, '{'a' * 200}c' asked for"),
+    ],
+)
+def test_of_long_lists_only_the_difference_is_told(there, asked, said):
+    told = list_differences({"points": there, "seed": 1}, {"points": asked, "seed": 2}, ["seed"])
+    assert told.startswith(f"points: {said}") and len(told) < 500
+
+
+def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
+    arguments = (config(corpus), str(tmp_path / "sweep"), [0])
+    prepared = prepare(arguments[0], load_data(arguments[0]))
+    identity = training.run_identity(arguments[0], prepared, [0]) | {"grid": {"loss.gamma": [0.0]}}
+    with training.open_workdir(arguments[1], identity):
+        pass
+    with pytest.raises(UserError, match="grid: .* there, .* asked for"):
+        sweep(*arguments, parse_grid(["loss.gamma=0,1"]), progress=QUIET)
+
+
+def test_a_point_that_nothing_can_follow_is_refused_before_anything_is_written(corpus, tmp_path):
+    for argument, message in (
+        ("model.hidden=8,9", r"at model.hidden=9: .* multiple of model.heads"),
+        ("data.modalities=text,smell", "has no modality 'smell'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep(config(corpus), str(tmp_path / "sweep"), [0], parse_grid([argument]))
+        assert not (tmp_path / "sweep").exists()
+
+
+def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
+    settings = config(corpus, **BARE)
+    prepared = prepare(settings, load_data(settings))
+    members = list_members(settings, range(4))
+    monkeypatch.setattr(sweeps, "memory_of_device", lambda: 2**40)
+    # One device, so that the slots of a fleet are those of the device.
+    one = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    fleet = fit_fleet(prepared, settings, members)
+    assert fleet.slots == 4
+    each, total = fleet.memory("joint")
+    assert each == total // 4 > 10_000
+    monkeypatch.setattr(sweeps, "memory_of_device", lambda: total - 1)
+    assert fit_fleet(prepared, settings, members).slots == 2
+    monkeypatch.setattr(sweeps, "memory_of_device", lambda: 10_000)
+    with pytest.raises(UserError, match="one member needs"):
+        fit_fleet(prepared, settings, members)

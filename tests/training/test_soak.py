@@ -1,0 +1,54 @@
+"""A long run: memory, open files and compiled programs stay what they were."""
+
+import gc
+import os
+import resource
+import threading
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from cberl_jax.data.readers.npz import write_npz
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.runtime.progress import Progress
+from cberl_jax.training import loop as training
+
+PROCESS = Path("/proc/self")
+EPOCHS = 200
+# Of the allocator: what is not a leak comes and goes by this much.
+SLACK = 24 * 2**20
+
+
+def resident():
+    """Bytes of memory that this process holds."""
+    return int((PROCESS / "statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not PROCESS.exists(), reason="reads a process's state from /proc")
+def test_two_hundred_epochs_of_eight_members_grow_nothing(traces, tmp_path):
+    write_npz(
+        simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0),
+        tmp_path / "corpus.npz",
+    )
+    # Checkpoints are a part of it.
+    settings = {"train.checkpoint_seconds": 5.0, "train.patience": EPOCHS, "gan.epochs": 2}
+    config = tiny_config(**settings, **{"data.path": str(tmp_path / "corpus.npz")})
+    config.train.epochs = EPOCHS
+    seen = {}
+
+    def look(line):
+        for epoch in (50, 100, 150, EPOCHS):
+            if line.startswith(f"joint {epoch}/"):
+                gc.collect()
+                seen[epoch] = resident(), len(os.listdir(PROCESS / "fd")), threading.active_count()
+
+    report = training.train_and_evaluate(
+        config, str(tmp_path / "run"), range(8), Progress(look), pictures=False
+    )
+    assert len(report["members"]) == 8 and sorted(traces) == ["gan_epoch", "joint_epoch"]
+    memory, files, threads = zip(*(seen[epoch] for epoch in sorted(seen)))
+    assert len(seen) == 4
+    # A leak would grow from each fifty epochs to the next.
+    assert memory[3] - memory[1] < SLACK, memory
+    assert max(files[1:]) <= files[0] + 2 and threads[3] <= threads[0] + 2, (files, threads)
