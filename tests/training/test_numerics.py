@@ -22,7 +22,8 @@ from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import list_members, prepare
 
 GOLDEN = Path(__file__).parent / "golden.jsonl"
-# Set it to write the figures of today's program down: RENEW_GOLDEN=1 pytest tests/training/test_numerics.py
+# Set it to write the figures of today's program down:
+# RENEW_GOLDEN=1 pytest tests/training/test_numerics.py
 RENEW = "RENEW_GOLDEN"
 
 

@@ -103,7 +103,9 @@ NAMED = {  # what the message must name -> streams
     "pandas.core.frame.DataFrame": [b"cpandas.core.frame\nDataFrame\n."],
     "datetime.datetime": in_protocols(datetime.datetime(2020, 1, 1))[2:],
     "pickle.loads": [stack_global("pickle", "loads") + b"C\x01.\x85R."],
-    "cberl_jax.data.readers.pickles.read_pickle": [b"ccberl_jax.data.readers.pickles\nread_pickle\n."],
+    "cberl_jax.data.readers.pickles.read_pickle": [
+        b"ccberl_jax.data.readers.pickles\nread_pickle\n."
+    ],
     "collections.Counter": [stack_global("collections", "Counter") + b"."],
     "collections.deque": [stack_global("collections", "deque") + b"."],
     "a persistent id": [b"Pid\n.", b"\x80\x02K\x01Q."],

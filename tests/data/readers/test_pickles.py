@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import COUNTS, IEMOCAP_IDS, LENGTHS, MELD_IDS, TESTED, layout, recast, write
 
-from cberl_jax.data import unpickling
 from cberl_jax.data.corpus import fingerprint
+from cberl_jax.data.readers import unpickling
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.readers.npz import read_npz
 from cberl_jax.data.readers.pickles import (
