@@ -1,13 +1,26 @@
-"""Scores from a confusion matrix, on the device, for the choice of the epoch.
+"""The field's metrics, from confusion matrices, and means over members (section 5).
 
-The figures of a report come from scikit-learn (``evaluate.py``); a test holds the two equal.
+One implementation serves the device, where the epoch is chosen, and the reports: numpy arrays give
+numpy arrays, jax arrays jax arrays. scikit-learn's metrics are what the tests compare it with.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "balanced_accuracy")
+# What may pick an epoch or a setting: also the mean of weighted and macro F1.
+SELECTIONS = (*METRICS, "mean_f1")
+PER_CLASS = ("precision", "recall", "f1")
+
+Array = np.ndarray | jax.Array
 
 
-def confusion_matrix(label: jax.Array, predicted: jax.Array, classes: int) -> jax.Array:
+def confusion_matrix(label: Array, predicted: Array, classes: int) -> Array:
     """Counts utterances by true (row) and predicted (column) class.
 
     Args:
@@ -18,33 +31,115 @@ def confusion_matrix(label: jax.Array, predicted: jax.Array, classes: int) -> ja
     Returns:
       [C, C] float.
     """
-    truth = jax.nn.one_hot(label, classes).reshape(-1, classes)
-    guess = jax.nn.one_hot(predicted, classes).reshape(-1, classes)
+    xp, dtype = (jnp, jnp.float32) if isinstance(label, jax.Array) else (np, np.float64)
+    numbers = xp.arange(classes, dtype=label.dtype)
+    truth = (label[..., None] == numbers).reshape(-1, classes).astype(dtype)
+    guess = (predicted[..., None] == numbers).reshape(-1, classes).astype(dtype)
     return truth.T @ guess
 
 
-METRICS = ("accuracy", "weighted_f1", "macro_f1", "balanced_accuracy", "mean_f1")
+def class_scores(confusion: Array) -> dict[str, Array]:
+    """``PER_CLASS`` and ``support`` of confusion matrices [..., C, C], each [..., C].
 
-
-def scores(confusion: jax.Array) -> dict[str, jax.Array]:
-    """The field's metrics of a confusion matrix [C, C], each a [] float in [0, 1].
-
-    ``accuracy``, ``weighted_f1``, ``macro_f1`` over the classes that occur in truth or prediction,
-    ``balanced_accuracy`` over those that occur in truth, and ``mean_f1``, the mean of the two F1.
+    A score without a definition, such as the precision of a class that is never predicted, is 0.
     """
-    support = jnp.sum(confusion, axis=1)
-    guessed = jnp.sum(confusion, axis=0)
-    hit = jnp.diagonal(confusion)
-    total = jnp.maximum(jnp.sum(support), 1.0)
-    f1 = 2 * hit / jnp.maximum(support + guessed, 1.0)
-    recall = hit / jnp.maximum(support, 1.0)
-    occurs = support + guessed > 0
-    weighted_f1 = jnp.sum(f1 * support) / total
-    macro_f1 = jnp.sum(f1) / jnp.maximum(jnp.sum(occurs), 1.0)
+    xp = jnp if isinstance(confusion, jax.Array) else np
+    hit = xp.diagonal(confusion, axis1=-2, axis2=-1)
+    support, guessed = xp.sum(confusion, axis=-1), xp.sum(confusion, axis=-2)
+    # Counts are whole numbers: below one there is nothing, and the numerator is 0.
     return {
-        "accuracy": jnp.sum(hit) / total,
+        "precision": hit / xp.maximum(guessed, 1.0),
+        "recall": hit / xp.maximum(support, 1.0),
+        "f1": 2 * hit / xp.maximum(support + guessed, 1.0),
+        "support": support,
+    }
+
+
+def scores(confusion: Array) -> dict[str, Array]:
+    """``SELECTIONS`` of confusion matrices [..., C, C], each [...] in [0, 1].
+
+    ``macro_f1`` is the mean over the classes that occur in truth or prediction,
+    ``balanced_accuracy`` over those that occur in truth.
+    """
+    xp = jnp if isinstance(confusion, jax.Array) else np
+    own = class_scores(confusion)
+    support, f1 = own["support"], own["f1"]
+    held = support > 0
+    occurs = support + xp.sum(confusion, axis=-2) > 0
+    hits = xp.sum(xp.diagonal(confusion, axis1=-2, axis2=-1), axis=-1)
+    total = xp.maximum(xp.sum(support, axis=-1), 1.0)
+
+    def mean_over(values, classes):
+        return xp.sum(values, axis=-1) / xp.maximum(xp.sum(classes.astype(f1.dtype), axis=-1), 1.0)
+
+    weighted_f1 = xp.sum(f1 * support, axis=-1) / total
+    macro_f1 = mean_over(f1, occurs)
+    return {
+        "accuracy": hits / total,
         "weighted_f1": weighted_f1,
         "macro_f1": macro_f1,
-        "balanced_accuracy": jnp.sum(recall) / jnp.maximum(jnp.sum(support > 0), 1.0),
+        "balanced_accuracy": mean_over(own["recall"], held),
         "mean_f1": 0.5 * (weighted_f1 + macro_f1),
     }
+
+
+def evaluate_predictions(
+    label: np.ndarray, probability: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Scores one member on one split.
+
+    Args:
+      label: [N] int; utterances below zero do not count.
+      probability: [N, C].
+      classes: names of the C classes.
+
+    Returns:
+      ``METRICS`` -> float, and ``per_class``: name -> ``PER_CLASS`` -> float, and ``support``.
+    """
+    confusion = confusion_matrix(label, probability.argmax(axis=-1), len(classes))
+    overall, own = scores(confusion), class_scores(confusion)
+    return {
+        **{name: float(overall[name]) for name in METRICS},
+        "per_class": {
+            name: {field: float(own[field][c]) for field in PER_CLASS}
+            | {"support": int(own["support"][c])}
+            for c, name in enumerate(classes)
+        },
+    }
+
+
+def select_score(scores: Mapping[str, Any], select: str) -> float:
+    """A member's score in the metric that picks epochs and settings, one of ``SELECTIONS``."""
+    if select == "mean_f1":
+        return (scores["weighted_f1"] + scores["macro_f1"]) / 2
+    return scores[select]
+
+
+def summarise(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation and Student's 95 % interval of the mean over members.
+
+    With a single member the deviation and the interval are None: one seed says nothing of them.
+    """
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return {"mean": mean, "std": None, "ci95": None}
+    std = float(array.std(ddof=1))
+    half = float(scipy.stats.t.ppf(0.975, len(array) - 1) * std / np.sqrt(len(array)))
+    return {"mean": mean, "std": std, "ci95": [mean - half, mean + half]}
+
+
+def summarise_members(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarises ``evaluate_predictions`` of several members, entry by entry."""
+    summary: dict[str, Any] = {name: summarise([s[name] for s in scores]) for name in METRICS}
+    summary["per_class"] = {
+        name: {
+            **{
+                field: summarise([s["per_class"][name][field] for s in scores])
+                for field in PER_CLASS
+            },
+            "support": first["support"],
+        }
+        for name, first in scores[0]["per_class"].items()
+    }
+    return summary

@@ -6,8 +6,14 @@ import pytest
 import scipy.stats
 from sklearn import metrics as sklearn_metrics
 
-from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise, summarise_members
-from cberl_jax.metrics import confusion_matrix, scores
+from cberl_jax.metrics import (
+    METRICS,
+    confusion_matrix,
+    evaluate_predictions,
+    scores,
+    summarise,
+    summarise_members,
+)
 
 CLASSES = ("neutral", "surprise", "fear", "sadness")
 

@@ -15,13 +15,12 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cberl_jax.errors import UserError
+from cberl_jax.metrics import SELECTIONS
 from cberl_jax.models.cberl import ModelSettings
 
 Value = bool | int | float | str
 
 AUGMENTATIONS = ("gan", "smote", "repeat", "none")
-# mean_f1 is the mean of weighted and macro F1.
-SELECTIONS = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy", "mean_f1")
 
 
 class Setting(NamedTuple):

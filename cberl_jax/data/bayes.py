@@ -11,11 +11,11 @@ No real corpus has a known law: nothing here applies to one.
 """
 
 import numpy as np
-from sklearn import metrics
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.simulate import Process, log_likelihood
 from cberl_jax.errors import UserError
+from cberl_jax.metrics import confusion_matrix, scores
 
 # Dialogues handled at once: bounds the memory of the recursion at 512 turns to about 140 MB.
 BLOCK = 256
@@ -117,7 +117,7 @@ def bayes_report(corpus: Corpus, process: Process, split: str = "test") -> dict:
     label = corpus.label[chosen]
     return {
         name: {
-            rule: _scores(label, probability, decision)
+            rule: _score_decision(label, probability, decision)
             for rule, decision in decisions(probability, process.base_rate).items()
         }
         for name, probability in posteriors.items()
@@ -141,29 +141,18 @@ def decisions(probability: np.ndarray, base_rate: np.ndarray) -> dict[str, np.nd
     }
 
 
-def _scores(label: np.ndarray, probability: np.ndarray, decision: np.ndarray) -> dict[str, float]:
-    num_classes = probability.shape[1]
-    known = label >= 0
-    truth, guess = label[known], decision[known]
-
-    def f1(average):
-        labels = np.arange(num_classes)
-        return metrics.f1_score(truth, guess, labels=labels, average=average, zero_division=0)
-
+def _score_decision(
+    label: np.ndarray, probability: np.ndarray, decision: np.ndarray
+) -> dict[str, float]:
+    classes = probability.shape[1]
+    reached = scores(confusion_matrix(label, decision, classes))
     hit = probability[np.arange(len(decision)), decision]
-    expected_hits = np.bincount(decision, weights=hit, minlength=num_classes)
-    scores = {
-        "accuracy": metrics.accuracy_score(truth, guess),
-        # Recall over the classes that occur is balanced accuracy, without its warnings.
-        "balanced_accuracy": metrics.recall_score(
-            truth, guess, labels=np.unique(truth), average="macro"
-        ),
-        "weighted_f1": f1("weighted"),
-        "macro_f1": f1("macro"),
+    expected_hits = np.bincount(decision, weights=hit, minlength=classes)
+    expected = {
         "expected_accuracy": np.mean(hit),
         "expected_balanced_accuracy": np.mean(expected_hits / probability.sum(axis=0)),
     }
-    return {name: float(value) for name, value in scores.items()}
+    return {name: float(value) for name, value in (reached | expected).items()}
 
 
 def _by_block(process, log_likelihood, speaker, length, infer) -> np.ndarray:

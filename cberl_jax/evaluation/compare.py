@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cberl_jax.errors import UserError
+from cberl_jax.metrics import class_scores, scores
 from cberl_jax.reports.run import BAYES_METRICS, TITLES, format_shares, format_table
 from cberl_jax.runtime.workdir import Workdir
 
@@ -103,36 +104,23 @@ def confusions(probability: np.ndarray, label: np.ndarray, dialogue: np.ndarray)
     return counts
 
 
-def metrics_of(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Scores of confusion matrices, by the rules of ``evaluate_predictions``.
+def named_scores(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Every score of confusion matrices under one name each.
 
     Args:
       confusion: [..., C, C], rows are true classes.
       classes: names of the C classes.
 
     Returns:
-      ``METRICS``, ``mean_f1``, and ``F1 <class>`` and ``recall <class>``, each [...].
+      ``SELECTIONS``, and ``F1 <class>`` and ``recall <class>``, each [...].
     """
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    support, guessed = confusion.sum(axis=-1), confusion.sum(axis=-2)
-
-    def ratio(above, below):
-        return np.where(below > 0, above / np.where(below > 0, below, 1.0), 0.0)
-
-    f1, recall = ratio(2 * right, support + guessed), ratio(right, support)
-    total = support.sum(axis=-1)
-    held, seen = support > 0, (support > 0) | (guessed > 0)
-    scores = {
-        "accuracy": ratio(right.sum(axis=-1), total),
-        "weighted_f1": ratio((f1 * support).sum(axis=-1), total),
-        "macro_f1": ratio((f1 * seen).sum(axis=-1), seen.sum(axis=-1)),
-        "balanced_accuracy": ratio((recall * held).sum(axis=-1), held.sum(axis=-1)),
+    own = class_scores(confusion)
+    by_class = {
+        f"{title} {name}": own[field][..., number]
+        for number, name in enumerate(classes)
+        for title, field in (("F1", "f1"), ("recall", "recall"))
     }
-    scores["mean_f1"] = (scores["weighted_f1"] + scores["macro_f1"]) / 2
-    for number, name in enumerate(classes):
-        scores[f"F1 {name}"] = f1[..., number]
-        scores[f"recall {name}"] = recall[..., number]
-    return scores
+    return scores(confusion) | by_class
 
 
 def _draw(generator: np.random.Generator, count: int, draws: int) -> np.ndarray:
@@ -147,7 +135,7 @@ def _bootstrap_means(
     flat = counts.reshape(len(counts), -1)
     drawn = (dialogues @ flat).reshape(-1, *counts.shape[1:])
     weight = members / members.sum(axis=-1, keepdims=True)
-    return {n: np.sum(v * weight, axis=-1) for n, v in metrics_of(drawn, classes).items()}
+    return {n: np.sum(v * weight, axis=-1) for n, v in named_scores(drawn, classes).items()}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -182,7 +170,7 @@ def compare(
     Args:
       first: A.
       second: B.
-      metrics: names of ``metrics_of``.
+      metrics: names of ``named_scores``.
       draws: of the bootstrap.
       seed: of the draws.
 
@@ -211,7 +199,7 @@ def compare(
             if kind == "ensemble":
                 probability, weight = probability.mean(axis=0, keepdims=True), np.ones((draws, 1))
             counts = confusions(probability, outcome.label, outcome.dialogue)
-            observed = metrics_of(counts.sum(axis=0), outcome.classes)
+            observed = named_scores(counts.sum(axis=0), outcome.classes)
             scores.append({name: float(values.mean()) for name, values in observed.items()})
             drawn.append(_bootstrap_means(counts, dialogues, weight, outcome.classes))
         for name in metrics:
@@ -271,5 +259,5 @@ def format_comparison(first: Outcome, second: Outcome, lines: Sequence[Mapping[s
 def _share(outcome: Outcome) -> tuple[list[str], dict[str, float], Mapping[str, Any]]:
     """A row of ``format_shares``."""
     counts = confusions(outcome.probability, outcome.label, outcome.dialogue)
-    scores = metrics_of(counts.sum(axis=0), outcome.classes)
+    scores = named_scores(counts.sum(axis=0), outcome.classes)
     return [outcome.name], {n: float(scores[n].mean()) for n in BAYES_METRICS}, outcome.bayes

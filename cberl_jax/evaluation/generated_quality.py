@@ -19,7 +19,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from cberl_jax.evaluate import evaluate_predictions
+from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.training.gan_step import Utterances
 
 # With fewer utterances than this a figure is None: it would be luck.

@@ -14,8 +14,8 @@ import numpy as np
 
 from cberl_jax.config.grid import spell_point
 from cberl_jax.config.variants import Preset
-from cberl_jax.evaluate import summarise
-from cberl_jax.evaluation.compare import Outcome, compare, confusions, holm, metrics_of
+from cberl_jax.evaluation.compare import Outcome, compare, confusions, holm, named_scores
+from cberl_jax.metrics import summarise
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.reports.plots.style import draw_forest
 from cberl_jax.reports.run import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
@@ -104,7 +104,7 @@ def _create_line(
 def _scores(probability: np.ndarray, outcome: Outcome) -> dict[str, np.ndarray]:
     """Metric -> [S] of probabilities [S, n, C]."""
     counts = confusions(probability, outcome.label, outcome.dialogue)
-    return metrics_of(counts.sum(axis=0), outcome.classes)
+    return named_scores(counts.sum(axis=0), outcome.classes)
 
 
 def _compare_with(

@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from cberl_jax.data.corpus import SPLITS
-from cberl_jax.evaluate import summarise
 from cberl_jax.evaluation.generated import Material, Member, lay_out, read_run
 from cberl_jax.evaluation.generated_quality import (
     COMPONENTS,
@@ -34,6 +33,7 @@ from cberl_jax.evaluation.generated_quality import (
     unmoved,
     values_of,
 )
+from cberl_jax.metrics import summarise
 from cberl_jax.reports.plots.style import draw_utterances
 from cberl_jax.reports.run import best_possible, format_mean, format_table
 from cberl_jax.runtime.workdir import Workdir

@@ -17,10 +17,10 @@ from cberl_jax.data.augmentation import find_minority
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.packing import Standardiser
-from cberl_jax.evaluate import summarise
 from cberl_jax.evaluation.activations import Inside, attention_within, look_inside
 from cberl_jax.evaluation.generated import create_material, lay_out
 from cberl_jax.evaluation.generated_quality import project
+from cberl_jax.metrics import summarise
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.plots.attention import STRONG, Conversation, draw_attention
 from cberl_jax.reports.plots.run import (

@@ -9,7 +9,7 @@ from cberl_jax.data.bayes import bayes_report
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.readers.load import SIMULATED
 from cberl_jax.data.simulate import create_process
-from cberl_jax.evaluate import METRICS, evaluate_predictions, summarise, summarise_members
+from cberl_jax.metrics import METRICS, evaluate_predictions, summarise, summarise_members
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.workdir import Workdir

@@ -12,7 +12,7 @@ from typing import Any
 
 from cberl_jax.config.grid import Point, spell_value
 from cberl_jax.config.settings import Value
-from cberl_jax.evaluate import METRICS, select_score, summarise, summarise_members
+from cberl_jax.metrics import METRICS, select_score, summarise, summarise_members
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.reports.plots.style import draw_setting
 from cberl_jax.reports.run import BAYES_METRICS, TITLES, format_mean, format_shares, format_table

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from cberl_jax.data.dataset import Dataset, Table
 from cberl_jax.data.packing import Rows
-from cberl_jax.metrics import METRICS, confusion_matrix, scores
+from cberl_jax.metrics import SELECTIONS, confusion_matrix, scores
 from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.gan import GAN
@@ -150,7 +150,7 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
         best=params,
         best_score=jnp.float32(-1.0),
         best_epoch=jnp.int32(NEVER),
-        on_test=dict.fromkeys(METRICS, jnp.float32(-1.0)) if program.best_on_test else {},
+        on_test=dict.fromkeys(SELECTIONS, jnp.float32(-1.0)) if program.best_on_test else {},
         epoch=jnp.int32(0),
         stopped=jnp.bool_(False),
         diverged=jnp.int32(NEVER),

@@ -14,7 +14,6 @@ from cberl_jax.data.packing import fit_standardiser
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.evaluation.baselines import (
     FOLDS,
     KINDS,
@@ -25,6 +24,7 @@ from cberl_jax.evaluation.baselines import (
     join_turns,
     measure_kind,
 )
+from cberl_jax.metrics import evaluate_predictions
 
 ROOT = Path(__file__).parents[2]
 

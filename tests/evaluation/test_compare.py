@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from cberl_jax.errors import UserError
-from cberl_jax.evaluate import METRICS, evaluate_predictions
 from cberl_jax.evaluation.compare import (
     Outcome,
     check_comparable,
@@ -12,9 +11,10 @@ from cberl_jax.evaluation.compare import (
     confusions,
     format_comparison,
     holm,
-    metrics_of,
+    named_scores,
     read_outcome,
 )
+from cberl_jax.metrics import METRICS, evaluate_predictions
 from cberl_jax.runtime.workdir import Workdir
 
 CLASSES = ["neutral", "fear", "joy"]
@@ -39,7 +39,7 @@ def test_scores_of_confusions_are_those_of_the_report():
     label[3] = -1
     counts = confusions(probability, label, np.repeat(["a", "b", "c"], 10))
     assert counts.shape == (3, 2, 3, 3) and counts.sum() == 2 * 29
-    scores = metrics_of(counts.sum(axis=0), CLASSES)
+    scores = named_scores(counts.sum(axis=0), CLASSES)
     for member in range(2):
         expected = evaluate_predictions(label, probability[member], CLASSES)
         for name in METRICS:

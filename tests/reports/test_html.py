@@ -5,8 +5,8 @@ import pytest
 from webpage import Page, check_self_contained
 
 from cberl_jax.config.variants import Preset, Variant
-from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.evaluation.compare import Outcome
+from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.ablation import create_ablation_report, write_ablation_report
 from cberl_jax.reports.html import plain, render_page, write_page
 from cberl_jax.reports.run import format_table

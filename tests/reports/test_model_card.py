@@ -8,7 +8,7 @@ from tiny import tiny_config
 
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
-from cberl_jax.evaluate import evaluate_predictions
+from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.model_card import NOT_FOR, format_model_card, write_model_card
 from cberl_jax.reports.run import create_report
 from cberl_jax.runtime.workdir import Workdir

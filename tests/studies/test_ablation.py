@@ -25,8 +25,8 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.evaluate import evaluate_predictions
 from cberl_jax.evaluation.compare import Outcome, compare
+from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.ablation import (
     create_ablation_report,
     format_ablation,

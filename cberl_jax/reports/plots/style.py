@@ -20,7 +20,7 @@ from matplotlib.transforms import ScaledTranslation, Transform
 
 from cberl_jax.config.grid import spell_value
 from cberl_jax.config.settings import Value
-from cberl_jax.evaluate import summarise
+from cberl_jax.metrics import summarise
 from cberl_jax.runtime.files import replacing
 
 PALETTE = {

@@ -20,7 +20,7 @@ from tiny import tiny_config
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.validate import check_repeats
 from cberl_jax.errors import UserError
-from cberl_jax.evaluate import evaluate_predictions
+from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.training.prepare import load_data, prepare
 
 # Three dialogues of 2, 1 and 2 utterances, in train, dev and test; text is absent in one.
