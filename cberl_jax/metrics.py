@@ -58,14 +58,14 @@ def class_scores(confusion: Array) -> dict[str, Array]:
 def scores(confusion: Array) -> dict[str, Array]:
     """``SELECTIONS`` of confusion matrices [..., C, C], each [...] in [0, 1].
 
-    ``macro_f1`` is the mean over the classes that occur in truth or prediction,
-    ``balanced_accuracy`` over those that occur in truth.
+    ``macro_f1`` and ``balanced_accuracy`` are means over the classes that occur in truth, so that the
+    denominator is the same for all members: ``sklearn.metrics.f1_score`` with ``labels`` those
+    classes and ``average="macro"``.
     """
     xp = jnp if isinstance(confusion, jax.Array) else np
     own = class_scores(confusion)
     support, f1 = own["support"], own["f1"]
     held = support > 0
-    occurs = support + xp.sum(confusion, axis=-2) > 0
     hits = xp.sum(xp.diagonal(confusion, axis1=-2, axis2=-1), axis=-1)
     total = xp.maximum(xp.sum(support, axis=-1), 1.0)
 
@@ -73,7 +73,7 @@ def scores(confusion: Array) -> dict[str, Array]:
         return xp.sum(values, axis=-1) / xp.maximum(xp.sum(classes.astype(f1.dtype), axis=-1), 1.0)
 
     weighted_f1 = xp.sum(f1 * support, axis=-1) / total
-    macro_f1 = mean_over(f1, occurs)
+    macro_f1 = mean_over(f1, held)
     return {
         "accuracy": hits / total,
         "weighted_f1": weighted_f1,

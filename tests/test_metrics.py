@@ -29,7 +29,9 @@ def reference(truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
         "weighted_f1": sklearn_metrics.f1_score(
             truth, guess, average="weighted", zero_division=0.0
         ),
-        "macro_f1": sklearn_metrics.f1_score(truth, guess, average="macro", zero_division=0.0),
+        "macro_f1": sklearn_metrics.f1_score(
+            truth, guess, labels=held, average="macro", zero_division=0.0
+        ),
         "balanced_accuracy": recall,
     }
 
