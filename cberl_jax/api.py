@@ -19,7 +19,7 @@ from cberl_jax.runtime.files import explaining_failure
 from cberl_jax.runtime.progress import Progress, show_progress
 from cberl_jax.serving.model import Model, load
 from cberl_jax.serving.restore import read_settings
-from cberl_jax.training.loop import train_and_evaluate
+from cberl_jax.studies.train import train_and_evaluate
 
 
 class Report(dict):

@@ -58,8 +58,8 @@ def class_scores(confusion: Array) -> dict[str, Array]:
 def scores(confusion: Array) -> dict[str, Array]:
     """``SELECTIONS`` of confusion matrices [..., C, C], each [...] in [0, 1].
 
-    ``macro_f1`` and ``balanced_accuracy`` are means over the classes that occur in truth, so that the
-    denominator is the same for all members: ``sklearn.metrics.f1_score`` with ``labels`` those
+    ``macro_f1`` and ``balanced_accuracy`` are means over the classes that occur in truth, so that
+    the denominator is the same for all members: ``sklearn.metrics.f1_score`` with ``labels`` those
     classes and ``average="macro"``.
     """
     xp = jnp if isinstance(confusion, jax.Array) else np

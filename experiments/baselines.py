@@ -10,12 +10,8 @@ test dialogues too: no result, but whether a difference between the splits keeps
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.evaluation.baselines import (
-    KINDS,
-    format_baselines,
-    measure_baselines,
-    write_baselines,
-)
+from cberl_jax.evaluation.baselines import KINDS, measure_baselines
+from cberl_jax.reports.baselines import format_baselines, write_baselines
 from cberl_jax.runtime.progress import print_now
 from cberl_jax.runtime.workdir import Workdir
 

@@ -7,7 +7,8 @@ python experiments/compare.py runs/meld runs/meld_without_gan \
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.evaluation.compare import compare, format_comparison, read_outcome
+from cberl_jax.evaluation.compare import compare, read_outcome
+from cberl_jax.reports.compare import format_comparison
 
 NAMES = flags.DEFINE_list(
     "metrics",

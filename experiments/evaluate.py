@@ -7,7 +7,7 @@ from absl import flags
 
 from cberl_jax import cli
 from cberl_jax.reports.run import format_report
-from cberl_jax.serving.restore import evaluate_run
+from cberl_jax.studies.evaluate import evaluate_run
 
 DATA = cli.define_data()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)

@@ -6,7 +6,8 @@ python experiments/gan_report.py --workdir=runs/meld --data=meld.npz
 from absl import flags
 
 from cberl_jax import cli
-from cberl_jax.reports.gan import format_gan_report, gan_report
+from cberl_jax.reports.gan import format_gan_report
+from cberl_jax.studies.gan_report import gan_report
 
 DATA = cli.define_data()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)

@@ -11,7 +11,7 @@ from absl import flags
 from cberl_jax import cli
 from cberl_jax.reports.run import format_report
 from cberl_jax.runtime.progress import show_progress
-from cberl_jax.training.loop import train_and_evaluate
+from cberl_jax.studies.train import train_and_evaluate
 
 CONFIG = cli.define_config()
 DATA = cli.define_data()

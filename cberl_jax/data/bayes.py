@@ -13,9 +13,9 @@ No real corpus has a known law: nothing here applies to one.
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.simulate import Process, log_likelihood
+from cberl_jax.data.simulate import SIMULATED, Process, create_process, log_likelihood
 from cberl_jax.errors import UserError
-from cberl_jax.metrics import confusion_matrix, scores
+from cberl_jax.metrics import METRICS, confusion_matrix, scores
 
 # Dialogues handled at once: bounds the memory of the recursion at 512 turns to about 140 MB.
 BLOCK = 256
@@ -121,6 +121,26 @@ def bayes_report(corpus: Corpus, process: Process, split: str = "test") -> dict:
             for rule, decision in decisions(probability, process.base_rate).items()
         }
         for name, probability in posteriors.items()
+    }
+
+
+def best_possible(corpus: Corpus) -> dict[str, dict[str, float]] | None:
+    """The exact Bayes result on the test split of a simulated corpus, None for any other.
+
+    Balanced accuracy is that of the rule made for it, the posterior over the prior; the other
+    metrics are those of the most probable class.
+
+    Returns:
+      ``full`` (whole conversations) and ``context_free`` (single utterances), each ``METRICS`` ->
+      float.
+    """
+    if not corpus.source.startswith(SIMULATED):
+        return None
+    best = bayes_report(corpus, create_process())
+    rules = {name: "balanced" if name == "balanced_accuracy" else "argmax" for name in METRICS}
+    return {
+        view: {name: float(best[view][rule][name]) for name, rule in rules.items()}
+        for view in ("full", "context_free")
     }
 
 

@@ -5,23 +5,19 @@ from the same sources, for the same classes, with noise of their own.
 """
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cberl_jax.data.corpus import SPLITS, Corpus, fingerprint
-from cberl_jax.data.dataset import Dataset, create_table
-from cberl_jax.errors import UserError
+from cberl_jax.data.corpus import SPLITS, Corpus
+from cberl_jax.data.dataset import Dataset
 from cberl_jax.evaluation.generated_quality import choose, complete, of_class, project, vectors
 from cberl_jax.models.gan import GAN, join
-from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.serving.restore import member_states, restore_run
 from cberl_jax.training.epoch import MemberState, Program, generate
 from cberl_jax.training.gan_step import Utterances
-from cberl_jax.training.prepare import prepare
+from cberl_jax.training.outcome import member_states
 
 # Folded into a member's key; no stream of its training has this number.
 STREAM = 1 << 16
@@ -64,32 +60,6 @@ class Material(NamedTuple):
     sources: Utterances
     states: Sequence[Mapping[str, Any]]
     members: Sequence[Member]
-
-
-def read_run(workdir: str | os.PathLike, data: str | None = None) -> Material:
-    """Reads a finished run and makes its generated utterances.
-
-    Args:
-      workdir: the run's folder.
-      data: where the corpus lies now; by default where it lay in training.
-
-    Raises:
-      UserError: there is no finished run, it has no GAN or no sound member, or the corpus is not
-        the one it was trained on.
-    """
-    run = restore_run(workdir, data)
-    corpus, states = run.corpus, member_states(run.state)
-    if run.fleet.program.gan is None:
-        raise UserError(f"{workdir}: this run has no GAN, so there is nothing to report on")
-    if fingerprint(corpus) != Workdir(workdir, create=False).read_config()["corpus"]:
-        raise corpus.error("is not the corpus that this run and its GAN were trained on")
-    if all(state["status"] != "ok" for state in states):
-        raise UserError(f"{workdir}: all members of this run have diverged")
-
-    table = create_table(corpus, run.standardiser)
-    dataset = prepare(run.config, corpus).data._replace(table=table)
-    sound = [number for number, state in enumerate(states) if state["status"] == "ok"]
-    return create_material(corpus, dataset, run.fleet.program, run.state, sound)
 
 
 def create_material(

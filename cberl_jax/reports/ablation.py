@@ -18,7 +18,7 @@ from cberl_jax.evaluation.compare import Outcome, compare, confusions, holm, nam
 from cberl_jax.metrics import summarise
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.reports.plots.style import draw_forest
-from cberl_jax.reports.run import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
+from cberl_jax.reports.tables import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
 from cberl_jax.runtime.files import write_json, write_text
 
 MAIN_METRICS = ("weighted_f1", "macro_f1", "balanced_accuracy")

@@ -4,17 +4,16 @@ The report: the measures of ``quality.py`` for every sound member, their means a
 the same of real utterances beside them.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
+from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import SPLITS
-from cberl_jax.evaluation.generated import Material, Member, lay_out, read_run
+from cberl_jax.evaluation.generated import Material, Member
 from cberl_jax.evaluation.generated_quality import (
     COMPONENTS,
     FEWEST,
@@ -34,13 +33,11 @@ from cberl_jax.evaluation.generated_quality import (
     values_of,
 )
 from cberl_jax.metrics import summarise
-from cberl_jax.reports.plots.style import draw_utterances
-from cberl_jax.reports.run import best_possible, format_mean, format_table
-from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.serving.restore import versions
+from cberl_jax.reports.tables import format_mean, format_table
 from cberl_jax.training.gan_step import Utterances
+from cberl_jax.version import versions
 
-PICTURE = "gan_report.png"
+GAN_PICTURE = "gan_report.png"
 SETS = {
     "real": "real",
     "generated": "generated",
@@ -338,33 +335,3 @@ def format_gan_report(report: Mapping[str, Any]) -> str:
         seed = next(m["seed"] for m in members if m["status"] == "ok")
         parts.append(PROJECTION.format(picture=report["picture"], seed=seed))
     return "\n\n".join(parts) + "\n"
-
-
-def gan_report(workdir: str | os.PathLike, data: str | None = None) -> dict[str, Any]:
-    """Reports on the generated utterances of a finished run.
-
-    Writes ``gan_report.png``, ``gan_report.md`` and last, when all is there, ``gan_report.json``
-    into the run's folder.
-
-    Args:
-      workdir: the run's folder.
-      data: where the corpus lies now; by default where it lay in training.
-
-    Returns:
-      The report, as in ``gan_report.json``.
-
-    Raises:
-      UserError: as of ``read_run``.
-    """
-    material = read_run(workdir, data)
-    folder = Workdir(workdir, create=False)
-    # On a machine with other work to do, threads that wait for each other take far longer than one.
-    with threadpool_limits(1):
-        report = create_gan_report(material)
-    panels = lay_out(material)
-    if panels:
-        draw_utterances(folder.path / PICTURE, panels)
-    report["picture"] = PICTURE if panels else None
-    folder.write_text(folder.path / "gan_report.md", format_gan_report(report))
-    folder.write_json(folder.path / "gan_report.json", report)
-    return report

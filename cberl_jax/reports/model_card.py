@@ -11,10 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus, fingerprint
-from cberl_jax.data.readers.load import SIMULATED
+from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.metrics import METRICS
 from cberl_jax.reports.html import plain
-from cberl_jax.reports.run import TITLES, format_mean, format_table
+from cberl_jax.reports.tables import TITLES, format_mean, format_table
 from cberl_jax.runtime.workdir import Workdir
 
 # Of a class, below which an utterance more or less moves its scores by over a point.

@@ -15,8 +15,6 @@ from sklearn import metrics
 
 from cberl_jax.data.augmentation import find_minority
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import Dataset
-from cberl_jax.data.packing import Standardiser
 from cberl_jax.evaluation.activations import Inside, attention_within, look_inside
 from cberl_jax.evaluation.generated import create_material, lay_out
 from cberl_jax.evaluation.generated_quality import project
@@ -34,9 +32,11 @@ from cberl_jax.reports.plots.run import (
     draw_features,
 )
 from cberl_jax.reports.plots.style import draw_utterances
-from cberl_jax.reports.run import TITLES, Picture
+from cberl_jax.reports.run import Picture
+from cberl_jax.reports.tables import TITLES
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.training.epoch import MemberState, Program
+from cberl_jax.training.epoch import MemberState
+from cberl_jax.training.prepare import Prepared
 
 BINS = 10
 # Utterances in the picture of features, as far as every class may have FEWEST_OF_CLASS.
@@ -51,20 +51,14 @@ class TrainedRun(NamedTuple):
     Attributes:
       folder: with ``predictions.npz`` and ``metrics.jsonl``.
       config: its settings.
-      corpus: the corpus.
-      program: the static half of its training.
+      prepared: its data and program.
       state: the members' states, on the host.
-      standardiser: the train statistics that belong to the state.
-      dataset: the corpus, standardised by these and packed.
     """
 
     folder: Workdir
     config: ConfigDict
-    corpus: Corpus
-    program: Program
+    prepared: Prepared
     state: MemberState
-    standardiser: Standardiser
-    dataset: Dataset
 
 
 class Scored(NamedTuple):
@@ -226,7 +220,7 @@ class Illustrator:
 
     def __init__(self, run: TrainedRun, report: Mapping[str, Any]):
         """Args: the run and its report, of which at least one member is sound."""
-        self.run, self.report, self.corpus = run, report, run.corpus
+        self.run, self.report, self.corpus = run, report, run.prepared.corpus
         members = report["members"]
         sound = [n for n, member in enumerate(members) if member["status"] == "ok"]
         stored = run.folder.read_predictions()
@@ -234,7 +228,7 @@ class Illustrator:
         self.scored = Scored(np.asarray(sound), probability[sound], label)
         self.kept = {n: members[n]["epoch"] for n in sound}
         self.first = f"the first sound member (seed {members[sound[0]]['seed']})"
-        self.minority = find_minority(run.corpus, run.config.augment.balance)
+        self.minority = find_minority(self.corpus, run.config.augment.balance)
 
     def draw(self) -> Iterator[Picture]:
         """Draws all pictures that there is something to see in."""
@@ -252,7 +246,8 @@ class Illustrator:
         joint, first = self.run.state.joint, self.scored.number[0]
         every = {**joint.variables, "params": joint.best}
         variables = jax.tree.map(lambda leaf: leaf[first], every)
-        return look_inside(self.run.program, variables, self.corpus, self.run.standardiser)
+        prepared = self.run.prepared
+        return look_inside(prepared.program, variables, self.corpus, prepared.standardiser)
 
     def confusion(self) -> Picture:
         """Who is taken for what."""
@@ -320,10 +315,11 @@ class Illustrator:
     def generated(self) -> Picture | None:
         """Generated utterances among real ones."""
         run = self.run
-        if run.program.gan is None:
+        program = run.prepared.program
+        if program.gan is None:
             return None
         first = self.scored.number[:1]
-        material = create_material(run.corpus, run.dataset, run.program, run.state, first)
+        material = create_material(self.corpus, run.prepared.data, program, run.state, first)
         panels = lay_out(material)
         if not panels:
             return None
@@ -343,7 +339,7 @@ class Illustrator:
         length = int(corpus.length[dialogue])
         test = corpus.in_split("test")
         start = int(test[: corpus.start[dialogue]].sum())
-        past = self.run.program.model.settings.past
+        past = self.run.prepared.program.model.settings.past
         heard = attention_within(inside, start, length, past)
         guess = self.scored.probability[0, start : start + length].argmax(axis=-1)
         conversation = show_conversation(corpus, dialogue, self.minority, guess, heard)

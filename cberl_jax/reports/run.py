@@ -5,31 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.bayes import bayes_report
+from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.readers.load import SIMULATED
-from cberl_jax.data.simulate import create_process
-from cberl_jax.metrics import METRICS, evaluate_predictions, summarise, summarise_members
+from cberl_jax.metrics import METRICS, summarise, summarise_members
 from cberl_jax.reports.html import plain, write_page
+from cberl_jax.reports.tables import TITLES, format_table
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.training.prepare import Members
-
-TITLES = {
-    "accuracy": "accuracy",
-    "weighted_f1": "weighted F1",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "mean_f1": "mean F1",
-}
-# Of a simulated corpus, the metrics that a rule made for each gives the best of.
-BAYES_METRICS = ("accuracy", "balanced_accuracy")
-BAYES_VIEWS = {"full": "best possible", "context_free": "best from single utterances"}
-SHARES = (
-    "## Share of the best possible\n\n"
-    "The exact Bayes result on test, with the modalities that are seen, from whole conversations "
-    "and from single utterances."
-)
 
 
 class Picture(NamedTuple):
@@ -38,37 +20,6 @@ class Picture(NamedTuple):
     file: str
     title: str
     text: str
-
-
-def score_members(
-    members: Members,
-    states: Sequence[Mapping[str, Any]],
-    predictions: Mapping[str, np.ndarray],
-    classes: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Scores each member on dev and test.
-
-    Args:
-      members: the members.
-      states: per member its ``status`` and kept ``epoch``.
-      predictions: from ``predict_splits``.
-      classes: names of the C classes.
-
-    Returns:
-      Per member ``seed``, in a sweep ``settings``, ``status``, ``epoch``, and ``dev`` and ``test``:
-      ``evaluate_predictions``, None where it has diverged.
-    """
-    lines = []
-    for number, (seed, settings, state) in enumerate(zip(members.seeds, members.settings, states)):
-        line = {"seed": int(seed), **({"settings": dict(settings)} if settings else {}), **state}
-        for split in ("dev", "test"):
-            line[split] = None
-            if state["status"] == "ok":
-                label = predictions[f"{split}.label"]
-                probability = predictions[f"{split}.probability"][number]
-                line[split] = evaluate_predictions(label, probability, classes)
-        lines.append(line)
-    return lines
 
 
 def create_report(
@@ -118,70 +69,11 @@ def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {name: summarise([m["best_on_test"][name] for m in sound]) for name in METRICS}
 
 
-def best_possible(corpus: Corpus) -> dict[str, dict[str, float]] | None:
-    """The exact Bayes result on the test split of a simulated corpus, None for any other.
-
-    Balanced accuracy is that of the rule made for it, the posterior over the prior; the other
-    metrics are those of the most probable class.
-
-    Returns:
-      ``full`` (whole conversations) and ``context_free`` (single utterances), each ``METRICS`` ->
-      float.
-    """
-    if not corpus.source.startswith(SIMULATED):
-        return None
-    best = bayes_report(corpus, create_process())
-    rules = {name: "balanced" if name == "balanced_accuracy" else "argmax" for name in METRICS}
-    return {
-        view: {name: float(best[view][rule][name]) for name, rule in rules.items()}
-        for view in ("full", "context_free")
-    }
-
-
 def _cell(summary: Mapping[str, Any]) -> str:
     if summary["ci95"] is None:
         return f"{summary['mean']:.3f}"
     low, high = summary["ci95"]
     return f"{summary['mean']:.3f} ± {summary['std']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def format_mean(summary: Mapping[str, Any], form: str = ".3f") -> str:
-    """The mean of a summary with its 95 % interval, if it has one."""
-    mean = format(summary["mean"], form)
-    if summary["ci95"] is None:
-        return mean
-    low, high = (format(end, form) for end in summary["ci95"])
-    return f"{mean} [{low}, {high}]"
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up as plain text."""
-    widths = [max(len(row[c]) for row in [head, *rows]) for c in range(len(head))]
-
-    def line(cells):
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
-
-    return "\n".join([line(head), line(["-" * w for w in widths]), *map(line, rows)])
-
-
-def format_shares(
-    head: Sequence[str],
-    rows: Sequence[tuple[Sequence[str], Mapping[str, float], Mapping[str, Mapping[str, float]]]],
-) -> str:
-    """Test scores as shares of the exact Bayes result: a section in Markdown.
-
-    Args:
-      head: titles of the columns that name a row.
-      rows: those columns' cells; the scores, by ``BAYES_METRICS``; ``best_possible`` with what was
-        seen.
-    """
-    columns = [(view, name) for name in BAYES_METRICS for view in BAYES_VIEWS]
-    titles = [f"{TITLES[name]}, {BAYES_VIEWS[view]}" for view, name in columns]
-    body = []
-    for names, scores, best in rows:
-        shares = ((scores[name] / best[view][name], best[view][name]) for view, name in columns)
-        body.append([*names, *(f"{100 * share:.1f} % of {whole:.3f}" for share, whole in shares)])
-    return f"{SHARES}\n\n{format_table([*head, *titles], body)}"
 
 
 def _result_table(report: Mapping[str, Any]) -> str:

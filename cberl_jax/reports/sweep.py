@@ -15,7 +15,7 @@ from cberl_jax.config.settings import Value
 from cberl_jax.metrics import METRICS, select_score, summarise, summarise_members
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.reports.plots.style import draw_setting
-from cberl_jax.reports.run import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
+from cberl_jax.reports.tables import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
 from cberl_jax.runtime.files import write_json, write_text
 
 SPLITS = ("dev", "test")

@@ -24,10 +24,11 @@ from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.serving.predictions import Predictions
-from cberl_jax.serving.restore import member_states, read_settings, restore_members
+from cberl_jax.serving.restore import read_settings, restore_members
 from cberl_jax.serving.stream import Stream
 from cberl_jax.training.epoch import Program, predict
 from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.outcome import member_states
 
 Conversations = str | os.PathLike | Corpus | Iterable[Any]
 

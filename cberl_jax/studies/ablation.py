@@ -21,8 +21,8 @@ from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.best_point import write_point_run
 from cberl_jax.studies.sweep import best_at, check_points, chunks, train_points
-from cberl_jax.training.loop import open_workdir, run_identity
 from cberl_jax.training.prepare import load_data, prepare
+from cberl_jax.training.run_folder import open_workdir, run_identity
 
 
 def read_variant(

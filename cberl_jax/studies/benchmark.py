@@ -28,7 +28,7 @@ from cberl_jax.config.settings import flatten, numeric_settings
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simulate_corpus
-from cberl_jax.reports.run import format_table
+from cberl_jax.reports.tables import format_table
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.progress import print_now
 from cberl_jax.training.epoch import joint_epoch

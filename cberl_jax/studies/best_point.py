@@ -15,14 +15,16 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import FREE_SETTINGS
 from cberl_jax.errors import UserError
+from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir, list_differences
 from cberl_jax.serving.restore import restore_members
-from cberl_jax.training.loop import open_workdir, report_on, run_identity
+from cberl_jax.studies.train import report_on
 from cberl_jax.training.prepare import load_data, prepare
+from cberl_jax.training.run_folder import open_workdir, run_identity
 
 # What a line of a sweep says of a member besides its scores.
 _OF_A_SWEEP = ("settings", "chunk", "place")
@@ -81,7 +83,8 @@ def write_point_run(
         folder.keep_metrics({})
         folder.append_metrics(list(_renumber(parts)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
-        report_on(folder, config, prepared, state, members, {}, progress, pictures)
+        run = TrainedRun(folder, config, prepared, state)
+        report_on(run, members, {}, progress, pictures)
 
 
 def _clear(path: pathlib.Path, identity: Mapping[str, Any]) -> None:

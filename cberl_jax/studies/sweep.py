@@ -16,19 +16,21 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Group, Point, expand, group_points, point_config, spell_point
 from cberl_jax.config.settings import Value
-from cberl_jax.data.readers.load import SIMULATED
+from cberl_jax.data.bayes import best_possible
+from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.errors import UserError
-from cberl_jax.reports.run import best_possible
 from cberl_jax.reports.sweep import BEST, create_sweep_report, write_sweep_report
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.serving.restore import versions
 from cberl_jax.studies.best_point import write_point_run
+from cberl_jax.studies.train import train_and_score
 from cberl_jax.training.fleet import Fleet
-from cberl_jax.training.loop import Run, open_workdir, run_identity
+from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.training.run_folder import open_workdir, run_identity
+from cberl_jax.version import versions
 
 # Members on one device at most unless told otherwise: the programs gain nothing from more, and a
 # chunk's results are there earlier.
@@ -55,10 +57,11 @@ def memory_of_device() -> int:
 def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, size: int) -> Fleet:
     """A fleet of ``size`` slots whose programs are compiled, but not run."""
     fleet = Fleet(prepared.program, size)
-    run = Run(prepared, config, members.part(0, size), fleet, None, None, None)
-    run.load(fleet.create(run.members.seeds, run.members.hyper))
+    first = members.part(0, size)
+    training = Training(prepared, config, first, fleet, None, None, None)
+    training.load(fleet.create(first.seeds, first.hyper))
     for stage in fleet.stages:
-        run.compile(stage)
+        training.compile(stage)
     return fleet
 
 
@@ -155,8 +158,9 @@ class Sweep:
         chunk: Workdir,
     ) -> None:
         """Trains the members of a chunk, and writes what their lines are made from."""
-        run = Run(prepared, config, members, fleet, chunk, self.stopper, self.progress)
-        done = {"members": run.execute(), "timing": run.timing(), "versions": versions()}
+        run = Training(prepared, config, members, fleet, chunk, self.stopper, self.progress)
+        _, lines = train_and_score(run)
+        done = {"members": lines, "timing": run.timing(), "versions": versions()}
         chunk.write_json(chunk.report_file, done)
         processes.wait_for_others(f"{chunk.path} is done")
 

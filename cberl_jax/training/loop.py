@@ -1,38 +1,29 @@
-"""A whole run: corpus in, trained members and report out (section 4).
+"""The training of a run's members: GAN stage, joint stage, checkpoints (section 4).
 
-GAN stage, joint stage, predictions, report; every so often a checkpoint, from which the same call
-goes on. This file decides what comes when; the mathematics is in ``epochs.py``.
+This file decides what comes when; the mathematics is in ``epoch.py``.
 """
 
 import contextlib
-import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import FREE_SETTINGS, check_config, flatten
-from cberl_jax.data.corpus import fingerprint
 from cberl_jax.errors import Interrupted
-from cberl_jax.reports.model_card import write_model_card
-from cberl_jax.reports.pictures import TrainedRun, illustrate
-from cberl_jax.reports.run import create_report, score_members, write_report
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints, set_damaged_aside
-from cberl_jax.runtime.forking import fork
-from cberl_jax.runtime.progress import PLAIN, Epoch, Progress
+from cberl_jax.runtime.progress import Epoch, Progress
 from cberl_jax.runtime.signals import GRACE_SECONDS, Stopper
 from cberl_jax.runtime.tensorboard import open_event_files
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.serving.restore import member_states, predict_splits, versions
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet, members_like
-from cberl_jax.training.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.training.prepare import Members, Prepared
 
 
 class Clock:
@@ -49,8 +40,8 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-class Run:
-    """One run in progress: its members, states, files and clock."""
+class Training:
+    """The training of one run in progress: its members, states, files and clock."""
 
     def __init__(
         self,
@@ -223,13 +214,11 @@ class Run:
             "peak_memory_bytes": peak_memory(jax.local_devices()),
         }
 
-    def execute(self) -> list[dict[str, Any]]:
-        """Both stages and the predictions; writes ``predictions.npz``.
-
-        The states are on the host afterwards.
+    def execute(self) -> MemberState:
+        """Runs what is left of both stages.
 
         Returns:
-          The members' lines, from ``score_members``.
+          The members' states, on the host; the memory of the devices is free again.
         """
         self._set_damaged_aside()
         with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
@@ -239,13 +228,8 @@ class Run:
                 for name in self.fleet.stages:
                     self.stage(name, most[name])
         state = self.fleet.collect(self.state, len(self.members.seeds))
-        # The devices' memory is the predictions' now.
-        del self.shared
-        self.state = state
-        corpus = self.prepared.corpus
-        predictions = predict_splits(self.fleet, state, corpus, self.prepared.standardiser)
-        self.workdir.write_predictions({"seed": self.members.seeds, **predictions})
-        return score_members(self.members, member_states(state), predictions, corpus.classes)
+        del self.shared, self.state
+        return state
 
 
 def peak_memory(devices: Sequence[jax.Device]) -> int:
@@ -255,135 +239,3 @@ def peak_memory(devices: Sequence[jax.Device]) -> int:
         return max(s["peak_bytes_in_use"] for s in stats)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
-    """What has to be the same for a run to be the same: settings, data, seeds."""
-    return {
-        **flatten(config),
-        "seeds": list(seeds),
-        "corpus": fingerprint(prepared.corpus),
-        "widths": prepared.corpus.widths,
-        "classes": list(prepared.corpus.classes),
-        "generated": prepared.generated.tolist(),
-    }
-
-
-@contextlib.contextmanager
-def open_workdir(
-    path: str | os.PathLike, identity: Mapping[str, Any], forked: str | None = None
-) -> Iterator[Workdir]:
-    """Opens a run's folder for all processes, within the block for nobody else; one writes.
-
-    Args:
-      path: of the folder.
-      identity: of the run.
-      forked: folder of the run that a new run starts from.
-
-    Raises:
-      UserError: as of ``Workdir.claim`` in every process, of ``Workdir.locked`` and ``fork`` in the
-        main one, whose end the others then hear of.
-    """
-    folder = Workdir(path, writes=processes.is_main())
-    # A finished run is only read.
-    with contextlib.nullcontext() if folder.finished else folder.locked():
-        if forked is not None:
-            identity = {**identity, "forked": forked}
-            if folder.writes and not folder.config_file.exists():
-                fork(forked, folder, identity)
-        folder.claim(identity, FREE_SETTINGS)
-        processes.wait_for_others(f"{path} is claimed")
-        yield folder
-
-
-def train_and_evaluate(
-    config: ConfigDict,
-    workdir: str,
-    seeds: Sequence[int],
-    progress: Progress = PLAIN,
-    pictures: bool = True,
-    forked: str | None = None,
-) -> dict[str, Any]:
-    """Trains one member per seed and writes the run's folder; goes on with a run that is there.
-
-    Args:
-      config: the settings (``settings.default_config``).
-      workdir: the run's folder.
-      seeds: the members' seeds, different from each other.
-      progress: shows how far it is.
-      pictures: whether the report has pictures, which take some seconds.
-      forked: folder of a run whose newest checkpoint a new run starts from.
-
-    Returns:
-      The report, as in ``report.json``; its ``pictures`` in the process that writes.
-
-    Raises:
-      UserError: a setting, the corpus or the folder is at fault.
-      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
-    """
-    check_config(config)
-    corpus = load_data(config)
-    prepared = prepare(config, corpus)
-    with open_workdir(workdir, run_identity(config, prepared, seeds), forked) as folder:
-        if folder.finished:
-            progress.say("this run is finished")
-            return folder.read_report()
-        return _train(folder, config, prepared, seeds, progress, pictures)
-
-
-def _train(
-    folder: Workdir,
-    config: ConfigDict,
-    prepared: Prepared,
-    seeds: Sequence[int],
-    progress: Progress,
-    pictures: bool,
-) -> dict[str, Any]:
-    """What ``train_and_evaluate`` does in a folder that is its own."""
-    members = list_members(config, seeds)
-    fleet = Fleet(prepared.program, len(members.seeds))
-    with Stopper(progress.say).listening() as stopper:
-        run = Run(prepared, config, members, fleet, folder, stopper, progress)
-        lines = run.execute()
-        return report_on(
-            folder, config, prepared, run.state, lines, run.timing(), progress, pictures
-        )
-
-
-def report_on(
-    folder: Workdir,
-    config: ConfigDict,
-    prepared: Prepared,
-    state: MemberState,
-    lines: Sequence[Mapping[str, Any]],
-    timing: Mapping[str, Any],
-    progress: Progress,
-    pictures: bool,
-) -> dict[str, Any]:
-    """Writes the report of a run that is trained, its pictures and its model card.
-
-    Args:
-      folder: of the run, with its predictions and metrics.
-      config: its settings.
-      prepared: its data and program.
-      state: its members' states, on the host.
-      lines: a line per member, from ``score_members``.
-      timing: from ``Run.timing``, or empty.
-      progress: says that pictures are drawn.
-      pictures: whether they are.
-
-    Returns:
-      The report, as in ``report.json``.
-    """
-    corpus = prepared.corpus
-    report = create_report(
-        corpus, lines, generated=prepared.generated, timing=timing, versions=versions()
-    )
-    if pictures and folder.writes:
-        progress.say("drawing")
-        model = (prepared.program, state, prepared.standardiser, prepared.data)
-        drawn = illustrate(TrainedRun(folder, config, corpus, *model), report)
-        report["pictures"] = [picture._asdict() for picture in drawn]
-    write_model_card(folder, config, corpus, report)
-    write_report(folder, report)
-    return report

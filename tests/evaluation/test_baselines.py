@@ -19,12 +19,12 @@ from cberl_jax.evaluation.baselines import (
     KINDS,
     SEEDS,
     check_fittable,
-    format_baselines,
     guess_from_test,
     join_turns,
     measure_kind,
 )
 from cberl_jax.metrics import evaluate_predictions
+from cberl_jax.reports.baselines import format_baselines
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,12 +9,12 @@ from cberl_jax.evaluation.compare import (
     check_comparable,
     compare,
     confusions,
-    format_comparison,
     holm,
     named_scores,
     read_outcome,
 )
 from cberl_jax.metrics import METRICS, evaluate_predictions
+from cberl_jax.reports.compare import format_comparison
 from cberl_jax.runtime.workdir import Workdir
 
 CLASSES = ["neutral", "fear", "joy"]

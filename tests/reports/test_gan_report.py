@@ -14,19 +14,19 @@ import pytest
 from matplotlib.image import imread
 from tiny import QUIET, tiny_config
 
+from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import generated_quality as quality
-from cberl_jax.evaluation.generated import read_run
 from cberl_jax.evaluation.generated_quality import FEWEST, Gaussian, fit_gaussian, frechet_distance
-from cberl_jax.reports.gan import create_gan_report, format_gan_report, gan_report
+from cberl_jax.reports.gan import create_gan_report, format_gan_report
 from cberl_jax.reports.plots import style as pictures
-from cberl_jax.reports.run import best_possible
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.serving.restore import restore_run
+from cberl_jax.studies.gan_report import gan_report, read_run
+from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.gan_step import Utterances
-from cberl_jax.training.loop import train_and_evaluate
 from cberl_jax.training.prepare import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from cberl_jax.evaluation.compare import Outcome
 from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.ablation import create_ablation_report, write_ablation_report
 from cberl_jax.reports.html import plain, render_page, write_page
-from cberl_jax.reports.run import format_table
 from cberl_jax.reports.sweep import create_sweep_report, write_sweep_report
+from cberl_jax.reports.tables import format_table
 
 HOSTILE = [
     "<script>alert(1)</script>",

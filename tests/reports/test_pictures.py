@@ -36,7 +36,7 @@ from cberl_jax.reports.run import write_report
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.serving.restore import restore_run
-from cberl_jax.training.loop import train_and_evaluate
+from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import prepare
 
 NAMES = "confusion f1 curves classes calibration features generated attention".split()
@@ -193,9 +193,7 @@ def trained(finished):
     arguments, _ = finished
     run = restore_run(arguments[1])
     folder = Workdir(arguments[1], create=False)
-    model = (run.fleet.program, run.state, run.standardiser)
-    dataset = prepare(run.config, run.corpus).data
-    return TrainedRun(folder, run.config, run.corpus, *model, dataset)
+    return TrainedRun(folder, run.config, prepare(run.config, run.corpus), run.state)
 
 
 @pytest.fixture

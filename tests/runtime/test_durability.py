@@ -24,7 +24,6 @@ from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoi
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.serving.restore import restore_run
-from cberl_jax.training import loop as training
 
 ROOT = Path(__file__).parents[2]
 BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
@@ -234,7 +233,7 @@ def config_of(corpus, **changes):
 
 
 def train(config, workdir, progress=QUIET, **options):
-    return training.train_and_evaluate(
+    return train.train_and_evaluate(
         config, str(workdir), [0, 1], progress, pictures=False, **options
     )
 

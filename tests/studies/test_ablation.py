@@ -21,6 +21,7 @@ from cberl_jax.config.variants import (
     read_variants,
 )
 from cberl_jax.data.augmentation import name_minority
+from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -35,10 +36,9 @@ from cberl_jax.reports.ablation import (
     write_ablation_report,
 )
 from cberl_jax.reports.plots.style import draw_forest, forest_end
-from cberl_jax.reports.run import best_possible
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.ablation import ablate, read_variant
-from cberl_jax.training.loop import train_and_evaluate
+from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data
 
 MODALITIES = ("text", "audio", "visual")

@@ -8,16 +8,17 @@ import pytest
 from tiny import QUIET, tiny_config
 
 from cberl_jax.config.grid import parse_grid
+from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.reports.run import best_possible
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir, list_differences
-from cberl_jax.serving.restore import evaluate_run
 from cberl_jax.studies import sweep as sweeps
+from cberl_jax.studies import train
+from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.sweep import best_at, even_chunks, fit_fleet, sweep
-from cberl_jax.training import loop as training
+from cberl_jax.training import run_folder
 from cberl_jax.training.prepare import list_members, load_data, prepare
 
 # Fewer parts compile faster; what a sweep does with them is the same.
@@ -91,7 +92,7 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     report = sweep(*arguments, progress=QUIET, pictures=False)
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
-    training.train_and_evaluate(
+    train.train_and_evaluate(
         config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False
     )
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
@@ -135,11 +136,11 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     # As if it had been trained alone: the same command finds it finished.
     said = []
     alone = config(corpus, **changes, **settings)
-    assert training.train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
+    assert train.train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
     assert said == ["this run is finished"]
     # It can be gone on with: nobody is left to train, and the report is the same.
     best.report_file.unlink()
-    resumed = training.train_and_evaluate(alone, str(best.path), seeds, QUIET, False)
+    resumed = train.train_and_evaluate(alone, str(best.path), seeds, QUIET, False)
     assert resumed["members"] == found["members"]
 
 
@@ -204,8 +205,10 @@ def test_of_long_lists_only_the_difference_is_told(there, asked, said):
 def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
     arguments = (config(corpus), str(tmp_path / "sweep"), [0])
     prepared = prepare(arguments[0], load_data(arguments[0]))
-    identity = training.run_identity(arguments[0], prepared, [0]) | {"grid": {"loss.gamma": [0.0]}}
-    with training.open_workdir(arguments[1], identity):
+    identity = run_folder.run_identity(arguments[0], prepared, [0]) | {
+        "grid": {"loss.gamma": [0.0]}
+    }
+    with run_folder.open_workdir(arguments[1], identity):
         pass
     with pytest.raises(UserError, match="grid: .* there, .* asked for"):
         sweep(*arguments, parse_grid(["loss.gamma=0,1"]), progress=QUIET)

@@ -14,7 +14,7 @@ import pytest
 from tiny import TINY, tiny_config
 
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
-from cberl_jax.serving.restore import evaluate_run
+from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.training import epoch as epochs
 from cberl_jax.training.fleet import Fleet, choose_split
 from cberl_jax.training.prepare import list_members, prepare

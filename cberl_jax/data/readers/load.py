@@ -10,12 +10,11 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.readers.jsonl import read_json_lines
 from cberl_jax.data.readers.npz import read_npz, write_npz
 from cberl_jax.data.readers.pickles import read_pickle
-from cberl_jax.data.simulate import simulate
+from cberl_jax.data.simulate import SIMULATED, simulate
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
-SIMULATED = "simulated:"
 _ZIP_MAGIC = b"PK"
 # What other files begin with -> what is said of them.
 _NO_CORPUS = {

@@ -1,0 +1,39 @@
+"""A finished run scored again, on its own corpus or on another one."""
+
+from typing import Any
+
+from cberl_jax.evaluation.predict_splits import predict_splits, score_members
+from cberl_jax.reports.run import create_report
+from cberl_jax.serving.restore import restore_run
+from cberl_jax.training.outcome import member_states
+from cberl_jax.training.prepare import check_labelled
+from cberl_jax.version import versions
+
+
+def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
+    """Scores a run's kept parameters again.
+
+    Args:
+      workdir: the run's folder.
+      data: the corpus; by default the one the run was trained on.
+
+    Returns:
+      A report; its ``timing`` is empty.
+
+    Raises:
+      UserError: as of ``restore_run``, or there is nothing labelled to score.
+    """
+    run = restore_run(workdir, data)
+    check_labelled(run.corpus)
+    states = member_states(run.state)
+    if data is not None:
+        # What a training saw of its own test split says nothing of another's.
+        states = [{n: v for n, v in state.items() if n != "best_on_test"} for state in states]
+    predictions = predict_splits(run.fleet, run.state, run.corpus, run.standardiser)
+    return create_report(
+        run.corpus,
+        score_members(run.members, states, predictions, run.corpus.classes),
+        generated=run.generated,
+        timing={},
+        versions=versions(),
+    )

@@ -1,0 +1,54 @@
+"""The folder of a run: opened for one run alone, which is known by its settings, data and seeds."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cberl_jax.config.settings import FREE_SETTINGS, flatten
+from cberl_jax.data.corpus import fingerprint
+from cberl_jax.runtime import processes
+from cberl_jax.runtime.forking import fork
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.training.prepare import Prepared
+
+
+def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
+    """What has to be the same for a run to be the same: settings, data, seeds."""
+    return {
+        **flatten(config),
+        "seeds": list(seeds),
+        "corpus": fingerprint(prepared.corpus),
+        "widths": prepared.corpus.widths,
+        "classes": list(prepared.corpus.classes),
+        "generated": prepared.generated.tolist(),
+    }
+
+
+@contextlib.contextmanager
+def open_workdir(
+    path: str | os.PathLike, identity: Mapping[str, Any], forked: str | None = None
+) -> Iterator[Workdir]:
+    """Opens a run's folder for all processes, within the block for nobody else; one writes.
+
+    Args:
+      path: of the folder.
+      identity: of the run.
+      forked: folder of the run that a new run starts from.
+
+    Raises:
+      UserError: as of ``Workdir.claim`` in every process, of ``Workdir.locked`` and ``fork`` in the
+        main one, whose end the others then hear of.
+    """
+    folder = Workdir(path, writes=processes.is_main())
+    # A finished run is only read.
+    with contextlib.nullcontext() if folder.finished else folder.locked():
+        if forked is not None:
+            identity = {**identity, "forked": forked}
+            if folder.writes and not folder.config_file.exists():
+                fork(forked, folder, identity)
+        folder.claim(identity, FREE_SETTINGS)
+        processes.wait_for_others(f"{path} is claimed")
+        yield folder
