@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 import cberl_jax as cberl
-from cberl_jax.data.packing import fit_standardiser
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.readers.npz import write_npz
+from cberl_jax.data.standardize import fit_standardiser
 
 ROOT = Path(__file__).parent.parent
 # A shorter GAN stage; the joint model keeps its widths, since narrow ones learn too slowly.

@@ -8,14 +8,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from cberl_jax.data.augmentation import Placement
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.packing import (
-    Rows,
-    Standardiser,
-    choose_row_length,
-    pack,
-    pack_dialogues,
-    turns_of,
-)
+from cberl_jax.data.packing import Rows, choose_row_length, pack, pack_dialogues, turns_of
+from cberl_jax.data.standardize import Standardiser
 
 # Neighbours of SMOTE's original paper.
 SMOTE_NEIGHBOURS = 5

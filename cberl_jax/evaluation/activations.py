@@ -9,13 +9,14 @@ import numpy as np
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import Standardiser, pack_dialogues
+from cberl_jax.data.packing import pack_dialogues
+from cberl_jax.data.standardize import Standardiser
 from cberl_jax.models.masking import no_masking
-from cberl_jax.training.epoch import Program, gather
+from cberl_jax.training.epoch import Program, look_up
 from cberl_jax.training.fleet import compile_once
 
 
-class Inside(NamedTuple):
+class Activations(NamedTuple):
     """Codes and attention of the n utterances of a split, in the corpus's order.
 
     Attributes:
@@ -29,9 +30,9 @@ class Inside(NamedTuple):
     attention: np.ndarray | None
 
 
-def look_inside(
+def compute_activations(
     program: Program, variables: Mapping[str, Any], corpus: Corpus, standardiser: Standardiser
-) -> Inside:
+) -> Activations:
     """Passes the test split through one member, a batch of ``program.rows`` at a time.
 
     Args:
@@ -44,7 +45,7 @@ def look_inside(
 
     def forward(variables, table, rows):
         def of_batch(batch):
-            conversations = gather(table, batch, jnp.zeros((0,), jnp.int32), None)
+            conversations = look_up(table, batch, jnp.zeros((0,), jnp.int32), None)
             masking = no_masking(batch.index.shape)
             _, found = program.model.apply(variables, conversations, masking, 0.0)
             heard = found.attention
@@ -65,10 +66,10 @@ def look_inside(
         values = np.asarray(values)
         return values.reshape(*rows.index.shape, -1)[used][order]
 
-    return Inside(*jax.tree.map(in_order, compiled(*arguments)))
+    return Activations(*jax.tree.map(in_order, compiled(*arguments)))
 
 
-def attention_within(inside: Inside, start: int, length: int, past: int) -> np.ndarray:
+def attention_within(inside: Activations, start: int, length: int, past: int) -> np.ndarray:
     """The attention among the turns of one dialogue.
 
     Args:

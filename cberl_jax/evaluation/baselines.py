@@ -28,7 +28,7 @@ from cberl_jax.data.augmentation import name_minority
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import fit_standardiser
+from cberl_jax.data.standardize import fit_standardiser
 from cberl_jax.metrics import evaluate_predictions, select_score
 from cberl_jax.training.prepare import check_labelled, load_data
 

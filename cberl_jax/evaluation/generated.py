@@ -41,7 +41,7 @@ class Member(NamedTuple):
     dev_taken_for: np.ndarray
 
 
-class Material(NamedTuple):
+class GanSamples(NamedTuple):
     """What a run's generated utterances are judged by.
 
     Attributes:
@@ -62,13 +62,13 @@ class Material(NamedTuple):
     members: Sequence[Member]
 
 
-def create_material(
+def create_samples(
     corpus: Corpus,
     dataset: Dataset,
     program: Program,
     state: MemberState,
     numbers: Sequence[int],
-) -> Material:
+) -> GanSamples:
     """Makes the generated utterances of a run that has a GAN.
 
     Args:
@@ -94,7 +94,7 @@ def create_material(
         generated = sources._replace(features=features)
         verdicts = (_classify(program.gan, own.gan.params, x) for x in (generated, real["dev"]))
         members.append(Member(int(own.seed), generated, *verdicts))
-    return Material(
+    return GanSamples(
         corpus=corpus,
         minority=np.unique(dataset.target),
         real=real,
@@ -113,7 +113,7 @@ def _classify(gan: GAN, params: Mapping[str, Any], utterances: Utterances) -> np
     return np.asarray(gan.classifier.apply(params["classifier"], joined)).argmax(axis=-1)
 
 
-def lay_out(material: Material) -> list[tuple[str, dict[str, np.ndarray]]]:
+def lay_out(samples: GanSamples) -> list[tuple[str, dict[str, np.ndarray]]]:
     """The first member's generated utterances in the plane, among real ones.
 
     Only utterances with all modalities are shown, at most ``SHOWN`` of each kind. A class of which
@@ -122,18 +122,18 @@ def lay_out(material: Material) -> list[tuple[str, dict[str, np.ndarray]]]:
     Returns:
       Per minority class a title, and ``sources``, ``real`` and ``generated`` -> [n, 2].
     """
-    member, panels = material.members[0], []
+    member, panels = samples.members[0], []
     # A generated utterance and its source have the same place in their records: both are shown.
     kinds = {
-        "sources": material.sources,
-        "real": material.real["train"],
+        "sources": samples.sources,
+        "real": samples.real["train"],
         "generated": member.generated,
     }
-    for label in material.minority:
+    for label in samples.minority:
         shown = [vectors(complete(of_class(own, label)))[:SHOWN] for own in kinds.values()]
         if not all(map(len, shown)):
             continue
         places, method = project(np.concatenate(shown))
         clouds = np.split(places, np.cumsum([len(own) for own in shown])[:-1])
-        panels.append((f"{material.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
+        panels.append((f"{samples.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
     return panels

@@ -154,20 +154,20 @@ def train_sets(
     }
 
 
-class Gaussian(NamedTuple):
+class Moments(NamedTuple):
     """Mean [k] and covariance [k, k]."""
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
-def fit_gaussian(values: np.ndarray) -> Gaussian:
+def fit_moments(values: np.ndarray) -> Moments:
     """Mean and unbiased covariance of points [n, k]."""
     covariance = np.cov(values, rowvar=False, dtype=np.float64)
-    return Gaussian(values.mean(axis=0, dtype=np.float64), np.atleast_2d(covariance))
+    return Moments(values.mean(axis=0, dtype=np.float64), np.atleast_2d(covariance))
 
 
-def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+def frechet_distance(first: Moments, second: Moments) -> float:
     """The squared Fréchet distance of two Gaussians.
 
       |mu_1 - mu_2|^2 + Tr(Sigma_1 + Sigma_2 - 2 (Sigma_1^1/2 Sigma_2 Sigma_1^1/2)^1/2)
@@ -248,7 +248,7 @@ def frechet_distances(
     """
 
     def fit(values):
-        return fit_gaussian(subspace.transform(values)[:, : sizes.components])
+        return fit_moments(subspace.transform(values)[:, : sizes.components])
 
     target, distances = fit(held_out), {}
     for name, values in groups.items():

@@ -7,7 +7,8 @@ import numpy as np
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import Standardiser, pack_dialogues
+from cberl_jax.data.packing import pack_dialogues
+from cberl_jax.data.standardize import Standardiser
 from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.training.epoch import MemberState, predict
 from cberl_jax.training.fleet import Fleet
@@ -36,11 +37,11 @@ def predict_splits(
     def of_member(variables, shared, _):
         return predict(program, variables, *shared, fleet.place)
 
-    variables = fleet.spread({**state.joint.variables, "params": state.joint.best})
-    shared = fleet.share((create_table(corpus, standardiser), rows))
-    nothing = fleet.spread(np.zeros(members, np.float32))
+    variables = fleet.shard({**state.joint.variables, "params": state.joint.best})
+    shared = fleet.replicate((create_table(corpus, standardiser), rows))
+    nothing = fleet.shard(np.zeros(members, np.float32))
     function = fleet.compile("predict", of_member, variables, shared, nothing, keep=True)
-    packed = fleet.collect(function(variables, shared, nothing), members)
+    packed = fleet.gather(function(variables, shared, nothing), members)
     probability = np.zeros((members, len(corpus.label), len(corpus.classes)), np.float32)
     used = rows.segment > 0
     probability[:, rows.index[used]] = packed[:, used]

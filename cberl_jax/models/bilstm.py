@@ -21,7 +21,8 @@ def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
     that only the activations are stored.
 
     Args:
-      gates: [L, B, 4 h] products of the input, biases included; entry, forget, candidate, exit.
+      gates: [L, B, 4 h] products of the input, biases included; input gate, forget gate,
+        candidate, output gate.
       keep: [L, B, 1] float, zero where the state is reset before the turn.
       kernel: [h, 4 h] from the output to the next gates.
 
@@ -34,14 +35,16 @@ def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
 def _step(carry, gates, keep, kernel):
     """One turn: the new cell and output, and what a gradient needs."""
     cell, output = carry
-    entry, forget, candidate, exit_ = jnp.split(gates + (output * keep) @ kernel, 4, axis=-1)
-    entry, forget, exit_ = nn.sigmoid(entry), nn.sigmoid(forget), nn.sigmoid(exit_)
-    candidate = jnp.tanh(candidate)
+    to_input, to_forget, to_candidate, to_output = jnp.split(
+        gates + (output * keep) @ kernel, 4, axis=-1
+    )
+    input_gate, forget_gate = nn.sigmoid(to_input), nn.sigmoid(to_forget)
+    candidate, output_gate = jnp.tanh(to_candidate), nn.sigmoid(to_output)
     before = cell * keep
-    cell = forget * before + entry * candidate
+    cell = forget_gate * before + input_gate * candidate
     squashed = jnp.tanh(cell)
-    output = exit_ * squashed
-    return (cell, output), (entry, forget, candidate, exit_, before, squashed)
+    output = output_gate * squashed
+    return (cell, output), (input_gate, forget_gate, candidate, output_gate, before, squashed)
 
 
 def _run_forward(gates, keep, kernel):
@@ -54,35 +57,36 @@ def _run_forward(gates, keep, kernel):
     return outputs, (outputs, activations, keep, kernel)
 
 
-def _run_backward(residuals, slopes):
+def _run_backward(residuals, cotangents):
     outputs, activations, keep, kernel = residuals
     back = kernel.T
 
     def step(carry, inputs):
         of_cell, of_output = carry
-        slope, (entry, forget, candidate, exit_, before, squashed), keep = inputs
-        of_output = of_output + slope
-        of_cell = of_cell + of_output * exit_ * (1 - squashed**2)
+        cotangent, activations, keep = inputs
+        input_gate, forget_gate, candidate, output_gate, before, squashed = activations
+        of_output = of_output + cotangent
+        of_cell = of_cell + of_output * output_gate * (1 - squashed**2)
         of_gates = (
-            of_cell * candidate * entry * (1 - entry),
-            of_cell * before * forget * (1 - forget),
-            of_cell * entry * (1 - candidate**2),
-            of_output * squashed * exit_ * (1 - exit_),
+            of_cell * candidate * input_gate * (1 - input_gate),
+            of_cell * before * forget_gate * (1 - forget_gate),
+            of_cell * input_gate * (1 - candidate**2),
+            of_output * squashed * output_gate * (1 - output_gate),
         )
         of_gates = jnp.concatenate(of_gates, axis=-1)
-        return (of_cell * forget * keep, of_gates @ back * keep), of_gates
+        return (of_cell * forget_gate * keep, of_gates @ back * keep), of_gates
 
     start = jnp.zeros_like(outputs[0])
-    _, of_gates = jax.lax.scan(step, (start, start), (slopes, activations, keep), reverse=True)
+    _, of_gates = jax.lax.scan(step, (start, start), (cotangents, activations, keep), reverse=True)
     heard = jnp.pad(outputs[:-1], ((1, 0), (0, 0), (0, 0))) * keep
-    # Resets are given, not learnt: their slope is never asked for.
+    # Resets are given, not learnt: their cotangent is never asked for.
     return of_gates, jnp.zeros_like(keep), jnp.einsum("lbh,lbg->hg", heard, of_gates)
 
 
 run_lstm.defvjp(_run_forward, _run_backward)
 
 
-def go_on(
+def resume_lstm(
     start: tuple[jax.Array, jax.Array], gates: jax.Array, keep: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """``run_lstm`` from a state: a cell and an output, each [B, h].
@@ -99,7 +103,7 @@ def go_on(
 
 
 class Recurrence(nn.Module):
-    """``run_lstm`` with its kernel, or ``go_on`` where there is a state to start from."""
+    """``run_lstm`` with its kernel, or ``resume_lstm`` where there is a state to start from."""
 
     hidden: int
 
@@ -116,7 +120,7 @@ class Recurrence(nn.Module):
         dense(jnp.zeros((1, self.hidden)))  # For its kernel alone.
         kernel = dense.variables["params"]["kernel"]
         if start is not None:
-            return go_on(start, gates, keep, kernel)
+            return resume_lstm(start, gates, keep, kernel)
         return run_lstm(gates, keep, kernel)
 
 

@@ -17,7 +17,7 @@ from cberl_jax.config.variants import Preset
 from cberl_jax.evaluation.compare import Outcome, compare, confusions, holm, named_scores
 from cberl_jax.metrics import summarise
 from cberl_jax.reports.html import plain, write_page
-from cberl_jax.reports.plots.style import draw_forest
+from cberl_jax.reports.plots.ablation import draw_forest
 from cberl_jax.reports.tables import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
 from cberl_jax.runtime.files import write_json, write_text
 

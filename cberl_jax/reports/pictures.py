@@ -15,12 +15,13 @@ from sklearn import metrics
 
 from cberl_jax.data.augmentation import find_minority
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.evaluation.activations import Inside, attention_within, look_inside
-from cberl_jax.evaluation.generated import create_material, lay_out
+from cberl_jax.evaluation.activations import Activations, attention_within, compute_activations
+from cberl_jax.evaluation.generated import create_samples, lay_out
 from cberl_jax.evaluation.generated_quality import project
 from cberl_jax.metrics import summarise
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.plots.attention import STRONG, Conversation, draw_attention
+from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.reports.plots.run import (
     Calibration,
     Curve,
@@ -31,7 +32,6 @@ from cberl_jax.reports.plots.run import (
     draw_curves,
     draw_features,
 )
-from cberl_jax.reports.plots.style import draw_utterances
 from cberl_jax.reports.run import Picture
 from cberl_jax.reports.tables import TITLES
 from cberl_jax.runtime.workdir import Workdir
@@ -235,19 +235,19 @@ class Illustrator:
         steps: list[Callable[..., Picture | None]] = [self.confusion, self.class_scores]
         steps += [self.curves, self.class_counts, self.calibration]
         found = [step() for step in steps]
-        inside = self._look_inside()
+        inside = self._compute_activations()
         found += [self.features(inside), self.generated(), self.attention(inside)]
         yield from (picture for picture in found if picture is not None)
 
     def _path(self, name: str):
         return self.run.folder.path / f"report_{name}.png"
 
-    def _look_inside(self) -> Inside:
+    def _compute_activations(self) -> Activations:
         joint, first = self.run.state.joint, self.scored.number[0]
         every = {**joint.variables, "params": joint.best}
         variables = jax.tree.map(lambda leaf: leaf[first], every)
         prepared = self.run.prepared
-        return look_inside(prepared.program, variables, self.corpus, prepared.standardiser)
+        return compute_activations(prepared.program, variables, self.corpus, prepared.standardiser)
 
     def confusion(self) -> Picture:
         """Who is taken for what."""
@@ -300,7 +300,7 @@ class Illustrator:
         text += f"of the members' mean probabilities, {np.mean(own):.3f} of a member on average."
         return Picture(path.name, "Calibration", text)
 
-    def features(self, inside: Inside) -> Picture | None:
+    def features(self, inside: Activations) -> Picture | None:
         """Fused features in the plane."""
         path, classes = self._path("features"), self.corpus.classes
         chosen = choose_points(self.scored.label, len(classes))
@@ -319,8 +319,8 @@ class Illustrator:
         if program.gan is None:
             return None
         first = self.scored.number[:1]
-        material = create_material(self.corpus, run.prepared.data, program, run.state, first)
-        panels = lay_out(material)
+        samples = create_samples(self.corpus, run.prepared.data, program, run.state, first)
+        panels = lay_out(samples)
         if not panels:
             return None
         path = self._path("generated")
@@ -330,7 +330,7 @@ class Illustrator:
         text += "that it makes them from. A triangle on a grey halo has hardly moved."
         return Picture(path.name, "Generated utterances", text)
 
-    def attention(self, inside: Inside) -> Picture | None:
+    def attention(self, inside: Activations) -> Picture | None:
         """Who hears whom in one conversation."""
         if inside.attention is None:
             return None

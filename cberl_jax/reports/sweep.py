@@ -14,11 +14,11 @@ from cberl_jax.config.grid import Point, spell_value
 from cberl_jax.config.settings import Value
 from cberl_jax.metrics import METRICS, select_score, summarise, summarise_members
 from cberl_jax.reports.html import plain, write_page
-from cberl_jax.reports.plots.style import draw_setting
+from cberl_jax.reports.plots.sweep import draw_setting
 from cberl_jax.reports.tables import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
 from cberl_jax.runtime.files import write_json, write_text
 
-SPLITS = ("dev", "test")
+SCORED_SPLITS = ("dev", "test")
 # The folder of the best point's run, in the sweep's.
 BEST = "best"
 # In the order of the table.
@@ -71,10 +71,10 @@ def _create_point(
         "settings": dict(settings),
         "seeds": [member["seed"] for member in members],
         "diverged": len(members) - len(sound),
-        **{s: _summarise([m[s] for m in sound], select) if sound else None for s in SPLITS},
+        **{s: _summarise([m[s] for m in sound], select) if sound else None for s in SCORED_SPLITS},
         "members": [
             {"seed": m["seed"], "status": m["status"], "epoch": m["epoch"]}
-            | {split: _member_scores(m[split], select) for split in SPLITS}
+            | {split: _member_scores(m[split], select) for split in SCORED_SPLITS}
             for m in members
         ],
     }
@@ -186,7 +186,7 @@ def _scores_by_value(report: Mapping[str, Any], name: str, split: str) -> list[l
 def write_sweep_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
     """Writes the pictures, ``sweep.md``, ``sweep.html`` and last ``sweep.json``."""
     for name in pictured_settings(report):
-        dev, test = (_scores_by_value(report, name, split) for split in SPLITS)
+        dev, test = (_scores_by_value(report, name, split) for split in SCORED_SPLITS)
         metric = TITLES[report["select"]]
         values = report["grid"][name]
         draw_setting(folder / picture_name(name), name, values, dev, test, metric)

@@ -17,9 +17,10 @@ import numpy as np
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Table, create_table
 from cberl_jax.data.matching import match_model, modalities_left_out
-from cberl_jax.data.packing import Rows, Standardiser, assign_rows, pack, turns_of
+from cberl_jax.data.packing import Rows, assign_rows, pack, turns_of
 from cberl_jax.data.readers.jsonl import from_turns
 from cberl_jax.data.readers.load import load_conversations
+from cberl_jax.data.standardize import Standardiser
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError

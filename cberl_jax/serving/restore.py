@@ -15,7 +15,7 @@ from cberl_jax.config.settings import (
     default_config,
 )
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.packing import Standardiser, empty_standardiser
+from cberl_jax.data.standardize import Standardiser, empty_standardiser
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoints
 from cberl_jax.runtime.workdir import Workdir

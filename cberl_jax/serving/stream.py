@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.packing import Standardiser
+from cberl_jax.data.standardize import Standardiser
 from cberl_jax.models.cberl import CBERL, Conversations, start_carry, window_length
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.masking import no_masking

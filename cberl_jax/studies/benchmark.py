@@ -56,9 +56,9 @@ class Contestant:
         self.fleet = Fleet(prepared.program, members)
         start = time.perf_counter()
         state = self.fleet.create(self.members.seeds, self.members.hyper)
-        self.state = self.fleet.spread(state)
-        self.shared = self.fleet.share(prepared.data)
-        self.hyper = self.fleet.spread(self.members.hyper)
+        self.state = self.fleet.shard(state)
+        self.shared = self.fleet.replicate(prepared.data)
+        self.hyper = self.fleet.shard(self.members.hyper)
         arguments = (self.state, self.shared, self.hyper)
         self.steps = {n: self.fleet.compile(n, e, *arguments) for n, e in self.fleet.stages.items()}
         self.compile_s = time.perf_counter() - start

@@ -8,16 +8,17 @@ from threadpoolctl import threadpool_limits
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.dataset import create_table
 from cberl_jax.errors import UserError
-from cberl_jax.evaluation.generated import Material, create_material, lay_out
-from cberl_jax.reports.gan import GAN_PICTURE, create_gan_report, format_gan_report
-from cberl_jax.reports.plots.style import draw_utterances
+from cberl_jax.evaluation.gan_measures import create_gan_report
+from cberl_jax.evaluation.generated import GanSamples, create_samples, lay_out
+from cberl_jax.reports.gan import GAN_PICTURE, format_gan_report
+from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import prepare
 
 
-def read_run(workdir: str | os.PathLike, data: str | None = None) -> Material:
+def read_run(workdir: str | os.PathLike, data: str | None = None) -> GanSamples:
     """Reads a finished run and makes its generated utterances.
 
     Args:
@@ -40,7 +41,7 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> Material:
     table = create_table(corpus, run.standardiser)
     dataset = prepare(run.config, corpus).data._replace(table=table)
     sound = [number for number, state in enumerate(states) if state["status"] == "ok"]
-    return create_material(corpus, dataset, run.fleet.program, run.state, sound)
+    return create_samples(corpus, dataset, run.fleet.program, run.state, sound)
 
 
 def gan_report(workdir: str | os.PathLike, data: str | None = None) -> dict[str, Any]:
@@ -59,12 +60,12 @@ def gan_report(workdir: str | os.PathLike, data: str | None = None) -> dict[str,
     Raises:
       UserError: as of ``read_run``.
     """
-    material = read_run(workdir, data)
+    samples = read_run(workdir, data)
     folder = Workdir(workdir, create=False)
     # On a machine with other work to do, threads that wait for each other take far longer than one.
     with threadpool_limits(1):
-        report = create_gan_report(material)
-    panels = lay_out(material)
+        report = create_gan_report(samples)
+    panels = lay_out(samples)
     if panels:
         draw_utterances(folder.path / GAN_PICTURE, panels)
     report["picture"] = GAN_PICTURE if panels else None

@@ -173,7 +173,7 @@ class Sweep:
             return None, even_chunks(total, self.members_per_device * len(jax.devices()))
         self.progress.say("compiling, to see how many members fit the memory")
         fleet = fit_fleet(prepared, config, members)
-        return fleet, min(fleet.slots, total)
+        return fleet, min(fleet.padded_members, total)
 
 
 def chunks(folder: Workdir) -> pathlib.Path:

@@ -239,7 +239,7 @@ def generate(
     return {m: x + way * (data.table.features[m][towards] - x) for m, x in source.items()}
 
 
-def gather(
+def look_up(
     table: Table, rows: Rows, source: jax.Array, made: Mapping[str, jax.Array] | None
 ) -> Conversations:
     """Looks the rows' features up.
@@ -280,7 +280,7 @@ def predict(
     none = jnp.zeros((0,), jnp.int32)
 
     def of_batch(batch):
-        conversations = gather(table, place(batch), none, None)
+        conversations = look_up(table, place(batch), none, None)
         masking = no_masking(batch.index.shape)
         logits, _ = program.model.apply(variables, conversations, masking, 0.0)
         return average_probability(logits)
@@ -330,7 +330,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
         is_made = batch_rows.index >= real
         weight = batch_rows.weight * jnp.where(is_made, hyper["augment.weight"], 1.0)
         batch = Batch(
-            gather(data.table, batch_rows, data.source, made),
+            look_up(data.table, batch_rows, data.source, made),
             batch_rows.label,
             weight,
             bootstrap[batch_rows.index],

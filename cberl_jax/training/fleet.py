@@ -80,7 +80,7 @@ class Fleet:
         self.devices = devices
         self._shards = len(devices) // self.split
         self._each = -(-members // self._shards)
-        self.slots = self._shards * self._each
+        self.padded_members = self._shards * self._each
         self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
         # Where only members are dealt out, a process needs to know of its own devices alone.
         own = [device for device in devices if device.process_index == jax.process_index()]
@@ -124,13 +124,13 @@ class Fleet:
 
         def fill(leaf):
             leaf = np.asarray(leaf)
-            if len(leaf) == self.slots:
+            if len(leaf) == self.padded_members:
                 return leaf
-            return leaf[np.minimum(np.arange(self.slots), len(leaf) - 1)]
+            return leaf[np.minimum(np.arange(self.padded_members), len(leaf) - 1)]
 
         return jax.tree.map(fill, tree)
 
-    def spread(self, tree: Any) -> Any:
+    def shard(self, tree: Any) -> Any:
         """Deals leaves [n, ...] of n members, the same in every process, out to the devices."""
         if not self._dealt:
             return jax.device_put(
@@ -144,7 +144,7 @@ class Fleet:
 
         return jax.tree.map(deal, self._fill(tree))
 
-    def share(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """Puts a copy of a tree that all members read on every device."""
         if not self._dealt:
             return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
@@ -156,8 +156,8 @@ class Fleet:
 
         return jax.tree.map(copies, tree)
 
-    def collect(self, tree: Any, members: int) -> Any:
-        """The inverse of ``spread``: numpy arrays [n, ...] of n members, in every process."""
+    def gather(self, tree: Any, members: int) -> Any:
+        """The inverse of ``shard``: numpy arrays [n, ...] of n members, in every process."""
         if self._dealt:
             # [d, e, ...] of each process's d devices become [P, d, e, ...].
             tree = processes.gather(jax.tree.map(np.asarray, tree))
@@ -167,18 +167,18 @@ class Fleet:
         # A copy: the device's own memory may be given to the next epoch.
         return jax.tree.map(lambda leaf: np.array(leaf[:members]), tree)
 
-    def whole(self, tree: Any, members: int) -> Any:
+    def for_checkpoint(self, tree: Any, members: int) -> Any:
         """What a checkpoint is written from: every process holds its shards, or one holds all.
 
         Args:
-          tree: from ``spread`` or a compiled stage.
+          tree: from ``shard`` or a compiled stage.
           members: n.
 
         Returns:
           numpy leaves [n, ...] with one process, else global arrays [slots, ...].
         """
         if jax.process_count() == 1:
-            return self.collect(tree, members)
+            return self.gather(tree, members)
         if not self._dealt:
             return tree
         sharding = NamedSharding(self._mesh, PartitionSpec("member"))
@@ -186,7 +186,7 @@ class Fleet:
         def join(leaf):
             own = np.asarray(leaf)
             return jax.make_array_from_process_local_data(
-                sharding, own.reshape(-1, *own.shape[2:]), (self.slots, *own.shape[2:])
+                sharding, own.reshape(-1, *own.shape[2:]), (self.padded_members, *own.shape[2:])
             )
 
         return jax.tree.map(join, tree)
@@ -210,9 +210,9 @@ class Fleet:
         Args:
           name: of the stage; a second call with it returns the first call's program.
           function: a pure function of one member's state, the shared data and its settings.
-          state: the members' states, from ``spread``.
-          shared: from ``share``.
-          hyper: from ``spread``.
+          state: the members' states, from ``shard``.
+          shared: from ``replicate``.
+          hyper: from ``shard``.
           keep: whether the state is used again; otherwise its memory becomes the result's.
 
         Returns:

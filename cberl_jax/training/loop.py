@@ -92,16 +92,16 @@ class Training:
 
     def load(self, state: MemberState) -> None:
         """Deals the members out to the devices, and their data and settings."""
-        self.state = self.fleet.spread(state)
-        self.shared = self.fleet.share(self.prepared.data)
-        self.hyper = self.fleet.spread(self.members.hyper)
+        self.state = self.fleet.shard(state)
+        self.shared = self.fleet.replicate(self.prepared.data)
+        self.hyper = self.fleet.shard(self.members.hyper)
 
     def save(self) -> None:
         """Writes a checkpoint, once per number of epochs."""
         step = sum(self.done.values())
         with self.stopper.writing():
             if self.checkpoints.latest != step:
-                state = self.fleet.whole(self.state, len(self.members.seeds))
+                state = self.fleet.for_checkpoint(self.state, len(self.members.seeds))
                 self.checkpoints.save(step, state, self.prepared.standardiser)
         self.saved_at = time.monotonic()
 
@@ -136,7 +136,7 @@ class Training:
                 before = time.monotonic()
                 with self.clock.measure(f"{name}_s"):
                     self.state, record = step(self.state, self.shared, self.hyper)
-                    record = self.fleet.collect(record, len(self.members.seeds))
+                    record = self.fleet.gather(record, len(self.members.seeds))
                 seconds = time.monotonic() - before
                 show(self._record(name, record))
                 self.done[name] += 1
@@ -163,7 +163,7 @@ class Training:
     def _all_stopped(self, name: str) -> bool:
         if name != "joint":
             return False
-        return bool(self.fleet.collect(self.state.joint.stopped, len(self.members.seeds)).all())
+        return bool(self.fleet.gather(self.state.joint.stopped, len(self.members.seeds)).all())
 
     def _record(self, stage: str, record: dict[str, np.ndarray]) -> Epoch:
         """Writes a line per member that still learns; returns what is told of their mean."""
@@ -227,7 +227,7 @@ class Training:
                 most = {"gan": self.config.gan.epochs, "joint": self.config.train.epochs}
                 for name in self.fleet.stages:
                     self.stage(name, most[name])
-        state = self.fleet.collect(self.state, len(self.members.seeds))
+        state = self.fleet.gather(self.state, len(self.members.seeds))
         del self.shared, self.state
         return state
 

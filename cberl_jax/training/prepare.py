@@ -10,8 +10,8 @@ from cberl_jax.config.settings import Value, check_config, model_settings, numer
 from cberl_jax.data.augmentation import place_generated
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
-from cberl_jax.data.packing import Standardiser, fit_standardiser, standardised_widths
 from cberl_jax.data.readers.load import load_corpus
+from cberl_jax.data.standardize import Standardiser, fit_standardiser, standardised_widths
 from cberl_jax.data.subset import keep_train_share, select_modalities
 from cberl_jax.data.validate import check_repeats, check_train
 from cberl_jax.errors import UserError

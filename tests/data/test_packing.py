@@ -16,11 +16,11 @@ from cberl_jax.data.packing import (
     Turns,
     assign_rows,
     choose_row_length,
-    fit_standardiser,
     pack,
     speaker_numbers,
     turns_of,
 )
+from cberl_jax.data.standardize import fit_standardiser
 
 CLASSES = ("neutral", "fear", "disgust")
 

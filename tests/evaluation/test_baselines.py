@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cberl_jax.data.dataset import create_table
-from cberl_jax.data.packing import fit_standardiser
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.data.standardize import fit_standardiser
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation.baselines import (
     FOLDS,

@@ -246,8 +246,8 @@ def test_block_attention_is_edge_attention(length, past, future):
             output, weights = attend(*scored, graph)
             return jnp.sum(first * output) + jnp.sum(second * weights), (output, weights)
 
-        (_, found), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(scored)
-        return [*found, *slopes]
+        (_, found), cotangents = jax.jit(jax.value_and_grad(total, has_aux=True))(scored)
+        return [*found, *cotangents]
 
     of_blocks = run(functools.partial(attend_blocks, past=past))
     for by_edges, by_blocks in zip(run(attend_edges), of_blocks):

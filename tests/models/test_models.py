@@ -286,8 +286,8 @@ def test_drawn_masking_never_shows_a_masked_node_its_own_input(model, variables)
             parts = [logits.reshape(1, LENGTH, -1), *between.rebuilt.values()]
             return jnp.concatenate(parts, axis=-1)[0]
 
-        slopes = jax.jacrev(outputs)(jnp.ones((1, LENGTH)))[:, :, 0]
-        return jnp.max(jnp.abs(jnp.diagonal(slopes, axis1=0, axis2=2)), axis=0)
+        cotangents = jax.jacrev(outputs)(jnp.ones((1, LENGTH)))[:, :, 0]
+        return jnp.max(jnp.abs(jnp.diagonal(cotangents, axis1=0, axis2=2)), axis=0)
 
     own = np.asarray(jax.lax.map(own_influence, drawn))
     masked = np.asarray(drawn.masked)[:, 0]
@@ -368,15 +368,15 @@ def test_the_written_gradient_of_the_lstm_is_that_of_autodiff():
     generator = np.random.default_rng(2)
     members, turns, rows, hidden = 2, 6, 3, 4
     shapes = ((turns, rows, 4 * hidden), (turns, rows, hidden), (hidden, 4 * hidden))
-    gates, slopes, kernel = (jnp.asarray(generator.normal(size=(members, *s))) for s in shapes)
+    gates, cotangents, kernel = (jnp.asarray(generator.normal(size=(members, *s))) for s in shapes)
     keep = jnp.asarray(generator.random((members, turns, rows, 1)) < 0.7, gates.dtype)
 
     def gradients(lstm):
-        def total(gates, kernel, keep, slopes):
-            return jnp.sum(slopes * lstm(gates, keep, kernel))
+        def total(gates, kernel, keep, cotangents):
+            return jnp.sum(cotangents * lstm(gates, keep, kernel))
 
         of_member = jax.value_and_grad(total, argnums=(0, 1))
-        return jax.jit(jax.vmap(of_member))(gates, kernel, keep, slopes)
+        return jax.jit(jax.vmap(of_member))(gates, kernel, keep, cotangents)
 
     expected = gradients(run_lstm.__wrapped__)
     assert all(np.abs(x).max() > 0.1 for x in expected[1])
@@ -479,8 +479,10 @@ def test_logits_depend_on_the_own_subspace_alone():
     ensemble = Ensemble(CLASSES, 3, 4, 0.4)
     values = jnp.asarray(np.random.default_rng(0).normal(size=10), jnp.float32)
     variables = draw_variables(ensemble, values, NOTHING_DROPPED)
-    slopes = jax.jit(jax.jacrev(lambda x: ensemble.apply(variables, x, NOTHING_DROPPED)))(values)
-    heard = np.abs(slopes).max(axis=1) > 0
+    cotangents = jax.jit(jax.jacrev(lambda x: ensemble.apply(variables, x, NOTHING_DROPPED)))(
+        values
+    )
+    heard = np.abs(cotangents).max(axis=1) > 0
     np.testing.assert_array_equal(heard, variables["constants"]["subspaces"] > 0)
 
 
@@ -492,9 +494,9 @@ def test_classifiers_share_no_parameters():
     def logits_of_first(params):
         return jnp.sum(ensemble.apply({**variables, "params": params}, values, NOTHING_DROPPED)[0])
 
-    for name, slope in jax.grad(logits_of_first)(variables["params"]).items():
-        assert np.abs(slope[0]).max() > 0, name
-        np.testing.assert_array_equal(slope[1:], 0)
+    for name, cotangent in jax.grad(logits_of_first)(variables["params"]).items():
+        assert np.abs(cotangent[0]).max() > 0, name
+        np.testing.assert_array_equal(cotangent[1:], 0)
 
 
 def test_average_probability_is_the_mean_of_softmaxes():

@@ -19,9 +19,10 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import generated_quality as quality
-from cberl_jax.evaluation.generated_quality import FEWEST, Gaussian, fit_gaussian, frechet_distance
-from cberl_jax.reports.gan import create_gan_report, format_gan_report
-from cberl_jax.reports.plots import style as pictures
+from cberl_jax.evaluation.gan_measures import create_gan_report
+from cberl_jax.evaluation.generated_quality import FEWEST, Moments, fit_moments, frechet_distance
+from cberl_jax.reports.gan import format_gan_report
+from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.studies.gan_report import gan_report, read_run
@@ -53,8 +54,8 @@ def normal(seed, *shape):
 
 def test_the_frechet_distance_of_diagonal_gaussians_by_hand():
     # |(1, 2)|^2 = 5; sum of (sigma_1 - sigma_2)^2 = (1 - 3)^2 + (2 - 2)^2 = 4.
-    first = Gaussian(np.array([1.0, 2.0]), np.diag([1.0, 4.0]))
-    second = Gaussian(np.zeros(2), np.diag([9.0, 4.0]))
+    first = Moments(np.array([1.0, 2.0]), np.diag([1.0, 4.0]))
+    second = Moments(np.zeros(2), np.diag([9.0, 4.0]))
     assert frechet_distance(first, second) == pytest.approx(9.0)
     assert frechet_distance(first, first) == pytest.approx(0.0, abs=1e-12)
 
@@ -62,23 +63,23 @@ def test_the_frechet_distance_of_diagonal_gaussians_by_hand():
 def test_the_frechet_distance_of_gaussians_that_do_not_commute():
     # In two dimensions Tr((AB)^1/2) = sqrt(Tr(AB) + 2 sqrt(det(AB))). Here AB has trace
     # 2 * 1 + 1 * 3 + 2 * 0.5 * 0.5 = 5.5 and determinant 1.75 * 2.75.
-    first = Gaussian(np.zeros(2), np.array([[2.0, 0.5], [0.5, 1.0]]))
-    second = Gaussian(np.zeros(2), np.array([[1.0, 0.5], [0.5, 3.0]]))
+    first = Moments(np.zeros(2), np.array([[2.0, 0.5], [0.5, 1.0]]))
+    second = Moments(np.zeros(2), np.array([[1.0, 0.5], [0.5, 3.0]]))
     expected = 7.0 - 2 * np.sqrt(5.5 + 2 * np.sqrt(1.75 * 2.75))
     assert frechet_distance(first, second) == pytest.approx(expected)
     assert frechet_distance(second, first) == pytest.approx(expected)
 
 
 def test_a_flat_gaussian_has_a_distance():
-    flat = Gaussian(np.zeros(2), np.diag([1.0, 0.0]))
-    assert frechet_distance(flat, Gaussian(np.zeros(2), np.diag([1.0, 4.0]))) == pytest.approx(4.0)
+    flat = Moments(np.zeros(2), np.diag([1.0, 0.0]))
+    assert frechet_distance(flat, Moments(np.zeros(2), np.diag([1.0, 4.0]))) == pytest.approx(4.0)
 
 
 def test_the_distance_of_samples_comes_near_that_of_their_distributions():
     # Means 2 apart; deviations 1 and 3 on the first axis, 1 and 1 on the second: 4 + 4.
     near = normal(0, 200_000, 2)
     far = normal(1, 200_000, 2) * [3.0, 1.0] + [2.0, 0.0]
-    assert frechet_distance(*map(fit_gaussian, (near, far))) == pytest.approx(8.0, rel=0.02)
+    assert frechet_distance(*map(fit_moments, (near, far))) == pytest.approx(8.0, rel=0.02)
 
 
 def test_groups_are_compared_at_equal_sizes_in_a_subspace_that_few_utterances_allow():
@@ -295,7 +296,7 @@ def test_the_picture_has_a_panel_per_class_and_all_kinds_can_be_told_apart(tmp_p
     shapes = []
     for panels in (1, 3, 4):
         path = tmp_path / f"{panels}.png"
-        pictures.draw_utterances(path, [("fear $^{2}$ (PCA)", clouds)] * panels)
+        draw_utterances(path, [("fear $^{2}$ (PCA)", clouds)] * panels)
         image = imread(path)
         shapes.append(image.shape[:2])
         sources, real, generated = (
@@ -347,35 +348,35 @@ def changed(finished, path, change, **config):
 
 
 def test_generated_utterances_are_those_that_training_places(finished):
-    material, run = read_run(finished), restore_run(finished)
+    samples, run = read_run(finished), restore_run(finished)
     data = prepare(run.config, run.corpus).data
-    assert [m.seed for m in material.members] == [3, 5]
-    np.testing.assert_array_equal(material.minority, np.flatnonzero(run.generated))
-    for member in material.members:
+    assert [m.seed for m in samples.members] == [3, 5]
+    np.testing.assert_array_equal(samples.minority, np.flatnonzero(run.generated))
+    for member in samples.members:
         made = member.generated
         np.testing.assert_array_equal(made.label, data.target)
         assert np.bincount(made.label, minlength=7).tolist() == run.generated.tolist()
         assert set(member.taken_for) <= set(range(7))
-        assert len(member.dev_taken_for) == len(material.real["dev"].label)
+        assert len(member.dev_taken_for) == len(samples.real["dev"].label)
         for modality, values in made.features.items():
             there = data.table.present[modality][data.source]
             np.testing.assert_array_equal(made.present[modality], there)
             assert not values[~there].any()
             source = data.table.features[modality][data.source]
             assert np.abs(values - source)[there].max(axis=1).min() > 1e-5
-    first, second = (m.generated.features["text"] for m in material.members)
+    first, second = (m.generated.features["text"] for m in samples.members)
     assert np.abs(first - second).max() > 0.01
-    for split, own in material.real.items():
+    for split, own in samples.real.items():
         counts = np.bincount(own.label, minlength=7)
         np.testing.assert_array_equal(counts, run.corpus.class_counts(split))
 
 
 def test_features_are_standardised_with_the_runs_own_statistics(finished):
-    material, run = read_run(finished), restore_run(finished)
+    samples, run = read_run(finished), restore_run(finished)
     train = run.corpus.in_split("train") & run.corpus.present["text"]
     raw = run.corpus.features["text"][train]
     expected = (raw - raw.mean(axis=0)) / raw.std(axis=0)
-    np.testing.assert_allclose(material.real["train"].features["text"], expected, atol=1e-4)
+    np.testing.assert_allclose(samples.real["train"].features["text"], expected, atol=1e-4)
 
 
 def test_the_report_has_every_measure_of_every_class(finished, reported):
@@ -435,10 +436,10 @@ def test_files_hold_the_report_and_the_picture_is_one(finished, reported):
 
 
 def test_a_simulated_corpus_has_its_exact_bayes_result_in_the_report(finished, reported):
-    material = read_run(finished)
+    samples = read_run(finished)
     # As it was before a file was made of it.
-    corpus = dataclasses.replace(material.corpus, source="simulated:small")
-    report = create_gan_report(material._replace(corpus=corpus))
+    corpus = dataclasses.replace(samples.corpus, source="simulated:small")
+    report = create_gan_report(samples._replace(corpus=corpus))
     assert report["bayes"] == best_possible(corpus) is not None
     assert report["generated"] == reported["generated"]
 

@@ -12,7 +12,7 @@ from webpage import Page, check_self_contained
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
-from cberl_jax.evaluation.activations import Inside, attention_within, look_inside
+from cberl_jax.evaluation.activations import Activations, attention_within, compute_activations
 from cberl_jax.reports import pictures as illustrations
 from cberl_jax.reports.pictures import (
     TrainedRun,
@@ -128,7 +128,7 @@ def test_the_conversation_is_short_and_has_what_is_worth_seeing():
 def test_attention_is_cut_out_of_the_window_by_hand():
     # Past 1, future 1; a dialogue of three turns after one of one turn.
     window = np.asarray([[0, 1, 0], [0, 0.4, 0.6], [0.2, 0.3, 0.5], [0.9, 0.1, 0]])
-    found = attention_within(Inside(None, window), start=1, length=3, past=1)
+    found = attention_within(Activations(None, window), start=1, length=3, past=1)
     np.testing.assert_array_equal(found, [[0.4, 0.6, 0], [0.2, 0.3, 0.5], [0, 0.9, 0.1]])
 
 
@@ -247,7 +247,7 @@ def test_pictures_show_the_figures_of_the_report(trained, finished, drawn):
     accuracy = report["test"]["accuracy"]["mean"]
     assert np.trace(counts) / counts.sum() == pytest.approx(accuracy)
     (shown,) = given["draw_class_counts"]
-    prepared = prepare(trained.config, trained.corpus)
+    prepared = prepare(trained.config, trained.prepared.corpus)
     assert shown == report["augmentation"]
     assert [own["generated"] for own in shown.values()] == prepared.generated.tolist()
     totals = [own["real"] + own["generated"] for own in shown.values()]
@@ -266,7 +266,7 @@ def test_the_conversation_is_shown_with_its_text_truth_and_attention(trained, dr
     turns = len(found.turn)
     assert 5 <= turns <= 10
     np.testing.assert_allclose(found.attention.sum(axis=1), 1, atol=1e-5)
-    corpus = trained.corpus
+    corpus = trained.prepared.corpus
     number = corpus.dialogue.tolist().index(found.title)
     start = corpus.start[number]
     assert (
@@ -303,8 +303,8 @@ def test_a_run_whose_members_have_all_diverged_has_a_report_without_pictures(
 
 
 def test_a_model_without_a_graph_has_no_picture_of_attention(trained, finished, drawn, monkeypatch):
-    inside = Inside(np.zeros((int(trained.corpus.in_split("test").sum()), 2)), None)
-    monkeypatch.setattr(illustrations, "look_inside", lambda *arguments: inside)
+    inside = Activations(np.zeros((int(trained.prepared.corpus.in_split("test").sum()), 2)), None)
+    monkeypatch.setattr(illustrations, "compute_activations", lambda *arguments: inside)
     given, pictures = drawn()
     assert "draw_attention" not in given and len(pictures) == len(NAMES) - 1
 
@@ -323,18 +323,19 @@ def test_the_generated_utterances_are_the_first_sound_members(trained, finished,
 
 
 def test_a_run_without_a_gan_has_no_picture_of_generated_utterances(trained, finished, drawn):
-    bare = trained._replace(program=dataclasses.replace(trained.program, gan=None))
+    bare = trained._replace(program=dataclasses.replace(trained.prepared.program, gan=None))
     names = [picture.file for picture in illustrate(bare, finished[1])]
     assert "report_features.png" in names and "report_generated.png" not in names
 
 
 def test_codes_are_in_the_order_of_the_corpus(trained):
     """Turned around, the test dialogues have the same codes and attention, turned around."""
-    joint, corpus = trained.state.joint, trained.corpus
+    joint, corpus = trained.state.joint, trained.prepared.corpus
     variables = jax.tree.map(lambda x: x[0], {**joint.variables, "params": joint.best})
 
     def look(corpus):
-        return look_inside(trained.program, variables, corpus, trained.standardiser)
+        prepared = trained.prepared
+        return compute_activations(prepared.program, variables, corpus, prepared.standardiser)
 
     order = np.arange(len(corpus.dialogue))[::-1]
     index = np.concatenate([np.flatnonzero(corpus.dialogue_of == d) for d in order])

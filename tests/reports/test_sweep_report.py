@@ -13,7 +13,8 @@ from ml_collections import config_flags
 
 from cberl_jax.config.grid import expand, parse_grid, point_config
 from cberl_jax.config.settings import default_config, flatten
-from cberl_jax.reports.plots import style as pictures
+from cberl_jax.reports.plots import style
+from cberl_jax.reports.plots import sweep as plots
 from cberl_jax.reports.sweep import (
     create_sweep_report,
     format_flags,
@@ -269,7 +270,7 @@ def rows_in(image, colour):
 
 
 def draw(path, values, dev, test=None, name="loss.gamma"):
-    pictures.draw_setting(path, name, values, dev, test or dev, "mean F1")
+    plots.draw_setting(path, name, values, dev, test or dev, "mean F1")
     return imread(path)
 
 
@@ -349,8 +350,8 @@ def test_scores_without_spread_or_with_gaps_are_drawn(name, tmp_path):
 )
 def test_values_stand_on_the_axis_they_call_for(values, scale, note, ticks, tmp_path):
     labels = [f"<{value}>" for value in values]
-    with pictures.drawing(tmp_path / "picture.png") as axes:
-        where = pictures.place_values(axes, "loss.gamma", values, labels)
+    with style.drawing(tmp_path / "picture.png") as axes:
+        where = plots.place_values(axes, "loss.gamma", values, labels)
         assert list(where) == list(axes.get_xticks()) == ticks
         assert [text.get_text() for text in axes.get_xticklabels()] == labels
         assert (axes.get_xscale(), axes.get_xlabel()) == (scale, f"loss.gamma{note}")
@@ -362,7 +363,7 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError, match="midway"):
-        with pictures.drawing(path) as axes:
+        with style.drawing(path) as axes:
             axes.plot([0, 1], [0, 1])
             raise RuntimeError("midway")
     assert path.read_bytes() == b"old"

@@ -35,7 +35,7 @@ from cberl_jax.reports.ablation import (
     format_latex,
     write_ablation_report,
 )
-from cberl_jax.reports.plots.style import draw_forest, forest_end
+from cberl_jax.reports.plots.ablation import draw_forest, forest_end
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.ablation import ablate, read_variant
 from cberl_jax.studies.train import train_and_evaluate

@@ -56,10 +56,10 @@ def test_contestants_are_warmed_up_and_then_take_turns():
 
 def test_a_contestant_trains(config):
     contestant = Contestant(prepare(config, load_data(config)), config, 2)
-    before = contestant.fleet.collect(contestant.state.joint.average, 2)
+    before = contestant.fleet.gather(contestant.state.joint.average, 2)
     contestant()
     contestant()
-    after = contestant.fleet.collect(contestant.state.joint, 2)
+    after = contestant.fleet.gather(contestant.state.joint, 2)
     assert after.epoch.tolist() == [2, 2]
     moved = jax.tree.map(lambda a, b: (a != b).any(), before, after.average)
     assert any(jax.tree.leaves(moved))

@@ -233,7 +233,7 @@ def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
     fleet = fit_fleet(prepared, settings, members)
-    assert fleet.slots == 4
+    assert fleet.padded_members == 4
     each, total = fleet.memory("joint")
     assert each == total // 4 > 10_000
     monkeypatch.setattr(sweeps, "memory_of_device", lambda: total - 1)

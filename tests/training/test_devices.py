@@ -50,8 +50,8 @@ def test_members_with_split_batches_equal_members_on_one_device():
     for devices in (1, 4):
         fleet = Fleet(prepared.program, 2, jax.local_devices()[:devices])
         assert fleet.split == max(1, devices // 2)
-        state = fleet.spread(fleet.create(members.seeds, members.hyper))
-        shared, hyper = fleet.share(prepared.data), fleet.spread(members.hyper)
+        state = fleet.shard(fleet.create(members.seeds, members.hyper))
+        shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
 
         def epoch(state, data, hyper, place=fleet.place):
             return epochs.joint_epoch(prepared.program, state, data, hyper, place)
@@ -62,7 +62,7 @@ def test_members_with_split_batches_equal_members_on_one_device():
             assert "all-reduce" in step.as_text()
         for _ in range(2):
             state, record = step(state, shared, hyper)
-        results[devices] = fleet.collect((state, record), 2)
+        results[devices] = fleet.gather((state, record), 2)
     chex.assert_trees_all_close(results[1], results[4], rtol=2e-3, atol=2e-4)
 
 

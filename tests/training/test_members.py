@@ -43,8 +43,8 @@ def compiled(prepared, stage, members, devices=1):
     if key not in FLEETS:
         FLEETS[key] = Fleet(prepared.program, members, jax.local_devices()[:devices])
     fleet = FLEETS[key]
-    hyper, shared = fleet.spread(hyper_of(members)), fleet.share(prepared.data)
-    state = fleet.spread(created(prepared, SEEDS[:members]))
+    hyper, shared = fleet.shard(hyper_of(members)), fleet.replicate(prepared.data)
+    state = fleet.shard(created(prepared, SEEDS[:members]))
     step = fleet.compile(stage, fleet.stages[stage], state, shared, hyper, keep=True)
     return fleet, step, shared, hyper
 
@@ -63,12 +63,12 @@ def run(prepared, seeds, epochs_done, devices=1, hyper=None):
     state, records = created(prepared, seeds), []
     for stage in ("gan", "joint"):
         fleet, step, shared, usual = compiled(prepared, stage, len(seeds), devices)
-        state = fleet.spread(state)
-        given = usual if hyper is None else fleet.spread(hyper)
+        state = fleet.shard(state)
+        given = usual if hyper is None else fleet.shard(hyper)
         for _ in range(epochs_done):
             state, record = step(state, shared, given)
-            records.append(fleet.collect(record, len(seeds)))
-        state = fleet.collect(state, len(seeds))
+            records.append(fleet.gather(record, len(seeds)))
+        state = fleet.gather(state, len(seeds))
     return state, records
 
 
@@ -102,8 +102,8 @@ def test_pmap_of_vmap_equals_vmap_where_members_do_not_divide_by_devices(prepare
 
 def test_joint_training_leaves_the_gan_bit_identical(prepared, together):
     fleet, step, shared, hyper = compiled(prepared, "joint", 5)
-    after, _ = step(fleet.spread(together[0]), shared, hyper)
-    chex.assert_trees_all_equal(fleet.collect(after.gan, 5), together[0].gan)
+    after, _ = step(fleet.shard(together[0]), shared, hyper)
+    chex.assert_trees_all_equal(fleet.gather(after.gan, 5), together[0].gan)
 
 
 def test_a_stopped_member_no_longer_changes(prepared, together):
@@ -111,8 +111,8 @@ def test_a_stopped_member_no_longer_changes(prepared, together):
     stopped = np.array([True, False, False, False, False])
     state = state.replace(joint=state.joint.replace(stopped=stopped))
     fleet, step, shared, hyper = compiled(prepared, "joint", 5)
-    after, record = step(fleet.spread(state), shared, hyper)
-    after = fleet.collect(after, 5)
+    after, record = step(fleet.shard(state), shared, hyper)
+    after = fleet.gather(after, 5)
     for field in ("variables", "optimizer", "average", "best", "best_score", "best_epoch"):
         new, old = getattr(after.joint, field), getattr(state.joint, field)
         chex.assert_trees_all_equal(member(new, 0), member(old, 0))
@@ -152,17 +152,17 @@ def test_early_stopping_counts_epochs_without_a_better_score(prepared, together)
     best_epoch = np.array([-9, -7, 0, 0, 0], np.int32)
     joint = state.joint.replace(best_score=np.full(5, 2.0, np.float32), best_epoch=best_epoch)
     fleet, step, shared, hyper = compiled(prepared, "joint", 5)
-    after, _ = step(fleet.spread(state.replace(joint=joint)), shared, hyper)
-    assert fleet.collect(after.joint.stopped, 5).tolist() == [True, False, False, False, False]
-    chex.assert_trees_all_equal(fleet.collect(after.joint.best, 5), joint.best)
+    after, _ = step(fleet.shard(state.replace(joint=joint)), shared, hyper)
+    assert fleet.gather(after.joint.stopped, 5).tolist() == [True, False, False, False, False]
+    chex.assert_trees_all_equal(fleet.gather(after.joint.best, 5), joint.best)
 
 
 @pytest.mark.parametrize("written_on, read_on", [(1, 1), (4, 4), (4, 1), (1, 4)])
 def test_training_goes_on_from_a_checkpoint(prepared, tmp_path, written_on, read_on):
     fleet, step, shared, hyper = compiled(prepared, "joint", 5, written_on)
-    first, _ = step(fleet.spread(created(prepared, SEEDS)), shared, hyper)
+    first, _ = step(fleet.shard(created(prepared, SEEDS)), shared, hyper)
     straight, _ = step(first, shared, hyper)
-    straight, first = fleet.collect(straight, 5), fleet.collect(first, 5)
+    straight, first = fleet.gather(straight, 5), fleet.gather(first, 5)
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, first, prepared.standardiser)
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -171,18 +171,18 @@ def test_training_goes_on_from_a_checkpoint(prepared, tmp_path, written_on, read
     chex.assert_trees_all_equal(restored, first)
     chex.assert_trees_all_equal(standardiser, prepared.standardiser)
     fleet, step, shared, hyper = compiled(prepared, "joint", 5, read_on)
-    again, _ = step(fleet.spread(restored), shared, hyper)
+    again, _ = step(fleet.shard(restored), shared, hyper)
     if written_on == read_on:
-        chex.assert_trees_all_equal(fleet.collect(again, 5), straight)
+        chex.assert_trees_all_equal(fleet.gather(again, 5), straight)
     else:
-        chex.assert_trees_all_close(fleet.collect(again, 5), straight, rtol=2e-3, atol=2e-4)
+        chex.assert_trees_all_close(fleet.gather(again, 5), straight, rtol=2e-3, atol=2e-4)
 
 
 def test_generated_utterances_take_the_place_of_their_sources_and_lack_what_those_lack(prepared):
     data, program = prepared.data, prepared.program
     real = len(data.label)
     made = {m: jnp.full((len(data.source), d), 7.0) for m, d in program.model.widths}
-    conversations = epochs.gather(data.table, data.train, data.source, made)
+    conversations = epochs.look_up(data.table, data.train, data.source, made)
     is_made = (data.train.index >= real) & (data.train.segment > 0)
     assert is_made.sum() == len(data.source) > 0
     number = data.train.index[is_made] - real

@@ -124,14 +124,14 @@ def compiled():
 def test_losses_and_parameters_stay_finite_on_extreme_features(name, compiled):
     members, fleet = compiled
     prepared = prepare(tiny_config(), corpus_of(EXTREME[name]))
-    state = fleet.spread(fleet.create(members.seeds, members.hyper))
-    shared, hyper = fleet.share(prepared.data), fleet.spread(members.hyper)
+    state = fleet.shard(fleet.create(members.seeds, members.hyper))
+    shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
     for stage in fleet.stages:
         epoch = fleet.compile(stage, fleet.stages[stage], state, shared, hyper)
         for _ in range(2):
             state, record = epoch(state, shared, hyper)
-        chex.assert_tree_all_finite(fleet.collect(record, 2))
-    state = fleet.collect(state, 2)
+        chex.assert_tree_all_finite(fleet.gather(record, 2))
+    state = fleet.gather(state, 2)
     chex.assert_tree_all_finite(state)
     assert np.all(state.joint.diverged == NEVER) and find_divergence(state, 0) is None
 

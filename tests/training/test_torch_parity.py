@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import torch_reference as reference  # noqa: E402
 from cberl_jax.config.settings import default_config, model_settings, numeric_settings  # noqa: E402
 from cberl_jax.data.dataset import create_table  # noqa: E402
-from cberl_jax.data.packing import fit_standardiser, pack, turns_of  # noqa: E402
+from cberl_jax.data.packing import pack, turns_of  # noqa: E402
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus  # noqa: E402
+from cberl_jax.data.standardize import fit_standardiser  # noqa: E402
 from cberl_jax.losses import class_balanced_weights  # noqa: E402
 from cberl_jax.models import masking  # noqa: E402
 from cberl_jax.models.cberl import CBERL, ModelSettings  # noqa: E402
@@ -112,7 +113,7 @@ class Case:
         self.donor = generator.choice(shown, len(self.masked))
 
     def conversations(self):
-        return epochs.gather(small_table(), self.rows, np.zeros(0, np.int32), None)
+        return epochs.look_up(small_table(), self.rows, np.zeros(0, np.int32), None)
 
     def masking(self, masked: bool):
         """Ours: the masked utterances, or none."""

@@ -125,7 +125,7 @@ NAMED = {  # what the message must name -> streams
         # The name comes out of the memo, where it replaced an admitted one.
         b"\x80\x04" + unicode("list") + b"\x94" + unicode("popen") + b"q\x00" + unicode("os")
         + b"h\x00\x93" + unicode(TOUCH) + b"\x85R.",
-        # Inside of what is otherwise sound: a dictionary's value, a list, an array's state.
+        # Activations of what is otherwise sound: a dictionary's value, a list, an array's state.
         b"\x80\x04}(K\x00](" + stack_global("os", "popen")[2:] + unicode(TOUCH) + b"\x85Reu.",
         ARRAY + b"cos\npopen\n" + unicode(TOUCH) + b"\x85Rb.",
         # A function to call, a factory, the argument of one that is admitted.
