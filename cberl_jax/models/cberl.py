@@ -16,7 +16,7 @@ from cberl_jax.models.bilstm import BiLSTM
 from cberl_jax.models.djvae import DJVAE, LatentState
 from cberl_jax.models.ensemble import Ensemble
 from cberl_jax.models.graphs import conversation_graph
-from cberl_jax.models.layers import Dropout, HiddenLayer
+from cberl_jax.models.layers import Dropout, HiddenLayer, draw_dropout
 from cberl_jax.models.masking import Masking
 from cberl_jax.models.mgnn import GraphEncoder, MaskTokens, NodeDecoder
 
@@ -128,12 +128,11 @@ class CBERL(nn.Module):
     widths: tuple[tuple[str, int], ...]
     classes: int
 
-    @nn.compact
     def __call__(
         self,
         conversations: Conversations,
         masking: Masking,
-        rate: jax.typing.ArrayLike,
+        rate: jax.typing.ArrayLike = 0.0,
         input_rate: jax.typing.ArrayLike = 0.0,
     ) -> tuple[jax.Array, Intermediates]:
         """Classifies every utterance.
@@ -148,6 +147,23 @@ class CBERL(nn.Module):
         Returns:
           Logits [B, L, K, C] of the weak classifiers, and the Intermediates.
         """
+        dropout = Dropout()
+        if self.has_rng("dropout"):
+            unbound, variables = self.clone(parent=None), self.variables
+
+            def run(dropout):
+                arguments = (conversations, masking, dropout)
+                return unbound.apply(variables, *arguments, method="forward")
+
+            key = self.make_rng("dropout")
+            dropout = draw_dropout(run, key, conversations.segment.shape, rate, input_rate)
+        return self.forward(conversations, masking, dropout)
+
+    @nn.compact
+    def forward(
+        self, conversations: Conversations, masking: Masking, dropout: Dropout
+    ) -> tuple[jax.Array, Intermediates]:
+        """The same with a dropout that is already drawn."""
         s = self.settings
         present = conversations.present
         # By name: jit sorts the keys of a dict, and the layers below concatenate.
@@ -156,47 +172,61 @@ class CBERL(nn.Module):
             features = MaskTokens(name="mask_tokens")(features, masking)
         features = {m: jnp.where(present[m][..., None], x, 0.0) for m, x in features.items()}
 
-        dropout = self._draw_dropout(rate, present)
-        latent = rebuilt = attention = None
-        # Wide features of few dialogues: what fuses them would learn the train split by heart.
-        thinned = {m: dropout(x, input_rate) for m, x in features.items()}
-        if s.djvae:
-            fused, latent = DJVAE(s.hidden, s.latent, name="djvae")(thinned, present, dropout)
-        else:
-            joined = jnp.concatenate(list(thinned.values()), axis=-1)
-            fused = HiddenLayer(s.hidden, name="concatenation")(joined, dropout)
+        fused, latent = self._fuse(features, present, dropout)
         code = fused
         if s.bilstm:
             lstm = BiLSTM(s.hidden, causal=s.causal, name="bilstm")
             code = nn.LayerNorm(name="bilstm_norm")(
                 code + lstm(code, conversations.segment, dropout)
             )
+        attention = rebuilt = None
         if s.graph:
-            graph = conversation_graph(
-                code,
-                conversations.segment,
-                conversations.speaker,
-                past=s.past,
-                future=0 if s.causal else s.future,
-            )
-            encoder = GraphEncoder(s.hidden, s.heads, s.layers, s.past, name="graph")
-            nodes, attention = encoder(graph, dropout)
-            graph = graph._replace(nodes=nodes)
-            code = nodes.reshape(code.shape)
-        if s.reconstruction:
-            decoder = NodeDecoder(self.widths, s.hidden, s.heads, s.past, name="decoder")
-            flat = decoder(graph, masking.masked.reshape(-1))
-            rebuilt = {m: x.reshape(*code.shape[:2], -1) for m, x in flat.items()}
+            code, attention, rebuilt = self._attend(code, conversations, masking, dropout)
 
-        heard = [code, fused]
+        inputs = [code, fused]
         if s.residual:
-            heard.append(self._join_turns(features, conversations.segment))
+            inputs.append(self._join_turns(features, conversations.segment))
         ensemble = Ensemble(
             self.classes, s.classifiers, s.classifier_hidden, s.subspace, name="ensemble"
         )
-        logits = ensemble(jnp.concatenate(heard, axis=-1), dropout)
-        assert dropout.left == 0, "_draw_dropout and the layers disagree"
+        logits = ensemble(jnp.concatenate(inputs, axis=-1), dropout)
         return logits, Intermediates(code, latent, rebuilt, attention)
+
+    def _fuse(
+        self,
+        features: Mapping[str, jax.Array],
+        present: Mapping[str, jax.Array],
+        dropout: Dropout,
+    ) -> tuple[jax.Array, LatentState | None]:
+        """The fused feature [B, L, hidden], and the autoencoder's state if it is there."""
+        s = self.settings
+        # Wide features of few dialogues: what fuses them would learn the train split by heart.
+        thinned = {m: dropout.drop_inputs(x) for m, x in features.items()}
+        if s.djvae:
+            return DJVAE(s.hidden, s.latent, name="djvae")(thinned, present, dropout)
+        joined = jnp.concatenate(list(thinned.values()), axis=-1)
+        return HiddenLayer(s.hidden, name="concatenation")(joined, dropout), None
+
+    def _attend(
+        self, code: jax.Array, conversations: Conversations, masking: Masking, dropout: Dropout
+    ) -> tuple[jax.Array, jax.Array, Mapping[str, jax.Array] | None]:
+        """The graph's codes, its attention, and the masked nodes as the decoder rebuilds them."""
+        s, shape = self.settings, code.shape
+        graph = conversation_graph(
+            code,
+            conversations.segment,
+            conversations.speaker,
+            past=s.past,
+            future=0 if s.causal else s.future,
+        )
+        encoder = GraphEncoder(s.hidden, s.heads, s.layers, s.past, name="graph")
+        nodes, attention = encoder(graph, dropout)
+        rebuilt = None
+        if s.reconstruction:
+            decoder = NodeDecoder(self.widths, s.hidden, s.heads, s.past, name="decoder")
+            flat = decoder(graph._replace(nodes=nodes), masking.masked.reshape(-1))
+            rebuilt = {m: x.reshape(*shape[:2], -1) for m, x in flat.items()}
+        return nodes.reshape(shape), attention, rebuilt
 
     @property
     def _turns(self) -> int:
@@ -217,15 +247,3 @@ class CBERL(nn.Module):
             near = (dialogue[:, here] == segment) & (segment > 0)
             views.append(jnp.where(near[..., None], values[:, here], 0.0))
         return jnp.concatenate(views, axis=-1)
-
-    def _draw_dropout(
-        self, rate: jax.typing.ArrayLike, present: Mapping[str, jax.Array]
-    ) -> Dropout:
-        """One draw for all: features, fusion, BiLSTM, graph, the ensemble's input and hidden."""
-        s = self.settings
-        features = sum(width for _, width in self.widths)
-        width = features + s.hidden * (1 + s.bilstm + s.graph * s.layers)
-        width += 2 * s.hidden + s.residual * self._turns * features
-        width += s.classifiers * s.classifier_hidden
-        key = self.make_rng("dropout") if self.has_rng("dropout") else None
-        return Dropout(key, rate, next(iter(present.values())).shape, width)

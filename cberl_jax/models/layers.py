@@ -1,9 +1,12 @@
 """The two small pieces that every network uses.
 
-flax's own Dropout takes its rate as a Python number and draws at every layer; here a rate is a
-hyper-parameter that members of one compiled program may differ in, and one draw serves a whole
-pass, since the code that draws is most of what there is to compile.
+flax's own Dropout takes its rate as a Python number and draws at every layer. Here members of one
+compiled program may differ in their rates, and one draw serves a whole pass, since the code that
+draws is most of what there is to compile.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,51 +14,86 @@ import jax.numpy as jnp
 
 
 class Dropout:
-    """The dropout of one pass: each call uses the next slice of random bits drawn at the start.
+    """The dropout of one pass: each call uses the next slice of one block of random bits.
 
     Attributes:
-      left: how many numbers per utterance have not been used yet.
+      rate: [] share of a layer's values that is dropped.
+      input_rate: [] share of the model's input that is dropped.
     """
 
     def __init__(
         self,
-        key: jax.Array | None,
-        rate: jax.typing.ArrayLike,
-        shape: tuple[int, int],
-        width: int,
+        bits: jax.Array | None = None,
+        rate: jax.typing.ArrayLike = 0.0,
+        input_rate: jax.typing.ArrayLike = 0.0,
     ):
-        """Draws the bits.
+        """Args: bits [B, L, width] uint8, or None: then nothing is dropped; the two rates."""
+        self.rate, self.input_rate = rate, input_rate
+        self._bits = bits
+        self._left = 0 if bits is None else bits.shape[-1]
 
-        Args:
-          key: random key, or None at evaluation: then nothing is dropped.
-          rate: [] share in [0, 1) that is dropped unless a call says otherwise.
-          shape: [B, L] of the batch.
-          width: numbers per utterance that all calls together will ask for.
-        """
-        self._rate = rate
-        self._bits = None
-        self.left = 0
-        if key is not None:
-            # Four numbers a word: asked for bytes, the generator makes a word for each. And flat:
-            # with more axes it takes thrice as long to compile.
-            words = jax.random.bits(key, (shape[0] * shape[1] * -(-width // 4),))
-            self._bits = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*shape, -1)
-            self.left = width
-
-    def __call__(self, values: jax.Array, rate: jax.typing.ArrayLike | None = None) -> jax.Array:
-        """Zeroes a share of values, [B, L, ...] or [B L, ...], and scales the others up.
+    def __call__(self, values: jax.Array) -> jax.Array:
+        """Zeroes a share ``rate`` of values, [B, L, ...] or [B L, ...], and scales the others up.
 
         The share is rounded to a multiple of 1 / 256. What is kept is scaled up by the rounded
         share, so that every expectation is exact.
         """
+        return self._drop(values, self.rate)
+
+    def drop_inputs(self, values: jax.Array) -> jax.Array:
+        """The same at ``input_rate``."""
+        return self._drop(values, self.input_rate)
+
+    def _drop(self, values: jax.Array, rate: jax.typing.ArrayLike) -> jax.Array:
         if self._bits is None:
             return values
         width = values.size // (self._bits.shape[0] * self._bits.shape[1])
-        bits = self._bits[..., self.left - width : self.left].reshape(values.shape)
-        self.left -= width
-        dropped = jnp.round(jnp.asarray(self._rate if rate is None else rate) * 256)
+        bits = self._bits[..., self._left - width : self._left].reshape(values.shape)
+        self._left -= width
+        dropped = jnp.round(jnp.asarray(rate) * 256)
         keep = bits >= dropped.astype(jnp.uint8)
         return jnp.where(keep, values * (256 / (256 - dropped)), 0.0)
+
+
+class DropoutCounter(Dropout):
+    """Drops nothing, and counts how many values the layers of a pass would drop from.
+
+    Attributes:
+      values: of all calls so far.
+    """
+
+    values = 0
+
+    def _drop(self, values: jax.Array, rate: jax.typing.ArrayLike) -> jax.Array:
+        self.values += values.size
+        return values
+
+
+def draw_dropout(
+    run: Callable[[Dropout], Any],
+    key: jax.Array,
+    shape: tuple[int, int],
+    rate: jax.typing.ArrayLike,
+    input_rate: jax.typing.ArrayLike = 0.0,
+) -> Dropout:
+    """Draws the random bits of a pass in one block, which is much less to compile than many draws.
+
+    Args:
+      run: the pass; it is traced once for the shapes alone, so that no layer's width is written
+        down anywhere else.
+      key: random key.
+      shape: [B, L] of the batch.
+      rate: as of ``Dropout``.
+      input_rate: as of ``Dropout``.
+    """
+    counter = DropoutCounter()
+    jax.eval_shape(lambda: run(counter))
+    width = counter.values // (shape[0] * shape[1])
+    # Four numbers a word: asked for bytes, the generator makes a word for each. And flat: with
+    # more axes it takes thrice as long to compile.
+    words = jax.random.bits(key, (shape[0] * shape[1] * -(-width // 4),))
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*shape, -1)[..., :width]
+    return Dropout(bits, rate, input_rate)
 
 
 class HiddenLayer(nn.Module):

@@ -15,11 +15,11 @@ from cberl_jax.models.cberl import CBERL, Conversations, ModelSettings
 from cberl_jax.models.djvae import DJVAE, Gaussian, product_of_experts
 from cberl_jax.models.ensemble import Ensemble, average_probability, draw_subspaces
 from cberl_jax.models.graphs import conversation_graph
-from cberl_jax.models.layers import Dropout
+from cberl_jax.models.layers import Dropout, draw_dropout
 from cberl_jax.models.masking import Masking, draw_masking, no_masking
 from cberl_jax.models.mgnn import NodeDecoder
 
-NOTHING_DROPPED = Dropout(None, 0.0, (1, 1), 0)
+NOTHING_DROPPED = Dropout()
 SETTINGS = ModelSettings(
     djvae=True,
     bilstm=True,
@@ -598,8 +598,14 @@ def test_the_graph_alone_hears_its_window():
 # Dropout.
 
 
+def draw(rate, input_rate=0.0, turns=100, width=102):
+    """A dropout with bits for ``width`` values of each of ``turns`` turns."""
+    shape, values = (10, turns // 10), jnp.ones((10, turns // 10, width))
+    return draw_dropout(lambda d: d(values), jax.random.key(0), shape, rate, input_rate)
+
+
 def test_dropout_keeps_the_mean_and_zeroes_its_share():
-    dropped = np.asarray(Dropout(jax.random.key(0), 0.3, (10, 10), 102)(jnp.ones((10, 10, 102))))
+    dropped = np.asarray(draw(0.3)(jnp.ones((10, 10, 102))))
     # 0.3 is nearest to 77 / 256.
     np.testing.assert_allclose(np.unique(dropped), [0, 256 / (256 - 77)], rtol=1e-6)
     assert abs(np.mean(dropped == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 10200)
@@ -608,25 +614,38 @@ def test_dropout_keeps_the_mean_and_zeroes_its_share():
 @pytest.mark.parametrize("rate", [1 / 1024, 0.1, 0.5, 0.95])
 def test_the_expectation_under_dropout_is_exact_at_every_rate(rate):
     # Over all bytes there are, each once, the mean of what is kept is the value itself.
-    dropout = Dropout(jax.random.key(0), rate, (1, 1), 256)
-    dropout._bits = jnp.arange(256, dtype=jnp.uint8)[None, None]
+    dropout = Dropout(jnp.arange(256, dtype=jnp.uint8)[None, None], rate)
     kept = dropout(jnp.full((1, 1, 256), 3.0))
     np.testing.assert_allclose(jnp.mean(kept), 3.0, rtol=1e-5)
     assert abs(np.mean(kept == 0) - rate) <= 1 / 512
 
 
-def test_a_call_may_have_a_rate_of_its_own():
-    dropout = Dropout(jax.random.key(0), 0.75, (10, 10), 200)
-    own, common = (np.asarray(dropout(jnp.ones((10, 10, 100)), r)) for r in (0.25, None))
-    np.testing.assert_allclose(np.unique(own), [0, 1 / 0.75], rtol=1e-6)
-    np.testing.assert_allclose(np.unique(common), [0, 4], rtol=1e-6)
+def test_inputs_have_a_rate_of_their_own():
+    dropout, values = draw(0.75, 0.25, width=200), jnp.ones((10, 10, 100))
+    inputs, hidden = np.asarray(dropout.drop_inputs(values)), np.asarray(dropout(values))
+    np.testing.assert_allclose(np.unique(inputs), [0, 1 / 0.75], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(hidden), [0, 4], rtol=1e-6)
 
 
 def test_calls_of_one_dropout_are_independent_of_each_other():
-    dropout = Dropout(jax.random.key(0), 0.5, (10, 10), 100)
+    dropout = draw(0.5, width=100)
     first, second = (np.asarray(dropout(jnp.ones((10, 10, 50)))) == 0 for _ in range(2))
-    assert dropout.left == 0
     assert abs(np.mean(first == second) - 0.5) < 5 * np.sqrt(0.25 / 5000)
+
+
+@pytest.mark.parametrize("changes", [{}, {"djvae": False}, {"bilstm": False}, {"residual": False}])
+def test_a_pass_uses_all_bits_that_are_drawn_for_it(changes):
+    """A bit too few would be used twice, and one too many would be drawn for nothing."""
+    model = make_model(**changes)
+    variables = jax.tree.map(jnp.asarray, make_variables(model, PACKED))
+    masking = no_masking(PACKED.segment.shape)
+
+    def run(dropout):
+        return model.apply(variables, PACKED, masking, dropout, method="forward")
+
+    dropout = draw_dropout(run, jax.random.key(0), PACKED.segment.shape, 0.5)
+    run(dropout)
+    assert dropout._left == 0
 
 
 def test_features_are_dropped_where_they_are_fused_and_not_where_they_are_classified():
@@ -648,8 +667,7 @@ def test_features_are_dropped_where_they_are_fused_and_not_where_they_are_classi
     np.testing.assert_array_equal(logits(blocked, 0.5), logits(blocked, 0.0))
 
 
-@pytest.mark.parametrize("rate, key", [(0.5, None), (0.0, 0)])
-def test_dropout_without_a_key_or_a_rate_changes_nothing(rate, key):
-    values = jnp.arange(6.0).reshape(1, 2, 3)
-    key = None if key is None else jax.random.key(key)
-    np.testing.assert_array_equal(Dropout(key, rate, (1, 2), 3)(values), values)
+def test_dropout_without_bits_or_a_rate_changes_nothing():
+    values = jnp.arange(600.0).reshape(10, 10, 6)
+    np.testing.assert_array_equal(NOTHING_DROPPED(values), values)
+    np.testing.assert_array_equal(draw(0.0)(values), values)
