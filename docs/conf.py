@@ -4,6 +4,9 @@ The source folder is the repository, so that links such as ``../BUILD_NOTES.md``
 a code host and in the pages alike.
 """
 
+from sphinx.util import logging
+
+from cberl_jax import __all__ as public
 from cberl_jax import __version__
 from cberl_jax.config.settings import SETTINGS
 
@@ -56,7 +59,16 @@ def drop_module(app, what, name, obj, options, lines):
         lines.clear()
 
 
+def check_reference(app, env):
+    """Warns of a public name that the reference lacks, as without a docstring it would."""
+    described = env.domains["py"].objects
+    for name in public:
+        if name != "__version__" and f"cberl_jax.{name}" not in described:
+            logging.getLogger(__name__).warning("docs/api.md: %s is not described", name)
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", add_settings)
     app.connect("autodoc-process-docstring", drop_module)
+    app.connect("env-check-consistency", check_reference)
