@@ -61,5 +61,12 @@ audit: setup
 	$(VENV)/bin/python -m pip install --quiet pip-audit
 	$(VENV)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
+# The pages of docs/ and the Python reference; a warning is an error.
+.PHONY: docs
+docs: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' --no-build-isolation
+	$(VENV)/bin/python -m sphinx -c docs -b html -W --keep-going --quiet . build/html
+	@echo build/html/docs/index.html
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
