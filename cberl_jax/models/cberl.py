@@ -5,6 +5,7 @@ Evaluation gives no random streams and nothing masked. The GAN is a model of its
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -149,14 +150,10 @@ class CBERL(nn.Module):
         """
         dropout = Dropout()
         if self.has_rng("dropout"):
-            unbound, variables = self.clone(parent=None), self.variables
-
-            def run(dropout):
-                arguments = (conversations, masking, dropout)
-                return unbound.apply(variables, *arguments, method="forward")
-
-            key = self.make_rng("dropout")
-            dropout = draw_dropout(run, key, conversations.segment.shape, rate, input_rate)
+            run = functools.partial(self.clone(parent=None).apply, method="forward")
+            arguments = (self.variables, conversations, masking)
+            shape, key = conversations.segment.shape, self.make_rng("dropout")
+            dropout = draw_dropout(run, arguments, key, shape, rate, input_rate)
         return self.forward(conversations, masking, dropout)
 
     @nn.compact

@@ -5,7 +5,7 @@ compiled program may differ in their rates, and one draw serves a whole pass, si
 draws is most of what there is to compile.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -70,7 +70,8 @@ class DropoutCounter(Dropout):
 
 
 def draw_dropout(
-    run: Callable[[Dropout], Any],
+    run: Callable[..., Any],
+    arguments: Sequence[Any],
     key: jax.Array,
     shape: tuple[int, int],
     rate: jax.typing.ArrayLike,
@@ -79,15 +80,16 @@ def draw_dropout(
     """Draws the random bits of a pass in one block, which is much less to compile than many draws.
 
     Args:
-      run: the pass; it is traced once for the shapes alone, so that no layer's width is written
-        down anywhere else.
+      run: the pass, as a function of some arguments and a ``Dropout``. It is traced once for the
+        shapes alone, so that no layer's width is written down anywhere else.
+      arguments: of the pass.
       key: random key.
       shape: [B, L] of the batch.
       rate: as of ``Dropout``.
       input_rate: as of ``Dropout``.
     """
     counter = DropoutCounter()
-    jax.eval_shape(lambda: run(counter))
+    jax.eval_shape(lambda *given: run(*given, counter), *arguments)
     width = counter.values // (shape[0] * shape[1])
     # Four numbers a word: asked for bytes, the generator makes a word for each. And flat: with
     # more axes it takes thrice as long to compile.

@@ -601,7 +601,11 @@ def test_the_graph_alone_hears_its_window():
 def draw(rate, input_rate=0.0, turns=100, width=102):
     """A dropout with bits for ``width`` values of each of ``turns`` turns."""
     shape, values = (10, turns // 10), jnp.ones((10, turns // 10, width))
-    return draw_dropout(lambda d: d(values), jax.random.key(0), shape, rate, input_rate)
+
+    def run(values, dropout):
+        return dropout(values)
+
+    return draw_dropout(run, (values,), jax.random.key(0), shape, rate, input_rate)
 
 
 def test_dropout_keeps_the_mean_and_zeroes_its_share():
@@ -637,14 +641,11 @@ def test_calls_of_one_dropout_are_independent_of_each_other():
 def test_a_pass_uses_all_bits_that_are_drawn_for_it(changes):
     """A bit too few would be used twice, and one too many would be drawn for nothing."""
     model = make_model(**changes)
-    variables = jax.tree.map(jnp.asarray, make_variables(model, PACKED))
-    masking = no_masking(PACKED.segment.shape)
-
-    def run(dropout):
-        return model.apply(variables, PACKED, masking, dropout, method="forward")
-
-    dropout = draw_dropout(run, jax.random.key(0), PACKED.segment.shape, 0.5)
-    run(dropout)
+    variables, masking = make_variables(model, PACKED), no_masking(PACKED.segment.shape)
+    run = functools.partial(model.apply, method="forward")
+    arguments, shape = (variables, PACKED, masking), PACKED.segment.shape
+    dropout = draw_dropout(run, arguments, jax.random.key(0), shape, 0.5)
+    run(*arguments, dropout)
     assert dropout._left == 0
 
 
