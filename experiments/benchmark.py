@@ -13,7 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from cberl_jax import cli
-from cberl_jax.studies.benchmark import REPEATS, SECTIONS, benchmark, format_benchmark
+from cberl_jax.reports.benchmark import format_benchmark
+from cberl_jax.studies.benchmark import REPEATS, SECTIONS, benchmark
 
 ROOT = pathlib.Path(__file__).resolve().parent
 CONFIG = cli.define_config()

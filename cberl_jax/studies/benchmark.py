@@ -28,7 +28,7 @@ from cberl_jax.config.settings import flatten, numeric_settings
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simulate_corpus
-from cberl_jax.reports.tables import format_table
+from cberl_jax.reports.benchmark import format_benchmark
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.progress import print_now
 from cberl_jax.training.epoch import joint_epoch
@@ -194,14 +194,10 @@ def count_flops(jaxpr: core.Jaxpr) -> int:
 
 def _inner(params: Mapping[str, Any]) -> list[core.Jaxpr]:
     """The programs within an equation."""
-    found = []
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                found.append(part.jaxpr)
-            elif isinstance(part, core.Jaxpr):
-                found.append(part)
-    return found
+    values = (v if isinstance(v, tuple | list) else (v,) for v in params.values())
+    parts = [part for value in values for part in value]
+    closed = [part.jaxpr for part in parts if isinstance(part, core.ClosedJaxpr)]
+    return closed + [part for part in parts if isinstance(part, core.Jaxpr)]
 
 
 def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, float]:
@@ -249,16 +245,24 @@ def measure_start(train: Sequence[str], settings: Sequence[str]) -> dict[str, fl
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
         for name in ("cold", "warm"):
             command = [sys.executable, *train, *settings, f"--workdir={folder}/{name}"]
-            start = time.perf_counter()
-            running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            with running.stdout as lines:
-                for line in lines:
-                    for stage in ("gan", "joint"):
-                        if line.startswith(f"{stage} 1/"):
-                            result[f"{name}_{stage}_s"] = time.perf_counter() - start
-            if running.wait():
-                raise RuntimeError(f"train.py ended with status {running.returncode}")
+            first = _time_first_epochs(command, environment)
+            result |= {f"{name}_{stage}_s": seconds for stage, seconds in first.items()}
     return result
+
+
+def _time_first_epochs(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, float]:
+    """Stage -> seconds from the start of a training to the end of the stage's first epoch."""
+    seconds = {}
+    start = time.perf_counter()
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    with running.stdout as lines:
+        for line in lines:
+            for stage in ("gan", "joint"):
+                if line.startswith(f"{stage} 1/"):
+                    seconds[stage] = time.perf_counter() - start
+    if running.wait():
+        raise RuntimeError(f"train.py ended with status {running.returncode}")
+    return seconds
 
 
 def _grown(size: int, length: int) -> Corpus:
@@ -379,91 +383,3 @@ def benchmark(
         write_json(folder / "benchmark.json", result)
         write_text(folder / "benchmark.md", format_benchmark(result))
     return result
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = [[x if isinstance(x, str) else f"{x:.3g}" for x in row] for row in rows]
-    return format_table(head, cells)
-
-
-def format_benchmark(result: Mapping[str, Any]) -> str:
-    """The measurements as Markdown."""
-    machine = result["machine"]
-    parts = [
-        f"# Benchmark: {machine['devices']} x {machine['device']}, {machine['cores']} cores",
-        f"Medians of {result['repeats']} after a warm-up.",
-    ]
-    for table in result.get("reference", []):
-        first = next(iter(table.values()))
-        parts += [
-            "## Against PyTorch",
-            f"The same model without GAN stage and copies, {first['steps']} steps an epoch "
-            f"({first['dialogues_a_step']} dialogues a step in PyTorch), in turns in one process.",
-            _rows(
-                ["contestant", "s an epoch", "fastest", "slowest", "s a member", "times faster"],
-                [
-                    [n, r["epoch_s"], r["fastest_s"], r["slowest_s"], r["per_member_s"],
-                     r["times_faster"]]
-                    for n, r in table.items()
-                ],
-            ),
-        ]  # fmt: skip
-    if result.get("members"):
-        parts += [
-            "## Members",
-            _rows(
-                ["members", "s an epoch", "s a member", "s a GAN epoch", "utterances/s",
-                 "compilation s", "peak memory GB"],
-                [
-                    [str(r["members"]), r["epoch_s"], r["member_epoch_s"], r["gan_epoch_s"],
-                     r["utterances_per_s"], r["compile_s"], r["peak_memory_bytes"] / 1e9]
-                    for r in result["members"]
-                ],
-            ),
-        ]  # fmt: skip
-    if result.get("limit"):
-        parts += [
-            "## Distance to the limit",
-            "Time that the epoch's matrix products, and that its bytes, would need at the rates "
-            "measured on this machine, as a share of the time it takes.",
-            _rows(
-                ["members", "s an epoch", "GFLOP an epoch", "machine GFLOP/s", "share",
-                 "GB moved", "machine GB/s", "share"],
-                [
-                    [str(r["members"]), r["epoch_s"], r["flops"] / 1e9, r["flops_per_s"] / 1e9,
-                     r["share_of_flops_limit"], r["xla_bytes"] / 1e9, r["bytes_per_s"] / 1e9,
-                     r["share_of_bytes_limit"]]
-                    for r in result["limit"]
-                ],
-            ),
-        ]  # fmt: skip
-    for start in result.get("start", []):
-        names = [("gan", "first epoch (of the GAN stage)"), ("joint", "first joint epoch")]
-        parts += [
-            "## Start",
-            "Seconds from the start of the process, without and with programs in the cache.",
-            _rows(
-                ["until", "cold", "warm"],
-                [
-                    [title, start[f"cold_{n}_s"], start[f"warm_{n}_s"]]
-                    for n, title in names
-                    if f"cold_{n}_s" in start
-                ],
-            ),
-        ]
-    if result.get("growth"):
-        parts += [
-            "## Growth",
-            "Simulated corpora, one member, no GAN stage.",
-            _rows(
-                ["size", "row length", "utterances", "s an epoch", "us an utterance",
-                 "ms a row", "program MB", "peak memory GB"],
-                [
-                    [f"{r['size']} x", str(r["row_length"]), str(r["utterances"]), r["epoch_s"],
-                     r["microseconds_per_utterance"], r["milliseconds_per_row"],
-                     r["program_bytes"] / 1e6, r["peak_memory_bytes"] / 1e9]
-                    for r in result["growth"]
-                ],
-            ),
-        ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"

@@ -11,10 +11,10 @@ from tiny import tiny_config
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.reports.benchmark import format_benchmark
 from cberl_jax.studies.benchmark import (
     Contestant,
     count_flops,
-    format_benchmark,
     measure_growth,
     measure_limit,
     measure_reference,
