@@ -89,7 +89,7 @@ def focal_loss(
 
 
 def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> jax.Array:
-    """Class weights by the effective number of samples, so that a rare class is heard.
+    """Class weights by the effective number of samples, so that rare classes count.
 
     The n-th sample of a class adds less than the first::
 
@@ -257,11 +257,11 @@ def gaussian_reconstruction(prediction: jax.Array, target: jax.Array) -> jax.Arr
 def least_squares_adversarial(scores: jax.Array, wanted: jax.typing.ArrayLike) -> jax.Array:
     """Least-squares adversarial loss, which keeps a gradient where a discriminator is sure.
 
-    A discriminator wants 1 of real and 0 of generated examples; a generator wants 1 of its own.
+    A discriminator's target is 1 for real and 0 for generated examples; a generator's is 1.
 
     Args:
       scores: [...] the discriminator's scores.
-      wanted: [] or [...] the score that the network under training wants to see.
+      wanted: [] or [...] the target score of the network that is trained.
 
     Returns:
       [...] float, 1/2 (scores - wanted)^2.

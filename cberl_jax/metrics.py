@@ -118,7 +118,7 @@ def select_score(scores: Mapping[str, Any], select: str) -> float:
 def summarise(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation and Student's 95 % interval of the mean over members.
 
-    With a single member the deviation and the interval are None: one seed says nothing of them.
+    With a single member the deviation and the interval are None.
     """
     array = np.asarray(values, np.float64)
     mean = float(array.mean())

@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     """One setting.
 
     Attributes:
-      default: tuned on the dev splits of MELD and MOSI (BUILD_NOTES.md).
+      default: tuned on the dev splits of MELD and MOSI (docs/defaults.md).
       meaning: in a few words.
       low: smallest value allowed.
       high: largest value allowed.

@@ -14,7 +14,7 @@ from cberl_jax.models.layers import Dropout
 
 @jax.custom_vjp
 def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
-    """An LSTM over time whose input products are already made.
+    """An LSTM over time, given the products of its input.
 
     The equations are those of ``flax.linen.OptimizedLSTMCell``. The gradient is written out so that
     the kernel's is one matrix product after the backward scan, not a sum over its steps, and so
@@ -78,9 +78,9 @@ def _run_backward(residuals, cotangents):
 
     start = jnp.zeros_like(outputs[0])
     _, of_gates = jax.lax.scan(step, (start, start), (cotangents, activations, keep), reverse=True)
-    heard = jnp.pad(outputs[:-1], ((1, 0), (0, 0), (0, 0))) * keep
-    # Resets are given, not learnt: their cotangent is never asked for.
-    return of_gates, jnp.zeros_like(keep), jnp.einsum("lbh,lbg->hg", heard, of_gates)
+    previous = jnp.pad(outputs[:-1], ((1, 0), (0, 0), (0, 0))) * keep
+    # Resets are data, not parameters: no gradient with respect to them is needed.
+    return of_gates, jnp.zeros_like(keep), jnp.einsum("lbh,lbg->hg", previous, of_gates)
 
 
 run_lstm.defvjp(_run_forward, _run_backward)

@@ -80,9 +80,9 @@ class Conversations(NamedTuple):
 
 
 def window_length(settings: ModelSettings) -> int:
-    """How many turns, itself the last, decide what a causal model says of a turn.
+    """How many turns, ending with the turn itself, a causal model's output depends on.
 
-    Apart from what the LSTM carries (``start_carry``).
+    The state that the LSTM carries (``start_carry``) comes on top.
     """
     seen = settings.layers * settings.past if settings.graph else 0
     return 1 + max(seen, settings.residual_turns if settings.residual else 0)
@@ -105,7 +105,7 @@ class Intermediates(NamedTuple):
 
     Attributes:
       code: [B, L, hidden], what the context parts make of each utterance.
-      latent: the autoencoder's beliefs.
+      latent: the autoencoder's posterior, experts and reconstructions.
       rebuilt: modality -> [B, L, d_m], the node decoder's features.
       attention: [E, heads] weights of the last graph layer, edges as in ``graphs.py``.
     """
@@ -197,7 +197,7 @@ class CBERL(nn.Module):
     ) -> tuple[jax.Array, LatentState | None]:
         """The fused feature [B, L, hidden], and the autoencoder's state if it is there."""
         s = self.settings
-        # Wide features of few dialogues: what fuses them would learn the train split by heart.
+        # With wide features of few dialogues the layers that fuse them would overfit.
         thinned = {m: dropout.drop_inputs(x) for m, x in features.items()}
         if s.djvae:
             return DJVAE(s.hidden, s.latent, name="djvae")(thinned, present, dropout)

@@ -26,7 +26,7 @@ class Gaussian(NamedTuple):
 
 
 class LatentState(NamedTuple):
-    """What the autoencoder believes about a batch, for its losses.
+    """The autoencoder's distributions over a batch, for its losses.
 
     Attributes:
       joint: the posterior given all modalities that are there.
@@ -42,7 +42,7 @@ class LatentState(NamedTuple):
 def product_of_experts(
     experts: Mapping[str, Gaussian], present: Mapping[str, jax.Array]
 ) -> Gaussian:
-    """The normalised product of N(0, I) and the experts whose modality is there.
+    """The normalised product of N(0, I) and the experts of the modalities that are present.
 
     Precisions add up, means are weighted by precision; with nothing there it is the prior.
 

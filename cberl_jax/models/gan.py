@@ -16,7 +16,7 @@ import jax.numpy as jnp
 def join(features: Mapping[str, jax.Array], present: Mapping[str, jax.Array]) -> jax.Array:
     """Concatenates the modalities by name, zero where absent: [..., sum d_m].
 
-    By name, since jit sorts the keys of a dict: its order says nothing.
+    By name, since jit sorts the keys of a dict and loses their order.
     """
     return jnp.concatenate(
         [jnp.where(present[m][..., None], features[m], 0.0) for m in sorted(features)], axis=-1

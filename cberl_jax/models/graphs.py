@@ -1,4 +1,4 @@
-"""The conversation as a graph: who may hear whom, and in what relation (section 3.4).
+"""The conversation as a graph: which utterances attend to which, by relation (section 3.4).
 
 Nodes are utterances. An edge runs from utterance j to utterance i of the same dialogue when j is at
 most ``past`` turns before or ``future`` turns after i; every node has a self loop. The relation of
@@ -20,7 +20,7 @@ RELATIONS = (
     "same speaker, self",
     "same speaker, future",
     "other speaker, past",
-    "other speaker, self",  # Never occurs: nobody is somebody else. Kept for plain arithmetic.
+    "other speaker, self",  # Never occurs; kept so that relations are numbered by arithmetic.
     "other speaker, future",
 )
 
@@ -71,10 +71,10 @@ def conversation_graph(
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Rows cut into n blocks of Q receivers, each with the K senders that they may hear.
+    """Rows cut into n blocks of Q receivers, each with the K senders that they attend to.
 
-    A row that is short next to the window is one block that hears itself. A longer one is cut, so
-    that the pairs to be scored grow with its length and not with its square. G = B n blocks in all.
+    A row that is short next to the window is one block that attends to itself. A longer one is cut,
+    so that the pairs to be scored grow with its length and not with its square. G = B n blocks in all.
 
     Attributes:
       length: L.
@@ -88,7 +88,7 @@ class Blocks:
 
     @property
     def size(self) -> int:
-        """Q; at least the window, so that nobody hears beyond the neighbouring blocks."""
+        """Q; at least the window, so that attention reaches the neighbouring blocks at most."""
         size = max(self.past + 1 + self.future, 16)
         return self.length if self.length <= 4 * size else size
 
@@ -99,7 +99,7 @@ class Blocks:
 
     @property
     def margins(self) -> tuple[int, int]:
-        """Senders that a block hears before and after its own nodes."""
+        """Senders before and after a block's own nodes that it attends to."""
         return (0, 0) if self.count == 1 else (self.past, self.future)
 
     def receivers(self, values: jax.Array) -> jax.Array:

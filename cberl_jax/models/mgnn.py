@@ -75,7 +75,7 @@ def attend_blocks(
     """The same numbers as ``attend_edges`` by matrix products over blocks of rows.
 
     Pairs outside the window cost less than gathers and scatters do. ``past`` is the graph's, which
-    its arrays do not tell.
+    cannot be read off its arrays.
     """
     future = len(graph.senders) // len(values) - 1 - past
     blocks = Blocks(len(values) // len(graph.n_node), past, future)
@@ -161,8 +161,8 @@ class GraphEncoder(nn.Module):
             attention = RelationalAttention(
                 self.width, self.heads, self.past, name=f"attention_{layer}"
             )
-            heard, weights = attention(graph._replace(nodes=nodes))
-            nodes = nn.LayerNorm(name=f"norm_{layer}")(nodes + dropout(nn.gelu(heard)))
+            attended, weights = attention(graph._replace(nodes=nodes))
+            nodes = nn.LayerNorm(name=f"norm_{layer}")(nodes + dropout(nn.gelu(attended)))
         return nodes, weights
 
 
@@ -198,10 +198,10 @@ class NodeDecoder(nn.Module):
         code = nn.Dense(self.width, use_bias=False, name="encoder_to_decoder")(graph.nodes)
         token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         code = jnp.where(masked[:, None], token, code)
-        heard, _ = RelationalAttention(self.width, self.heads, self.past, name="attention")(
+        attended, _ = RelationalAttention(self.width, self.heads, self.past, name="attention")(
             graph._replace(nodes=code)
         )
-        hidden = nn.gelu(heard)
+        hidden = nn.gelu(attended)
         return {
             modality: nn.Dense(width, name=f"decoder_{modality}")(hidden)
             for modality, width in self.widths

@@ -1,4 +1,4 @@
-"""Several processes as one program: who starts them, who speaks, what they agree on (section 4).
+"""Several processes as one program: start, the one that writes, agreement (section 4).
 
 Every process runs the same code on the same settings; only the main one writes files for people
 and prints. With one process, all of this does nothing.
@@ -78,7 +78,7 @@ def ending_with_others() -> Iterator[None]:
 
 
 def is_main() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this process writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -89,7 +89,7 @@ def gather(tree):
     return multihost_utils.process_allgather(tree)
 
 
-def tell(values: Sequence[float]) -> np.ndarray:
+def broadcast(values: Sequence[float]) -> np.ndarray:
     """The main process's numbers, on every process."""
     return gather(np.asarray(values))[0]
 

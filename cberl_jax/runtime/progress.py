@@ -13,7 +13,7 @@ from rich.text import Text
 
 
 class Epoch(NamedTuple):
-    """What is told of an epoch.
+    """What is shown of an epoch.
 
     Attributes:
       done: epochs of the stage that are done, this one among them.
@@ -62,7 +62,7 @@ class Progress:
           epochs: how many there will be at most.
 
         Yields:
-          A function to be told of every epoch.
+          A function to call with every epoch.
         """
         pace = Pace(done, epochs)
 
@@ -86,7 +86,7 @@ class _Bar(rich.progress.Progress):
 
 
 class LiveProgress(Progress):
-    """Progress as a bar that stays in its place; what is said besides scrolls by above it."""
+    """Progress as a bar that stays in its place; other lines scroll by above it."""
 
     def __init__(self, console: Console):
         """Args: the terminal."""
@@ -100,16 +100,16 @@ class LiveProgress(Progress):
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[figures]}"),
         )
         pace = Pace(done, epochs)
         with _Bar(*columns, console=self._console) as bar:
-            task = bar.add_task(name, total=epochs, completed=done, told="")
+            task = bar.add_task(name, total=epochs, completed=done, figures="")
 
             def show(epoch: Epoch) -> None:
                 bar.figures = f"  {_describe(epoch)}"
-                told = f"x {epoch.members} members  {pace.describe(epoch)}"
-                bar.update(task, completed=epoch.done, told=told, refresh=True)
+                figures = f"x {epoch.members} members  {pace.describe(epoch)}"
+                bar.update(task, completed=epoch.done, figures=figures, refresh=True)
 
             yield show
 
@@ -130,7 +130,7 @@ def show_progress() -> Progress:
 
 
 def spell_seconds(seconds: float) -> str:
-    """A span of time as people say it: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    """A span of time in words: ``40 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C: when a training ends early, and what it ends with.
 
-A training hears them between two epochs, where it can write a checkpoint. Whoever sends SIGTERM
-kills soon afterwards, so an epoch, a compilation or a drawing that takes longer is not waited for:
-a thread of its own ends the process, and the newest checkpoint is what remains.
+A training checks for them between two epochs, where it can write a checkpoint. A cluster that
+sends SIGTERM kills the process soon afterwards. An epoch, a compilation or a drawing that takes
+longer is therefore cut off: a thread ends the process, and the newest checkpoint remains.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ STOPPING = "stopping after this epoch; once more stops at once, without a checkp
 
 
 class Stopper:
-    """Turns SIGTERM and Ctrl-C into a wish that the training loop reads between epochs."""
+    """Records SIGTERM and Ctrl-C, which the training loop checks for between epochs."""
 
     def __init__(self, say: Callable[[str], None], grace: float = GRACE_SECONDS):
         """Args: what takes a line of progress; how long SIGTERM waits for the loop, in seconds."""
-        self.wish: int | None = None
+        self.received: int | None = None
         self._say, self._grace = say, grace
         self._over = threading.Event()
         self._writing = threading.Lock()
@@ -36,7 +36,7 @@ class Stopper:
             return
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        old = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)}
+        old = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
         # Python's own handlers wait for the main thread, which may be compiling; this does not.
         old_descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         watcher = threading.Thread(target=self._watch, args=(ours,), daemon=True)
@@ -58,23 +58,23 @@ class Stopper:
         with self._writing:
             yield
 
-    def _hear(self, number, frame):
+    def _receive(self, number, frame):
         del frame
-        if self.wish is not None:
+        if self.received is not None:
             raise KeyboardInterrupt
-        # Not said here: the signal may have come in the middle of another line.
-        self.wish = number
+        # Not printed here: the signal may have come in the middle of another line.
+        self.received = number
 
     def _watch(self, signals: socket.socket) -> None:
-        """Says what was heard; ends the process if the loop does not hear SIGTERM in time."""
-        said = False
-        while heard := signals.recv(1):
-            if not said and heard[0] in (signal.SIGTERM, signal.SIGINT):
-                said = True
+        """Reports the signal; ends the process if the loop does not act on SIGTERM in time."""
+        reported = False
+        while received := signals.recv(1):
+            if not reported and received[0] in (signal.SIGTERM, signal.SIGINT):
+                reported = True
                 self._say(STOPPING)
-            if heard[0] == signal.SIGTERM and not self._over.wait(self._grace):
+            if received[0] == signal.SIGTERM and not self._over.wait(self._grace):
                 with self._writing:
-                    # Meanwhile the loop may have heard it after all.
+                    # Meanwhile the loop may have acted on it.
                     if not self._over.wait(0.1):
                         self._end()
 

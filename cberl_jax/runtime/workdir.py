@@ -1,4 +1,4 @@
-"""The folder of a run: which files it holds, and whose they are."""
+"""The folder of a run: which files it holds, and to which run they belong."""
 
 import contextlib
 import fcntl
@@ -122,7 +122,7 @@ class Workdir:
                     "wait for its end, or name another --workdir"
                 ) from error
             except OSError:
-                # A file system without locks: nobody can be kept out.
+                # A file system without locks: other processes cannot be kept out.
                 pass
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -1,6 +1,7 @@
 """A finished run handed on: one file with the inference program and its weights.
 
-The file is a serialised ``jax.export.Exported``; whoever has jax can call it, without this package.
+The file is a serialised ``jax.export.Exported``: with jax alone it can be called, without this
+package.
 """
 
 import os

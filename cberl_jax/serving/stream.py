@@ -20,7 +20,7 @@ from cberl_jax.models.masking import no_masking
 
 
 class Emotion(NamedTuple):
-    """What the members say of one turn.
+    """The members' prediction for one turn.
 
     Attributes:
       label: the most probable class.
@@ -90,7 +90,7 @@ class Stream:
         self._turns = 0
 
     def push(self, turn: Mapping[str, Any]) -> Emotion:
-        """Hears the next turn.
+        """Takes the next turn.
 
         Args:
           turn: a dictionary with ``speaker`` and ``features``, as in ``data/conversations.py``.

@@ -93,7 +93,7 @@ def ablate(
     if config.augment.method != "none" and not prepared.generated.any():
         share = f"{config.augment.balance:g}"
         progress.say(f"nothing is generated: no class has under {share} of the largest")
-    # Names say nothing of what is trained: a variant may get a better one.
+    # A name does not change what is trained, so a variant may be renamed.
     identity = run_identity(config, prepared, seeds) | {"points": points}
     best = best_at(config)
     with open_workdir(workdir, identity) as folder:

@@ -315,7 +315,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _processor() -> str | None:
-    """The processor's name, where the system tells."""
+    """The processor's name, where the system gives one."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A point of a sweep as a run of its own: to look at, to predict with, to hand on.
+"""A point of a sweep as a run of its own, with report, pictures and model card.
 
 A chunk of a sweep holds members of many points. Here those of one point are taken out of their
 chunks, as if they had been trained alone.
@@ -26,7 +26,7 @@ from cberl_jax.studies.train import report_on
 from cberl_jax.training.prepare import load_data, prepare
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
-# What a line of a sweep says of a member besides its scores.
+# The entries of a line of a sweep that are no scores.
 _OF_A_SWEEP = ("settings", "chunk", "place")
 
 
@@ -40,7 +40,7 @@ def write_point_run(
 ) -> None:
     """Writes the members of a point into a run's folder; does nothing where that is finished.
 
-    Its report tells no times: the members were trained together with others.
+    Its report has no times: the members were trained together with others.
 
     Args:
       config: the settings at the point.

@@ -27,7 +27,7 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     check_labelled(run.corpus)
     states = member_states(run.state)
     if data is not None:
-        # What a training saw of its own test split says nothing of another's.
+        # The best epoch on the run's own test split is no figure of another corpus.
         states = [{n: v for n, v in state.items() if n != "best_on_test"} for state in states]
     predictions = predict_splits(run.fleet, run.state, run.corpus, run.standardiser)
     return create_report(

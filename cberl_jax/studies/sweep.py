@@ -55,7 +55,7 @@ def memory_of_device() -> int:
 
 
 def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, size: int) -> Fleet:
-    """A fleet of ``size`` slots whose programs are compiled, but not run."""
+    """A fleet of ``size`` members whose programs are compiled, but not run."""
     fleet = Fleet(prepared.program, size)
     first = members.part(0, size)
     training = Training(prepared, config, first, fleet, None, None, None)
@@ -66,7 +66,7 @@ def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, siz
 
 
 def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet:
-    """Finds how many members fit the memory by what the compiler says that the programs need.
+    """Finds how many members fit, by the memory that the compiler states for the programs.
 
     Nothing is run, so nothing can run out of memory. Where the first guess fits there is no second
     compilation.
@@ -84,7 +84,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet
     """
     most = MOST_MEMBERS * len(jax.devices())
     size = even_chunks(len(members.seeds), most)
-    budget = processes.tell([memory_of_device()])[0]
+    budget = processes.broadcast([memory_of_device()])[0]
     while True:
         fleet = _compile_first(prepared, config, members, size)
         needs = [fleet.memory(stage) for stage in fleet.stages]
@@ -145,7 +145,7 @@ class Sweep:
                     self.progress.say(f"members {start + 1} to {end} of {total}")
                     self._run_chunk(prepared, config, part, fleet, chunk)
             for place, line in enumerate(chunk.read_report()["members"]):
-                # A member at the settings that the sweep starts from has none to tell.
+                # A member at the settings that the sweep starts from has no ``settings``.
                 lines.append({"settings": {}, **line, "chunk": chunk.path.name, "place": place})
         return lines
 

@@ -27,7 +27,7 @@ from cberl_jax.training.gan_step import GROUPS, draw_domains, gan_optimizer, gan
 from cberl_jax.training.joint_step import Batch, joint_optimizer, joint_step
 
 Hyper = Mapping[str, jax.Array]
-# Says where the leading axis of a batch lies, when the batch is split over devices.
+# Places the leading axis of a batch on devices, when the batch is split over them.
 Place = Callable[[Any], Any]
 # Streams of random numbers, folded into a member's key.
 INIT, GAN_STAGE, JOINT_STAGE, BOOTSTRAP = range(4)

@@ -9,7 +9,7 @@ of members times parts of a batch:
 - fewer members than devices: every batch is split over the devices of its member, and the compiler
   averages the gradients between them.
 
-This is the one file that knows how many members and devices there are.
+No other file depends on the number of members or devices.
 """
 
 import ctypes
@@ -59,15 +59,16 @@ def choose_split(members: int, devices: int, rows: int) -> int:
 
 
 class Fleet:
-    """Slots for the members of one program on some devices; each stage is compiled once.
+    """The members of one program on some devices; each stage is compiled once.
 
-    Fewer members than slots are filled up with copies of the last one, whose results are dropped.
+    Members are padded with copies of the last one so that all devices have equally many; the
+    results of the copies are dropped.
 
     Attributes:
       program: the static settings.
       devices: of all processes.
       split: parts of a batch.
-      slots: members that one call computes.
+      padded_members: members that one call computes, copies included.
     """
 
     def __init__(self, program: Program, members: int, devices: Sequence[jax.Device] | None = None):
@@ -82,7 +83,7 @@ class Fleet:
         self._each = -(-members // self._shards)
         self.padded_members = self._shards * self._each
         self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
-        # Where only members are dealt out, a process needs to know of its own devices alone.
+        # Where only members are sharded, a process needs its own devices alone.
         own = [device for device in devices if device.process_index == jax.process_index()]
         self._own = Mesh(np.asarray(own), ("device",))
         self._first = devices.index(own[0])
@@ -97,8 +98,8 @@ class Fleet:
         return {"gan": functools.partial(gan_epoch, self.program), "joint": joint}
 
     @property
-    def _dealt(self) -> bool:
-        """Whether members are dealt out by pmap."""
+    def _pmapped(self) -> bool:
+        """Whether members are sharded by pmap."""
         return self.split == 1 and len(self.devices) > 1
 
     def create(self, seeds: np.ndarray, hyper: Hyper) -> MemberState:
@@ -107,7 +108,7 @@ class Fleet:
         One member after the other: a vmapped initialisation of a model of this size can deadlock
         the CPU runtime of jaxlib 0.10 on two-core machines, and ``lax.map`` does not.
         """
-        arguments = self._fill((np.asarray(seeds, np.int32), dict(hyper)))
+        arguments = self._pad((np.asarray(seeds, np.int32), dict(hyper)))
         if "create" not in self._compiled:
 
             def create(seeds, hyper):
@@ -119,34 +120,34 @@ class Fleet:
         state = self._compiled["create"](*arguments)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(seeds)], state)
 
-    def _fill(self, tree: Any) -> Any:
-        """Leaves [n, ...] filled up to [slots, ...]."""
+    def _pad(self, tree: Any) -> Any:
+        """Leaves [n, ...] padded to [padded_members, ...]."""
 
-        def fill(leaf):
+        def pad(leaf):
             leaf = np.asarray(leaf)
             if len(leaf) == self.padded_members:
                 return leaf
             return leaf[np.minimum(np.arange(self.padded_members), len(leaf) - 1)]
 
-        return jax.tree.map(fill, tree)
+        return jax.tree.map(pad, tree)
 
     def shard(self, tree: Any) -> Any:
-        """Deals leaves [n, ...] of n members, the same in every process, out to the devices."""
-        if not self._dealt:
+        """Shards leaves [n, ...] of n members, the same in every process, over the devices."""
+        if not self._pmapped:
             return jax.device_put(
-                self._fill(tree), NamedSharding(self._mesh, PartitionSpec("member"))
+                self._pad(tree), NamedSharding(self._mesh, PartitionSpec("member"))
             )
         own = slice(self._first, self._first + self._own.size)
 
-        def deal(leaf):
+        def shard(leaf):
             leaf = leaf.reshape(self._shards, self._each, *leaf.shape[1:])[own]
             return jax.device_put(leaf, NamedSharding(self._own, PartitionSpec("device")))
 
-        return jax.tree.map(deal, self._fill(tree))
+        return jax.tree.map(shard, self._pad(tree))
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of a tree that all members read on every device."""
-        if not self._dealt:
+        if not self._pmapped:
             return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
         split = NamedSharding(self._own, PartitionSpec("device"))
 
@@ -158,7 +159,7 @@ class Fleet:
 
     def gather(self, tree: Any, members: int) -> Any:
         """The inverse of ``shard``: numpy arrays [n, ...] of n members, in every process."""
-        if self._dealt:
+        if self._pmapped:
             # [d, e, ...] of each process's d devices become [P, d, e, ...].
             tree = processes.gather(jax.tree.map(np.asarray, tree))
             tree = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
@@ -175,11 +176,11 @@ class Fleet:
           members: n.
 
         Returns:
-          numpy leaves [n, ...] with one process, else global arrays [slots, ...].
+          numpy leaves [n, ...] with one process, else global arrays [padded_members, ...].
         """
         if jax.process_count() == 1:
             return self.gather(tree, members)
-        if not self._dealt:
+        if not self._pmapped:
             return tree
         sharding = NamedSharding(self._mesh, PartitionSpec("member"))
 
@@ -205,7 +206,7 @@ class Fleet:
     def compile(
         self, name: str, function: Callable, state: Any, shared: Any, hyper: Any, keep: bool = False
     ) -> Callable:
-        """Compiles ``function(state, shared, hyper)`` of one member for all slots, once per name.
+        """Compiles ``function(state, shared, hyper)`` of one member for all members, once per name.
 
         Args:
           name: of the stage; a second call with it returns the first call's program.
@@ -221,7 +222,7 @@ class Fleet:
         if name in self._compiled:
             return self._compiled[name]
         given = () if keep else (0,)
-        if self._dealt:
+        if self._pmapped:
             mapped = jax.vmap(function, in_axes=(0, None, 0))
             devices = list(self._own.devices.flat)
             staged = jax.pmap(mapped, devices=devices, donate_argnums=given)

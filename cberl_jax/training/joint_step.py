@@ -82,7 +82,7 @@ def djvae_loss(
     free bits and beta = 1 it is the negative evidence lower bound.
 
     Args:
-      latent: the autoencoder's beliefs.
+      latent: the autoencoder's distributions.
       conversations: its input before masking, the target.
       weight: [B, L] weight of each utterance.
       warm: [] share of beta in force.
@@ -165,8 +165,8 @@ def joint_loss(
 
     if intermediates.rebuilt is not None:
         # A node without any modality has nothing to be rebuilt.
-        heard = jnp.any(jnp.stack(list(conversations.present.values())), axis=0)
-        to_rebuild = masking.masked & heard
+        present = jnp.any(jnp.stack(list(conversations.present.values())), axis=0)
+        to_rebuild = masking.masked & present
         error = scaled_cosine_error(
             join(intermediates.rebuilt, conversations.present),
             join(conversations.features, conversations.present),

@@ -62,7 +62,7 @@ class Training:
         self.saved_at = time.monotonic()
 
     def _set_damaged_aside(self) -> None:
-        """Makes the newest sound checkpoint the newest, and says what is lost."""
+        """Makes the newest sound checkpoint the newest, and reports what is lost."""
         damaged = set_damaged_aside(self.workdir.checkpoints) if self.workdir.writes else {}
         for step, damage in damaged.items():
             self.progress.say(
@@ -106,7 +106,7 @@ class Training:
         self.saved_at = time.monotonic()
 
     def _curves(self) -> contextlib.AbstractContextManager[Callable]:
-        """What takes the metrics of an epoch besides the file: TensorBoard's, or nobody."""
+        """Where the metrics of an epoch go besides the file: to TensorBoard, or nowhere."""
         if not (self.config.train.tensorboard and self.workdir.writes):
             return contextlib.nullcontext(lambda step, lines: None)
         return open_event_files(
@@ -144,19 +144,19 @@ class Training:
         self.save()
 
     def _pause(self, seconds: float) -> None:
-        """After an epoch that took so long: writes a due checkpoint, hears who wants an end."""
-        wish, due = self._wishes(seconds)
-        if wish or due:
+        """After an epoch of so many seconds: writes a due checkpoint, ends if a signal came."""
+        received, due = self._agree(seconds)
+        if received or due:
             self.save()
-        if wish:
-            raise Interrupted(wish)
+        if received:
+            raise Interrupted(received)
 
-    def _wishes(self, seconds: float) -> tuple[int, bool]:
-        """The signal that any process heard, 0 for none; whether a checkpoint is due."""
+    def _agree(self, seconds: float) -> tuple[int, bool]:
+        """The signal that any process received, 0 for none; whether a checkpoint is due."""
         due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
-        # Whoever sends SIGTERM does not wait for a long epoch: only that one is to be lost.
+        # SIGTERM does not wait for the end of a long epoch: no other one is to be lost with it.
         due |= seconds > GRACE_SECONDS
-        every = processes.gather(np.asarray([self.stopper.wish or 0, due]))
+        every = processes.gather(np.asarray([self.stopper.received or 0, due]))
         # Clocks differ: the main process's counts.
         return int(every[:, 0].max()), bool(every[0, 1])
 
@@ -166,7 +166,7 @@ class Training:
         return bool(self.fleet.gather(self.state.joint.stopped, len(self.members.seeds)).all())
 
     def _record(self, stage: str, record: dict[str, np.ndarray]) -> Epoch:
-        """Writes a line per member that still learns; returns what is told of their mean."""
+        """Writes a line per member that is still training; returns the figures that are shown."""
         seeds = self.members.seeds
         active = record.pop("active", np.ones(len(seeds), bool))
         lines = [
@@ -233,7 +233,7 @@ class Training:
 
 
 def peak_memory(devices: Sequence[jax.Device]) -> int:
-    """Peak bytes on the fullest accelerator, or of the process where devices do not tell."""
+    """Peak bytes on the fullest accelerator, or of the process where devices do not report it."""
     stats = [device.memory_stats() for device in devices]
     if all(stats):
         return max(s["peak_bytes_in_use"] for s in stats)

@@ -37,7 +37,7 @@ def find_divergence(state: MemberState, number: int) -> dict[str, Any] | None:
       ``stage``, ``epoch`` (from 1) and ``term``, the first loss term that was not finite, or
       ``parameters``; None for a sound member.
     """
-    # A member whose GAN has diverged has diverged in the joint stage, too, of which it is no fault.
+    # A member whose GAN has diverged is marked in the joint stage too: the GAN stage is the cause.
     for stage, terms in (("gan", gan_step.TERMS), ("joint", joint_step.TERMS)):
         own = getattr(state, stage)
         if own is not None and own.diverged[number] != NEVER:

@@ -1,4 +1,4 @@
-"""The folder of a run: opened for one run alone, which is known by its settings, data and seeds."""
+"""The folder of a run, which is identified by its settings, data and seeds."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -
 def open_workdir(
     path: str | os.PathLike, identity: Mapping[str, Any], forked: str | None = None
 ) -> Iterator[Workdir]:
-    """Opens a run's folder for all processes, within the block for nobody else; one writes.
+    """Opens a run's folder for this run's processes alone within the block; one of them writes.
 
     Args:
       path: of the folder.
@@ -40,7 +40,7 @@ def open_workdir(
 
     Raises:
       UserError: as of ``Workdir.claim`` in every process, of ``Workdir.locked`` and ``fork`` in the
-        main one, whose end the others then hear of.
+        main one, after which the others end too.
     """
     folder = Workdir(path, writes=processes.is_main())
     # A finished run is only read.
