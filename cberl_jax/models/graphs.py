@@ -74,7 +74,8 @@ class Blocks:
     """Rows cut into n blocks of Q receivers, each with the K senders that they attend to.
 
     A row that is short next to the window is one block that attends to itself. A longer one is cut,
-    so that the pairs to be scored grow with its length and not with its square. G = B n blocks in all.
+    so that the pairs to be scored grow with its length and not with its square. There are G = B n
+    blocks in all.
 
     Attributes:
       length: L.

@@ -229,7 +229,7 @@ def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
     prepared = prepare(settings, load_data(settings))
     members = list_members(settings, range(4))
     monkeypatch.setattr(sweeps, "memory_of_device", lambda: 2**40)
-    # One device, so that the slots of a fleet are those of the device.
+    # One device, so that the members of a fleet are those of the device.
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
     fleet = fit_fleet(prepared, settings, members)
@@ -237,7 +237,7 @@ def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
     each, total = fleet.memory("joint")
     assert each == total // 4 > 10_000
     monkeypatch.setattr(sweeps, "memory_of_device", lambda: total - 1)
-    assert fit_fleet(prepared, settings, members).slots == 2
+    assert fit_fleet(prepared, settings, members).padded_members == 2
     monkeypatch.setattr(sweeps, "memory_of_device", lambda: 10_000)
     with pytest.raises(UserError, match="one member needs"):
         fit_fleet(prepared, settings, members)
