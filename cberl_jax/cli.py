@@ -1,31 +1,44 @@
-"""What all programs share: flags, and exit status 2 for a mistake that a person can mend."""
+"""What all commands share: flags, help, and exit status 2 for a mistake that a person can mend.
+
+Importing this module imports neither jax nor the settings: ``cberl --help`` has to be quick. They
+are imported by the functions that need them.
+"""
 
 import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
-import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 
-from cberl_jax.config.presets import check_complete
-from cberl_jax.config.settings import check_known, check_types, describe_settings, flatten
 from cberl_jax.errors import Interrupted, UserError
-from cberl_jax.runtime.processes import ending_with_others, is_main, start_processes
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 USER_ERROR_STATUS = 2
+HELP = ("--help", "-help", "-h")
+# The flags that a function here defines belong to the command that calls it.
+flags.disclaim_key_flags()
 
 
-def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
-    """Parses the flags, runs a program and exits.
+def run(
+    main: Callable[..., int | None],
+    define_flags: Callable[[], None],
+    help_text: str,
+    arguments: Sequence[str] = (),
+) -> None:
+    """Parses the flags, runs a command and exits.
 
     A ``UserError`` and a wrong flag end as one sentence on the standard error stream and exit
     status 2; anything else is a fault of this package and keeps its traceback.
 
     Args:
-      main: the program; reads its flags from ``absl.flags.FLAGS`` and returns its exit status.
+      main: the command; reads its flags from ``absl.flags.FLAGS`` and returns its exit status.
+      define_flags: defines them.
+      help_text: what ``--help`` prints above the flags.
       arguments: names of the arguments that it takes besides flags, all of them required.
     """
 
@@ -43,31 +56,70 @@ def run(main: Callable[..., int | None], arguments: Sequence[str] = ()) -> None:
             _start_devices()
             return main(*given)
         except UserError as error:
-            _fail(error)
+            fail(error)
 
+    define_flags()
+    if any(argument in HELP for argument in sys.argv[1:]):
+        show(_help(help_text, define_flags.__module__))
+        return
     _keep_compiled_programs()
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def show(text: str) -> None:
+    """Prints a text that a pager may stop reading halfway."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _help(text: str, module: str) -> str:
+    """A command's help: a text, and the flags and settings that a module's command has."""
+    _, own = flags.FLAGS.module_help(module).split("\n", 1)
+    parts = [text.strip(), f"flags (those of absl: --helpfull):\n\n{own}"]
+    if "config" in flags.FLAGS:
+        from cberl_jax.config.settings import describe_settings
+
+        parts.append(f"settings, for --config.<name>=<value>:\n\n{describe_settings()}")
+    return "\n\n".join(parts)
+
+
 def _keep_compiled_programs() -> None:
     """Compiled programs outlive the process: the second start of a run skips the compilation."""
+    import jax
+
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cberl_jax"))
 
 
-def define_config() -> flags.FlagHolder:
-    """Defines ``--config``, a file with ``get_config()``, and ``--config.<setting>=<value>``."""
+class _ConfigParser(flags.ArgumentParser):
+    """Reads the value of ``--config`` as ``cberl_jax.train`` does."""
+
+    def parse(self, argument: str) -> "ConfigDict":
+        from cberl_jax.config.presets import read_config
+
+        return read_config(argument)
+
+
+def define_config() -> None:
+    """Defines ``--config``, a preset or a file, and ``--config.<setting>=<value>``."""
+    from ml_collections import config_flags
+
+    from cberl_jax.config.presets import CONFIGS
+
     # Without a default: one would be loaded, overrides and all, before there is anybody to catch
     # what is wrong with them.
-    holder = config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config",
         None,
-        "File with the settings; any of them is overridden by --config.<group>.<name>=<value>. "
-        f"The settings and their defaults:\n{describe_settings()}",
+        f"{', '.join(CONFIGS)}, or a file with get_config(); any setting is overridden by "
+        "--config.<group>.<name>=<value>.",
     )
+    flags.FLAGS["config"].parser = _ConfigParser()
     flags.mark_flag_as_required("config")
-    return holder
 
 
 def define_devices() -> None:
@@ -89,6 +141,10 @@ def _start_devices() -> None:
     values = flags.FLAGS
     if "coordinator" not in values:
         return
+    import jax
+
+    from cberl_jax.runtime.processes import is_main, start_processes
+
     if values.cpu_devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", values.cpu_devices)
@@ -98,36 +154,26 @@ def _start_devices() -> None:
         sys.stdout = open(os.devnull, "w")
 
 
-def define_data() -> flags.FlagHolder:
+def define_data() -> None:
     """Defines ``--data``."""
-    return flags.DEFINE_string(
+    flags.DEFINE_string(
         "data", None, "Corpus: canonical .npz, a pickle of the field, or simulated:<size>."
     )
 
 
-def read_config(config: flags.FlagHolder, data: flags.FlagHolder) -> ConfigDict:
-    """The settings that the two flags give."""
-    settings = config.value
-    file = config_flags.get_config_filename(flags.FLAGS[config.name])
-    try:
-        flat = flatten(settings)
-        grouped = isinstance(settings, ConfigDict)
-    except OSError as error:
-        raise UserError(f"{file}: is not a config file that can be read") from error
-    except AttributeError:
-        grouped = False
-    if not grouped:
-        raise UserError(f"{file}: get_config() has to return what default_config() does, changed")
-    check_complete(flat)
-    check_types(flat)
-    if data.value is not None:
-        settings.data.path = data.value
+def read_settings() -> "ConfigDict":
+    """The settings that ``--config``, its overrides and ``--data`` give."""
+    settings = flags.FLAGS.config
+    if flags.FLAGS.data is not None:
+        settings.data.path = flags.FLAGS.data
     return settings
 
 
 @contextlib.contextmanager
 def explaining_interrupts() -> Iterator[None]:
     """Ends an interrupted program with the signal's customary status and how to go on."""
+    from cberl_jax.runtime.processes import ending_with_others
+
     try:
         with ending_with_others():
             yield
@@ -138,30 +184,34 @@ def explaining_interrupts() -> Iterator[None]:
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """Names of the settings that the arguments override."""
-    found = (re.match(r"--?config\.([^=]+)", argument) for argument in arguments)
+    found = (re.match(r"--?(?:no)?config\.([^=]+)", argument) for argument in arguments)
     return [match[1] for match in found if match]
 
 
 def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
+    from cberl_jax.config.settings import check_known
+
     # absl's own parser would exit with status 1, and the config flags' with a traceback.
     try:
         check_known(_overrides(arguments))
         return flags.FLAGS(list(arguments))
     except flags.UnrecognizedFlagError as error:
         if not error.flagname.startswith("config.") or "config" not in flags.FLAGS:
-            _fail(error)
-        # The settings have flags once there is a file whose settings they are.
-        _fail(
-            f"--{error.flagname} changes a setting of the file that --config names, and there is "
-            "none: add --config=experiments/configs/meld.py, or your own"
+            fail(error)
+        # The settings have flags once there is a config whose settings they are.
+        fail(
+            f"--{error.flagname} changes a setting of the config that --config names, and there is "
+            "none: add --config=meld, or your own file"
         )
     except (flags.Error, UserError) as error:
-        _fail(error)
-    except Exception as error:  # The config file is the person's own code: it can raise anything.
-        _fail(f"--config: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        # absl puts the whole flag before what is wrong with its value.
+        fail(error.__context__ if isinstance(error.__context__, UserError) else error)
+    except Exception as error:  # What config_flags raises at overrides is of many kinds.
+        fail(f"--config: {type(error).__name__}: {error}")
 
 
-def _fail(error: Exception | str) -> None:
+def fail(error: BaseException | str) -> NoReturn:
+    """Ends the program with one sentence on the standard error stream and exit status 2."""
     sentence = " ".join(str(error).split())
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(USER_ERROR_STATUS)

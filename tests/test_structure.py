@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "cberl_jax"
 # Each may import from those before it, and from itself.
 WINGS = """errors version losses metrics models config runtime data features training evaluation
-reports serving studies api cli __init__ __main__""".split()
+reports serving studies api cli commands __init__ __main__""".split()
 
 
 def imports():

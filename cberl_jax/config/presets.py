@@ -5,7 +5,10 @@ the file of its name in ``experiments/configs/``.
 """
 
 import copy
+import importlib.util
+import os
 from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -97,6 +100,47 @@ def named_config(name: str) -> ConfigDict:
     if name not in CONFIGS:
         raise UserError(f"there is no config {name!r}, only {', '.join(CONFIGS)}")
     return CONFIGS[name]()
+
+
+def read_config(source: str | os.PathLike) -> ConfigDict:
+    """The configuration of a name, or of a config file.
+
+    Args:
+      source: one of ``CONFIGS``, or the path of a Python file with ``get_config()``; what follows a
+        colon is an argument for it.
+
+    Returns:
+      All settings, of the right types.
+
+    Raises:
+      UserError: there is no such name or file, or the file does not return all settings.
+    """
+    name = os.fspath(source)
+    if name in CONFIGS:
+        return CONFIGS[name]().lock()
+    path, *argument = name.split(":", 1)
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: is neither a file nor one of the configs {', '.join(CONFIGS)}")
+    loader = SourceFileLoader("cberl_jax_own_config", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    try:
+        loader.exec_module(module)
+        config = module.get_config(*argument)
+    except Exception as error:  # It is the person's own code, which can raise anything.
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        raise UserError(f"{path}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() has to return what default_config() does, changed")
+    try:
+        flat = flatten(config)
+        check_complete(flat)
+        check_types(flat)
+    except AttributeError as error:
+        message = "get_config() has to return what default_config() does, changed"
+        raise UserError(f"{path}: {message}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config.lock()
 
 
 def check_complete(names: Mapping[str, object]) -> None:

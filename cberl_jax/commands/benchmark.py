@@ -1,0 +1,71 @@
+r"""Measures speed and memory, also against PyTorch.
+
+cberl benchmark --config=meld --data=meld.npz --out=runs/bench
+
+Sections: the PyTorch reference, members at a time, the distance to the machine's limit, the start,
+and growth with the corpus. PyTorch is compared with where it is installed and the repository is
+there: pip install -e ".[bench]".
+"""
+
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from cberl_jax import cli
+
+if TYPE_CHECKING:
+    from cberl_jax.studies.benchmark import Reference
+    from cberl_jax.training.prepare import Prepared
+
+# Beside the package in the repository; the wheel does not hold it.
+REFERENCE = pathlib.Path(__file__).parents[2] / "benchmarks" / "torch_reference.py"
+
+
+def define_flags() -> None:
+    """Defines the flags of the command."""
+    from cberl_jax.studies.benchmark import REPEATS, SECTIONS
+
+    cli.define_config()
+    cli.define_data()
+    flags.DEFINE_string("out", None, "Folder of benchmark.json and .md.", required=True)
+    flags.DEFINE_multi_enum("sections", SECTIONS, SECTIONS, "What to measure.")
+    flags.DEFINE_integer("repeats", REPEATS, "Timings per contestant.", 1)
+
+
+def create_reference(prepared: "Prepared", hyper: Mapping[str, float], dialogues: int) -> Any:
+    """The PyTorch contestant, on the accelerator if torch has one."""
+    spec = importlib.util.spec_from_file_location("torch_reference", REFERENCE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    device = "cuda" if module.torch.cuda.is_available() else "cpu"
+    return module.TorchTrainer(prepared, hyper, batch_size=dialogues, device=device)
+
+
+def find_reference() -> "Reference | None":
+    """The PyTorch contestant where it can run; else says why not."""
+    if not REFERENCE.is_file():
+        print("PyTorch is left out: benchmarks/torch_reference.py is in the repository alone")
+    elif importlib.util.find_spec("torch") is None:
+        print('PyTorch is left out: pip install -e ".[bench]"')
+    else:
+        return create_reference
+    return None
+
+
+def main() -> None:
+    """Measures and prints the tables."""
+    from ml_collections import config_flags
+
+    from cberl_jax.studies.benchmark import benchmark, format_benchmark
+
+    given = flags.FLAGS
+    config = cli.read_settings()
+    source = config_flags.get_config_filename(given["config"])
+    train = ["-m", "cberl_jax", "train", f"--config={source}"]
+    reference = find_reference()
+    result = benchmark(config, given.out, train, reference, given.sections, given.repeats)
+    print(format_benchmark(result))

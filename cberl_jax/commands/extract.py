@@ -1,0 +1,64 @@
+r"""Makes features of raw conversations: text, sound and timing.
+
+cberl extract --transcript=conv.csv --audio_dir=wavs --output=conv.npz
+cberl extract --transcript=train_sent_emo.csv,dev_sent_emo.csv,test_sent_emo.csv \
+    --finetune=runs/encoder --output=meld.npz
+"""
+
+from absl import flags
+
+
+def define_flags() -> None:
+    """Defines the flags of the command."""
+    from cberl_jax.features.text import PACKAGED
+
+    flags.DEFINE_multi_string(
+        "transcript", None, "CSV files: our own layout, MELD's or EmoryNLP's.", required=True
+    )
+    flags.DEFINE_string("output", None, "The .npz to write or replace.", required=True)
+    flags.DEFINE_list("classes", [], "Names of the emotions in their order.")
+    flags.DEFINE_multi_string(
+        "audio_dir", [], "Folder with the utterances' sounds, or one for each transcript."
+    )
+    flags.DEFINE_string(
+        "text_encoder",
+        PACKAGED,
+        "A sentence-transformers model, folder or name; empty for no text.",
+    )
+    flags.DEFINE_string(
+        "timing", "timing", "Modality that timing features go under; empty for none."
+    )
+    flags.DEFINE_multi_string(
+        "features", [], "modality=file.npz: vectors from elsewhere, such as visual=video.npz."
+    )
+    flags.DEFINE_string(
+        "finetune", "", "New folder for the text encoder, which is then tuned on the train split."
+    )
+    flags.DEFINE_integer("finetune_epochs", 3, "Epochs, the best of them on dev kept.", 1)
+    flags.DEFINE_float("finetune_learning_rate", 2e-5, "Learning rate of AdamW.", 0.0)
+    flags.DEFINE_integer("seed", 0, "Seed of the tuning.", 0)
+
+
+def _paths(items: list[str]) -> list[str]:
+    """Paths that are given by several flags, or by one and joined by commas."""
+    return [path for item in items for path in item.split(",") if path]
+
+
+def main() -> None:
+    """Extracts, and says what the file holds."""
+    from cberl_jax.data.corpus import describe
+    from cberl_jax.features.extract import Sources, extract, parse_vectors
+    from cberl_jax.features.tuning import Tuning
+
+    given = flags.FLAGS
+    sources = Sources(
+        transcripts=_paths(given.transcript),
+        classes=given.classes,
+        audio_folders=_paths(given.audio_dir),
+        text_encoder=given.text_encoder,
+        timing=given.timing,
+        vectors=parse_vectors(given.features),
+        tuned=given.finetune,
+        tuning=Tuning(given.finetune_epochs, given.finetune_learning_rate, given.seed),
+    )
+    print(describe(extract(sources, given.output)))

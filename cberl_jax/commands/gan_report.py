@@ -1,0 +1,22 @@
+r"""Measures the quality of a finished run's generated utterances.
+
+cberl gan-report --workdir=runs/meld --data=meld.npz
+"""
+
+from absl import flags
+
+from cberl_jax import cli
+
+
+def define_flags() -> None:
+    """Defines the flags of the command."""
+    cli.define_data()
+    flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+
+
+def main() -> None:
+    """Prints the report and leaves it, with a picture, in the run's folder."""
+    from cberl_jax.reports.gan import format_gan_report
+    from cberl_jax.studies.gan_report import gan_report
+
+    print(format_gan_report(gan_report(flags.FLAGS.workdir, flags.FLAGS.data)))

@@ -1,0 +1,31 @@
+r"""Predicts the emotions of conversations with a finished run.
+
+cberl predict --workdir=runs/meld --input=conversations.jsonl \
+    --output=emotions.jsonl --traces=runs/traces
+"""
+
+from absl import flags
+
+
+def define_flags() -> None:
+    """Defines the flags of the command."""
+    flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+    flags.DEFINE_string(
+        "input",
+        None,
+        "Conversations: JSON lines, canonical .npz, a pickle of the field, or simulated:<size>.",
+        required=True,
+    )
+    flags.DEFINE_string(
+        "output", None, "JSON lines to write or replace, one per turn.", required=True
+    )
+    flags.DEFINE_string("traces", None, "Folder for a picture of each conversation.")
+
+
+def main() -> None:
+    """Predicts, and says how much."""
+    from cberl_jax.serving.model import predict_file
+
+    given = flags.FLAGS
+    predictions = predict_file(given.workdir, given.input, given.output, given.traces)
+    print(f"{given.output}: {predictions.describe()}")
