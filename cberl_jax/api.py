@@ -1,4 +1,4 @@
-"""What the package offers to Python: ``train``, ``load`` and what they return."""
+"""What the package offers to Python: what the commands do, as functions, and what they return."""
 
 import dataclasses
 import os
@@ -8,28 +8,76 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from cberl_jax.config.presets import change, named_config
+from cberl_jax.config.grid import check_grid
+from cberl_jax.config.presets import change, read_config
 from cberl_jax.config.settings import Value
+from cberl_jax.config.variants import choose_variants, create_variants, list_variants
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.readers import load as readers
 from cberl_jax.errors import UserError
+from cberl_jax.evaluation import compare as comparison
+from cberl_jax.reports.ablation import format_ablation
+from cberl_jax.reports.compare import format_comparison
 from cberl_jax.reports.run import format_report
+from cberl_jax.reports.sweep import format_sweep
 from cberl_jax.runtime.files import explaining_failure
 from cberl_jax.runtime.progress import Progress, show_progress
+from cberl_jax.serving.export import LENGTH, export_run
 from cberl_jax.serving.model import Model, load
 from cberl_jax.serving.restore import read_settings
+from cberl_jax.studies import ablation
+from cberl_jax.studies import sweep as sweeps
 from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.training.prepare import load_data
+
+Path = str | os.PathLike[str]
 
 
-class Report(dict):
+class Report(dict[str, Any]):
     """The contents of ``report.json``; printed or shown by a notebook it is the tables."""
 
     def __repr__(self) -> str:
         return format_report(self)
 
     def _repr_markdown_(self) -> str:
-        return format_report(self)
+        return repr(self)
+
+
+class SweepReport(Report):
+    """The contents of ``sweep.json``; printed or shown by a notebook it is the tables."""
+
+    def __repr__(self) -> str:
+        return format_sweep(self)
+
+
+class AblationReport(Report):
+    """The contents of ``ablation.json``; printed or shown by a notebook it is the tables."""
+
+    def __repr__(self) -> str:
+        return format_ablation(self)
+
+
+class Comparison(list[dict[str, Any]]):
+    """Lines of a comparison; printed or shown by a notebook it is the table.
+
+    Each has ``kind`` (``members`` or ``ensemble``), ``metric``, the scores ``first`` and
+    ``second``, ``difference`` (first - second) with its interval ``ci95``, ``p`` and, corrected for
+    the metrics of its kind, ``p_holm``.
+    """
+
+    def __init__(self, lines: Sequence[dict[str, Any]], text: str):
+        super().__init__(lines)
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_markdown_(self) -> str:
+        return self._text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +99,12 @@ class ReportPicture:
 class Run:
     """A finished run in its folder."""
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: Path):
         """Args: folder of a run, made by ``train`` or by ``experiments/train.py``."""
         self.workdir = pathlib.Path(workdir)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.workdir)
 
     def report(self) -> Report:
         """The scores of the run.
@@ -87,7 +138,7 @@ class Run:
         """The run's members, ready to predict; as of ``load``."""
         return load(self.workdir)
 
-    def save(self, folder: str | os.PathLike) -> "Run":
+    def save(self, folder: Path) -> "Run":
         """Copies the run into a folder of its own.
 
         Args:
@@ -108,11 +159,11 @@ class Run:
 
 
 def train(
-    data: str | os.PathLike | None = None,
-    config: str | ConfigDict = "meld",
+    data: Path | None = None,
+    config: Path | ConfigDict = "meld",
     *,
     seeds: int | Sequence[int] = 1,
-    workdir: str | os.PathLike | None = None,
+    workdir: Path | None = None,
     settings: Mapping[str, Value] | None = None,
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
@@ -125,8 +176,9 @@ def train(
     Args:
       data: canonical ``.npz``, a pickle of the field or ``simulated:<size>``; by default the
         config's own, which only ``demo`` has.
-      config: a name (``default``, ``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), or
-        all settings (``cberl_jax.config.settings.default_config()``, changed).
+      config: a name (``default``, ``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), the
+        path of a config file, or all settings (``cberl_jax.config.settings.default_config()``,
+        changed).
       seeds: number of members, whose seeds count from 0; or the seeds.
       workdir: folder that keeps the run. Without one the run lies in a temporary folder, which
         ends with the Run that is returned or with the process, unless ``Run.save`` copies it.
@@ -141,19 +193,188 @@ def train(
       UserError: a setting, the corpus or the folder is at fault.
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
-    given = named_config(config) if isinstance(config, str) else config
-    changed = change(given, settings or {})
+    given = _settings(data, config, settings)
+    chosen = _seeds(seeds)
+    progress = _progress(say)
+    run = _temporary_run(progress.say) if workdir is None else Run(workdir)
+    train_and_evaluate(given, str(run.workdir), chosen, progress, pictures)
+    return run
+
+
+def sweep(
+    data: Path | None = None,
+    config: Path | ConfigDict = "meld",
+    *,
+    grid: Mapping[str, Sequence[Value]],
+    workdir: Path,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Value] | None = None,
+    members_per_device: int | None = None,
+    say: Callable[[str], None] | None = None,
+    pictures: bool = True,
+) -> SweepReport:
+    """Trains every seed at every combination of some settings' values, and compares them on dev.
+
+    The same call started again does what is missing. The best point is a run in ``workdir/best``.
+
+    Args:
+      data: as of ``train``.
+      config: as of ``train``; the settings that the grid starts from.
+      grid: setting -> values, ``{"loss.gamma": [0, 1, 2]}``.
+      workdir: folder of the sweep.
+      seeds: number of seeds at every point, from 0; or the seeds.
+      settings: as of ``train``.
+      members_per_device: members trained at a time; by default as many as fit the memory.
+      say: as of ``train``.
+      pictures: whether the report of the best point has pictures.
+
+    Returns:
+      The SweepReport; its ``best`` is None where all members have diverged.
+
+    Raises:
+      UserError: a setting, the grid, the corpus or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    points = check_grid(grid)
+    given, chosen = _settings(data, config, settings), _seeds(seeds)
+    return SweepReport(
+        sweeps.sweep(
+            given, str(workdir), chosen, points, members_per_device, _progress(say), pictures
+        )
+    )
+
+
+def ablate(
+    data: Path | None = None,
+    config: Path | ConfigDict = "meld",
+    *,
+    workdir: Path,
+    preset: str = "parts",
+    variants: Sequence[str] | None = None,
+    own: Mapping[str, Mapping[str, Value]] | None = None,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Value] | None = None,
+    members_per_device: int | None = None,
+    say: Callable[[str], None] | None = None,
+    pictures: bool = True,
+) -> AblationReport:
+    """Trains CBERL and its variants with the same seeds, and compares them on test.
+
+    The same call started again does what is missing. The variant that the others are compared with
+    is a run in ``workdir/reference``.
+
+    Args:
+      data: as of ``train``.
+      config: as of ``train``; the settings that the variants start from.
+      workdir: folder of the ablation.
+      preset: ``parts`` (without each part and modality), ``remedies`` (for imbalance) or ``sizes``
+        (of the train split).
+      variants: names of the preset's variants to run; by default all.
+      own: further variants, ``{"name": {"loss.gamma": 3.0}}``.
+      seeds: number of seeds of every variant, from 0; or the seeds.
+      settings: as of ``train``.
+      members_per_device: members trained at a time; by default as many as fit the memory.
+      say: as of ``train``.
+      pictures: whether the report of the reference has pictures.
+
+    Returns:
+      The AblationReport.
+
+    Raises:
+      UserError: a setting, a variant, the corpus or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    given, chosen = _settings(data, config, settings), _seeds(seeds)
+    known = list_variants(preset, given, load_data(given).modalities)
+    compared = choose_variants(known, create_variants(own or {}), variants, given)
+    return AblationReport(
+        ablation.ablate(
+            given, str(workdir), chosen, compared, members_per_device, _progress(say), pictures
+        )
+    )
+
+
+def compare(
+    first: Path, second: Path, metrics: Sequence[str] = ("weighted_f1", "macro_f1")
+) -> Comparison:
+    """Compares two finished runs on test: paired bootstrap over dialogues and seeds.
+
+    Args:
+      first: a Run or its folder.
+      second: the same; tested on the same utterances.
+      metrics: ``weighted_f1``, ``macro_f1``, ``accuracy``, ``balanced_accuracy``, ``mean_f1``,
+        ``F1 <class>``, ``recall <class>``. P values are corrected for as many as are named.
+
+    Returns:
+      The Comparison, a list of a line per metric, for members and for ensembles.
+
+    Raises:
+      UserError: a run is not finished, the runs cannot be compared, or there is no such metric.
+    """
+    runs = comparison.read_outcome(first), comparison.read_outcome(second)
+    lines = comparison.compare(*runs, metrics)
+    return Comparison(lines, format_comparison(*runs, lines))
+
+
+def convert(source: Path, target: Path) -> Corpus:
+    """Writes any corpus that can be read as a canonical ``.npz``.
+
+    Args:
+      source: a pickle of the field, an ``.npz``, or ``simulated:<size>``.
+      target: the ``.npz`` to write or replace.
+
+    Returns:
+      The Corpus that was written.
+
+    Raises:
+      UserError: the source cannot be read, or the target cannot be written.
+    """
+    return readers.convert(source, target)
+
+
+def export(run: Path, output: Path, length: int = LENGTH) -> dict[str, Any]:
+    """Writes a finished run as one file that only needs jax: its program with its weights.
+
+    Args:
+      run: a Run or its folder.
+      output: the file to write or replace; ``jax.export.deserialize`` reads it. Beside it
+        ``<output>.json`` says what goes in and comes out, and ``<output>.md`` is the model card.
+      length: turns of the longest conversation that the program takes, at least 1.
+
+    Returns:
+      The contents of ``<output>.json``.
+
+    Raises:
+      UserError: there is no finished run, or the place to write to is at fault.
+    """
+    if not isinstance(length, Integral) or length < 1:
+        raise UserError(f"length = {length!r}: has to be a whole number of turns, at least 1")
+    return export_run(run, output, int(length))
+
+
+def _settings(
+    data: Path | None, config: Path | ConfigDict, settings: Mapping[str, Value] | None
+) -> ConfigDict:
+    """All settings that the arguments of ``train`` give."""
+    named = isinstance(config, str | os.PathLike)
+    changed = change(read_config(config) if named else config, settings or {})
     if data is not None:
         changed.data.path = os.fspath(data)
     if not changed.data.path:
         raise UserError("no corpus is named: give a path, or simulated:small")
-    chosen = range(seeds) if isinstance(seeds, Integral) else [int(seed) for seed in seeds]
+    return changed
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that an argument ``seeds`` stands for."""
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds = {seeds!r}: have to be at least one, and different")
-    progress = Progress(say) if say else show_progress()
-    run = _temporary_run(progress.say) if workdir is None else Run(workdir)
-    train_and_evaluate(changed, str(run.workdir), list(chosen), progress, pictures)
-    return run
+    return chosen
+
+
+def _progress(say: Callable[[str], None] | None) -> Progress:
+    return Progress(say) if say else show_progress()
 
 
 def _temporary_run(say: Callable[[str], None]) -> Run:

@@ -90,7 +90,8 @@ def _keep_compiled_programs() -> None:
     """Compiled programs outlive the process: the second start of a run skips the compilation."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    # jax defines the attributes of its config as it runs.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cberl_jax"))
 

@@ -7,7 +7,7 @@ settings is a group of its own.
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ from cberl_jax.config.settings import (
 )
 from cberl_jax.errors import UserError
 
-Point = dict[str, Value]
+Point = Mapping[str, Value]
 
 # What a sweep does not vary, why, and where it is given instead.
 _FIXED = {
@@ -33,7 +33,7 @@ _FIXED = {
 }
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}
 # Type of a setting -> how a value of it is read, and what it is called.
-_READERS = {
+_READERS: dict[type, tuple[Callable[[str], Value], str]] = {
     bool: (_BOOLEANS.__getitem__, "True or False"),
     int: (int, "a whole number"),
     float: (float, "a number"),
@@ -84,16 +84,45 @@ def _parse_argument(argument: str) -> tuple[str, list[Value]]:
     name = name.strip()
     if not equals:
         raise UserError(f"has to be a setting and its values, {_EXAMPLE}")
-    check_sweepable(name)
     words = [word.strip() for word in text.split(",")]
-    if "" in words:
+    return name, _parse_values(name, words)
+
+
+def _parse_values(name: str, words: Sequence[str]) -> list[Value]:
+    check_sweepable(name)
+    if not words or "" in words:
         raise UserError(f"a value is missing; join values by single commas, {_EXAMPLE}")
     values = [_parse_value(name, word) for word in words]
     met = [_identity(name, value) for value in values]
     for number, word in enumerate(words):
         if met[number] in met[:number]:
             raise UserError(f"{word} repeats a value; name each value once")
-    return name, values
+    return values
+
+
+def check_grid(grid: Mapping[str, Sequence[Value]]) -> dict[str, list[Value]]:
+    """A grid from Python, as ``parse_grid`` would read it from flags.
+
+    Args:
+      grid: name -> values; several modalities are joined by commas, ``"text,audio"``.
+
+    Returns:
+      Name -> values in the settings' own types and spelling.
+
+    Raises:
+      UserError: a name or a value is at fault.
+    """
+    checked = {}
+    for name, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(f"grid: {name}: {values!r} has to be a list of values")
+        # Both ways have to give the same points, so that a sweep can be resumed by either.
+        words = [spell_value(value).replace(",", "+") for value in values]
+        try:
+            checked[name] = _parse_values(name, words)
+        except UserError as error:
+            raise UserError(f"grid: {name}: {error}") from error
+    return checked
 
 
 def check_sweepable(name: str) -> None:
@@ -115,7 +144,7 @@ def _parse_value(name: str, word: str) -> Value:
     except (KeyError, ValueError) as error:
         raise UserError(f"{name} = {word!r}: has to be {wanted}") from error
     if name == "data.modalities":
-        return _parse_modalities(value)
+        return _parse_modalities(word)
     check_value(name, value)
     return value
 
@@ -129,7 +158,7 @@ def _parse_modalities(word: str) -> str:
 
 def _identity(name: str, value: Value) -> Value | frozenset[str]:
     """Equal for values that ask for the same: the order of modalities is the corpus's own."""
-    return frozenset(value.split(",")) if name == "data.modalities" else value
+    return frozenset(str(value).split(",")) if name == "data.modalities" else value
 
 
 def expand(grid: Mapping[str, Sequence[Value]]) -> list[Point]:

@@ -7,13 +7,21 @@ the file of its name in ``experiments/configs/``.
 import copy
 import importlib.util
 import os
+import sys
 from collections.abc import Mapping
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import SETTINGS, check_known, check_types, default_config, flatten
+from cberl_jax.config.settings import (
+    SETTINGS,
+    Value,
+    check_known,
+    check_types,
+    default_config,
+    flatten,
+)
 from cberl_jax.errors import UserError
 
 
@@ -91,17 +99,6 @@ CONFIGS = {
 }
 
 
-def named_config(name: str) -> ConfigDict:
-    """The configuration of a name.
-
-    Raises:
-      UserError: there is none.
-    """
-    if name not in CONFIGS:
-        raise UserError(f"there is no config {name!r}, only {', '.join(CONFIGS)}")
-    return CONFIGS[name]()
-
-
 def read_config(source: str | os.PathLike) -> ConfigDict:
     """The configuration of a name, or of a config file.
 
@@ -121,26 +118,41 @@ def read_config(source: str | os.PathLike) -> ConfigDict:
     path, *argument = name.split(":", 1)
     if not os.path.isfile(path):
         raise UserError(f"{path}: is neither a file nor one of the configs {', '.join(CONFIGS)}")
-    loader = SourceFileLoader("cberl_jax_own_config", path)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader = SourceFileLoader("cberl_jax_config_file", path)
+    spec = ModuleSpec(loader.name, loader, origin=path)
+    spec.has_location = True
+    module = sys.modules[loader.name] = importlib.util.module_from_spec(spec)
     try:
         loader.exec_module(module)
         config = module.get_config(*argument)
     except Exception as error:  # It is the person's own code, which can raise anything.
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"{path}: {type(error).__name__}: {reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() has to return what default_config() does, changed")
     try:
-        flat = flatten(config)
-        check_complete(flat)
-        check_types(flat)
-    except AttributeError as error:
-        message = "get_config() has to return what default_config() does, changed"
-        raise UserError(f"{path}: {message}") from error
+        check_whole(config)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: get_config(): {error}") from error
     return config.lock()
+
+
+def check_whole(config: object) -> dict[str, Value]:
+    """Refuses what is not a config with all settings, each of the right type.
+
+    Returns:
+      Dotted name -> value of every setting.
+
+    Raises:
+      UserError: saying what is wrong.
+    """
+    try:
+        flat = flatten(config) if isinstance(config, ConfigDict) else None
+    except AttributeError:
+        flat = None
+    if flat is None:
+        raise UserError("a config has to be what default_config() returns, changed")
+    check_complete(flat)
+    check_types(flat)
+    return flat
 
 
 def check_complete(names: Mapping[str, object]) -> None:
@@ -172,11 +184,7 @@ def change(config: ConfigDict, settings: Mapping[str, object]) -> ConfigDict:
     Raises:
       UserError: there is no such setting, a value is of another type, or the config is not one.
     """
-    try:
-        flat = flatten(config)
-    except AttributeError as error:
-        raise UserError("a config has to be what default_config() returns, changed") from error
-    check_complete(flat)
+    flat = check_whole(config)
     check_known(settings)
     plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in settings.items()}
     check_types(flat | plain)

@@ -7,18 +7,18 @@ Those that differ in numeric settings alone share one compiled program (``grid.p
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, check_sweepable, point_config
-from cberl_jax.config.settings import check_types, flatten
+from cberl_jax.config.settings import Value, check_types, flatten
 from cberl_jax.errors import UserError
 
 # No class weights, no focusing, no adjustment: a cross entropy.
 _PLAIN_LOSS = {"loss.class_balance": 0.0, "loss.gamma": 0.0, "loss.logit_adjustment": 0.0}
-_PLAIN = {"augment.method": "none", "mask.tau": 0.0, **_PLAIN_LOSS}
+_PLAIN: Point = {"augment.method": "none", "mask.tau": 0.0, **_PLAIN_LOSS}
 # The largest beta that there is: (1 - beta^n) / (1 - beta) is n to 3 per mille at 50,000.
 _INVERSE = {"loss.class_balance": 0.9999999}
 _EFFECTIVE = {"loss.class_balance": 0.999}
@@ -113,11 +113,11 @@ def list_remedies() -> Preset:
     - GAN: section 3.1 of the design.
     - masks by class: CBERL's sampling strategy in our form, p(c) ~ n_c^-0.5.
     """
-    whole = {"augment.weight": 1.0}
-    repeat = {"augment.method": "repeat", **whole}
-    smote = {"augment.method": "smote", **whole}
-    gan = {"augment.method": "gan", **whole}
-    measures = {
+    whole: dict[str, Value] = {"augment.weight": 1.0}
+    repeat = whole | {"augment.method": "repeat"}
+    smote = whole | {"augment.method": "smote"}
+    gan = whole | {"augment.method": "gan"}
+    measures: dict[str, Point] = {
         "none": {},
         "inverse frequency": _INVERSE,
         "effective number": _EFFECTIVE,
@@ -135,8 +135,8 @@ def list_remedies() -> Preset:
         "GAN + logit adjustment": gan | _ADJUSTED,
         "GAN + masks by class + focal loss": gan | _MASKED | _FOCAL,
     }
-    plain = _PLAIN | {"loss.label_smoothing": 0.0}
-    return Preset([Variant(n, plain | settings) for n, settings in measures.items()], "none")
+    plain = {**_PLAIN, "loss.label_smoothing": 0.0}
+    return Preset([Variant(n, {**plain, **own}) for n, own in measures.items()], "none")
 
 
 def list_sizes() -> Preset:
@@ -169,16 +169,31 @@ def read_variants(path: str | os.PathLike) -> list[Variant]:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f'{path}: has to be of the form {{"name": {{"loss.gamma": 3}}}}')
-    for name, settings in content.items():
-        if not isinstance(settings, dict):
-            raise UserError(f"{path}: variant {name!r}: its settings have to be an object")
+    try:
+        return create_variants(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def create_variants(own: Mapping[str, Mapping[str, Value]]) -> list[Variant]:
+    """A person's own variants.
+
+    Args:
+      own: name -> the settings in which the variant differs from the config.
+
+    Raises:
+      UserError: a setting does not exist, or is not one that members can differ in.
+    """
+    for name, settings in own.items():
+        if not isinstance(settings, Mapping):
+            raise UserError(f"variant {name!r}: its settings have to be names and values")
         try:
             for setting in settings:
                 check_sweepable(setting)
             check_types(settings)
         except UserError as error:
-            raise UserError(f"{path}: variant {name!r}: {error}") from error
-    return [Variant(name, settings) for name, settings in content.items()]
+            raise UserError(f"variant {name!r}: {error}") from error
+    return [Variant(name, dict(settings)) for name, settings in own.items()]
 
 
 def _refuse_repeated(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

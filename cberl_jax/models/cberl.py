@@ -12,6 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cberl_jax.models.bilstm import BiLSTM
 from cberl_jax.models.djvae import DJVAE, LatentState
@@ -73,10 +74,10 @@ class Conversations(NamedTuple):
       speaker: [B, L] int, the speaker's number within the dialogue.
     """
 
-    features: Mapping[str, jax.Array]
-    present: Mapping[str, jax.Array]
-    segment: jax.Array
-    speaker: jax.Array
+    features: Mapping[str, jax.Array | np.ndarray]
+    present: Mapping[str, jax.Array | np.ndarray]
+    segment: jax.Array | np.ndarray
+    speaker: jax.Array | np.ndarray
 
 
 def window_length(settings: ModelSettings) -> int:

@@ -89,9 +89,9 @@ class Model:
         # A power of two: every number of rows below is one too, and splits over the devices.
         self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
         self._fleet = Fleet(self._program, len(seeds))
-        self._spread = self._fleet.spread(variables)
+        self._spread = self._fleet.shard(variables)
         # What the fleet's stages take besides, and this one has no use for.
-        self._nothing = self._fleet.spread(np.zeros(len(seeds), np.float32))
+        self._nothing = self._fleet.shard(np.zeros(len(seeds), np.float32))
 
     def predict(self, conversations: Conversations) -> list[np.ndarray]:
         """The most probable emotion of every turn.
@@ -188,9 +188,9 @@ class Model:
             used = rows.segment > 0
             utterances = rows.index[used]
             here, own = _own_table(table, rows)
-            shared = self._fleet.share((here, own))
+            shared = self._fleet.replicate((here, own))
             packed = self._compiled(rows.index.shape, shared)(self._spread, shared, self._nothing)
-            probability[:, utterances] = self._fleet.collect(packed, len(self.seeds))[:, used]
+            probability[:, utterances] = self._fleet.gather(packed, len(self.seeds))[:, used]
         return probability
 
     def _batches(self, corpus: Corpus) -> Iterator[Rows]:

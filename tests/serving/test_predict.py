@@ -517,7 +517,7 @@ def test_without_a_workdir_the_run_goes_with_its_object(run, path, monkeypatch):
     [
         (
             {"config": "melt"},
-            "there is no config 'melt', only default, demo, iemocap, meld, meld_frozen, mosi",
+            "melt: is neither a file nor one of the configs default, demo, iemocap, meld",
         ),
         ({"config": {"loss": 1}}, "a config has to be what default_config"),
         ({"settings": {"loss.gama": 1}}, "the nearest is 'loss.gamma'"),
