@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test bench features fuzz lint lock licences audit clean
+.PHONY: setup demo test types bench features fuzz lint lock licences audit clean
 
 setup: $(STAMP)
 
@@ -17,10 +17,14 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 demo: setup
 	$(VENV)/bin/python experiments/train.py --config=experiments/configs/demo.py --workdir=runs/demo --seeds=4
 
-test: setup
+test: setup types
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m pytest
+
+# The annotations of the public interface; setup.cfg names the files.
+types: setup
+	$(VENV)/bin/python -m mypy
 
 # For the benchmark, and the test that compares every layer with PyTorch.
 bench: setup
@@ -69,4 +73,4 @@ docs: setup
 	@echo build/html/docs/index.html
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -96,7 +96,7 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cberl_jax"))
 
 
-class _ConfigParser(flags.ArgumentParser):
+class _ConfigParser(flags.ArgumentParser["ConfigDict"]):
     """Reads the value of ``--config`` as ``cberl_jax.train`` does."""
 
     def parse(self, argument: str) -> "ConfigDict":

@@ -99,7 +99,7 @@ CONFIGS = {
 }
 
 
-def read_config(source: str | os.PathLike) -> ConfigDict:
+def read_config(source: str | os.PathLike[str]) -> ConfigDict:
     """The configuration of a name, or of a config file.
 
     Args:

@@ -156,7 +156,7 @@ def list_variants(preset: str, config: ConfigDict, modalities: Sequence[str]) ->
     return list_remedies() if preset == "remedies" else list_sizes()
 
 
-def read_variants(path: str | os.PathLike) -> list[Variant]:
+def read_variants(path: str | os.PathLike[str]) -> list[Variant]:
     """Reads a person's own variants: JSON, ``{"name": {"loss.gamma": 3}, ...}``.
 
     Raises:

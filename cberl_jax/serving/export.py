@@ -6,7 +6,7 @@ package.
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 LENGTH = 64
 
 
-def create_function(model: Model):
+def create_function(model: Model) -> Callable[..., dict[str, jax.Array]]:
     """The inference program of a model for one conversation, as a function of arrays alone.
 
     Args:
@@ -40,10 +40,15 @@ def create_function(model: Model):
       (zero with one member).
     """
 
-    def standardise(modality, values, present):
+    def standardise(modality: str, values: jax.Array, present: jax.Array) -> jax.Array:
         return jnp.where(present[:, None], model.standardiser.transform(modality, values), 0.0)
 
-    def of_conversation(features, present, speaker, turns):
+    def of_conversation(
+        features: Mapping[str, jax.Array],
+        present: Mapping[str, jax.Array],
+        speaker: jax.Array,
+        turns: jax.Array,
+    ) -> dict[str, jax.Array]:
         used = jnp.arange(len(speaker)) < turns
         there = {m: present[m] & used for m in model.widths}
         conversations = Conversations(
@@ -52,9 +57,9 @@ def create_function(model: Model):
             segment=used.astype(jnp.int32)[None],
             speaker=speaker[None],
         )
-        masking = no_masking(conversations.segment.shape)
+        masking = no_masking((1, len(speaker)))
 
-        def of_member(variables):
+        def of_member(variables: Any) -> jax.Array:
             logits, _ = model.network.apply(variables, conversations, masking, 0.0)
             return average_probability(logits[0])
 
@@ -89,7 +94,7 @@ def export_model(
 
 
 def export_run(
-    workdir: str | os.PathLike, output: str | os.PathLike, length: int = LENGTH
+    workdir: str | os.PathLike[str], output: str | os.PathLike[str], length: int = LENGTH
 ) -> dict[str, Any]:
     """Writes a finished run's inference program, and beside it what its numbers mean and its card.
 

@@ -31,7 +31,7 @@ from cberl_jax.training.epoch import Program, predict
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.outcome import member_states
 
-Conversations = str | os.PathLike | Corpus | Iterable[Any]
+Conversations = str | os.PathLike[str] | Corpus | Iterable[Any]
 
 SHORTEST_ROW = 16
 # Cells (rows times their length) of one call, unless one row is longer than that.
@@ -204,11 +204,11 @@ class Model:
         for start in range(0, len(packed.index), count):
             yield Rows(*(field[start : start + count] for field in packed))
 
-    def _compiled(self, shape: tuple[int, int], shared: Any) -> Callable:
+    def _compiled(self, shape: tuple[int, int], shared: Any) -> Callable[..., Any]:
         """The compiled program for rows [R, L] and their own utterances."""
         program = dataclasses.replace(self._program, rows=shape[0])
 
-        def of_member(variables, shared, _):
+        def of_member(variables: Any, shared: tuple[Table, Rows], _: Any) -> jax.Array:
             return predict(program, variables, *shared, self._fleet.place)
 
         name = f"predict {shape}"
@@ -226,7 +226,7 @@ def _own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
     return here, rows._replace(index=np.where(used, own, 0))
 
 
-def load(workdir: str | os.PathLike) -> Model:
+def load(workdir: str | os.PathLike[str]) -> Model:
     """Makes a model of a finished run; the corpus that it was trained on is not needed.
 
     Args:
@@ -260,10 +260,10 @@ def load(workdir: str | os.PathLike) -> Model:
 
 
 def predict_file(
-    workdir: str | os.PathLike,
-    source: str | os.PathLike,
-    output: str | os.PathLike,
-    traces: str | os.PathLike | None = None,
+    workdir: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    traces: str | os.PathLike[str] | None = None,
 ) -> Predictions:
     """Predicts the conversations of a file.
 

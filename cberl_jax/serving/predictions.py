@@ -111,7 +111,7 @@ class Predictions:
                 parts.append(f"{modality} is absent in {100 * (1 - present.mean()):.1f} %")
         return "; ".join(parts)
 
-    def write(self, path: str | os.PathLike) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Writes ``lines`` as JSON lines in UTF-8, whole or not at all.
 
         Raises:
@@ -121,7 +121,7 @@ class Predictions:
             for line in self.lines():
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
-    def draw(self, folder: str | os.PathLike) -> list[pathlib.Path]:
+    def draw(self, folder: str | os.PathLike[str]) -> list[pathlib.Path]:
         """Draws the emotions of each conversation into a PNG of its name.
 
         Args:

@@ -58,7 +58,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
 
 
-def read_settings(workdir: str | os.PathLike) -> tuple[Workdir, ConfigDict, dict[str, Any]]:
+def read_settings(workdir: str | os.PathLike[str]) -> tuple[Workdir, ConfigDict, dict[str, Any]]:
     """Reads what a finished run was trained with.
 
     Args:

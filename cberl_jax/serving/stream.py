@@ -38,12 +38,13 @@ def _step(
     variables: Any, carry: Any, window: Conversations, *, model: CBERL
 ) -> tuple[jax.Array, Any]:
     """[S, C] probabilities of the window's last turn, and the members' next carry."""
+    rows, turns = window.segment.shape
 
-    def of_member(variables, carry):
+    def of_member(variables: Any, carry: Any) -> tuple[jax.Array, Any]:
         (logits, _), moved = model.apply(
             {**variables, "carry": carry},
             window,
-            no_masking(window.segment.shape),
+            no_masking((rows, turns)),
             0.0,
             mutable=["carry"],
         )
