@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -367,7 +367,7 @@ def _settings(
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     """The seeds that an argument ``seeds`` stands for."""
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    chosen = [int(seed) for seed in seeds] if isinstance(seeds, Iterable) else list(range(seeds))
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds = {seeds!r}: have to be at least one, and different")
     return chosen

@@ -18,6 +18,7 @@ import cberl_jax as cberl
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.standardize import fit_standardiser
+from cberl_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 # A shorter GAN stage; the joint model keeps its widths, since narrow ones learn too slowly.
@@ -234,7 +235,7 @@ def test_settings_without_a_config_file_are_refused(program_environment, tmp_pat
     command = program("train", f"--workdir={tmp_path / 'run'}", "--config.loss.gamma=2")
     done = start(command, program_environment, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "--config.loss.gamma changes a setting of the file that --config names" in done.stderr
+    assert "--config.loss.gamma changes a setting of the config that --config names" in done.stderr
     # A program that has no such flag does not ask for it.
     command = program("evaluate", "--workdir=nowhere", "--config.loss.gamma=2")
     done = start(command, program_environment, timeout=120)
@@ -256,7 +257,9 @@ def test_settings_without_a_config_file_are_refused(program_environment, tmp_pat
         ("train", ["--config.model.graph=False"], "needs model.graph"),
         ("train", ["--config.train.select=luck"], "weighted_f1, macro_f1"),
         ("train", ["--config.data.modalities=smell"], "has no modality 'smell'"),
-        ("train", ["--config=nowhere.py"], "nowhere.py"),
+        ("train", ["--config=nowhere.py"], "error: nowhere.py: is neither a file nor one of"),
+        ("train", ["--config=medl"], "one of the configs default, demo, iemocap, meld"),
+        ("train", ["--noconfig.model.djva"], "nearest is 'model.djvae'"),
         ("train", ["--data=simulated:vast"], "vast"),
         ("train", ["--data=nowhere.npz"], "nowhere.npz"),
         ("train", ["--seeds=0"], "seeds"),
@@ -304,12 +307,13 @@ def test_a_config_file_opens_with_its_command_and_holds_known_settings(name):
 @pytest.mark.parametrize(
     "body, message",
     [
-        ("config.seed = 3", "has to return what default_config() does"),
+        ("config.seed = 3", "own.py: get_config(): a config has to be what default_config()"),
         ("config.loss.gamma = 'much'", "much"),
         ("config.loss.unlock(); config.loss.gama = 1.0", "the nearest is 'loss.gamma'"),
         ("del config.loss.gamma", "lacks loss.gamma"),
-        ("config = {'loss': {'gamma': 1}}", "has to return what default_config() does"),
-        ("config = 1 / 0", "division by zero"),
+        ("config = {'loss': {'gamma': 1}}", "a config has to be what default_config() returns"),
+        ("config = 1 / 0", "own.py: ZeroDivisionError: division by zero"),
+        ("return open('nowhere.txt')", "own.py: FileNotFoundError"),
     ],
 )
 def test_a_config_file_with_a_mistake_is_refused(body, message, program_environment, tmp_path):
@@ -322,6 +326,8 @@ def test_a_config_file_with_a_mistake_is_refused(body, message, program_environm
     done = start(command, program_environment, timeout=120)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=re.escape(message)):
+        cberl.train("simulated:small", file, workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,11 +1,11 @@
-r"""Trains CBERL and its variants with the same seeds; compares on test.
+r"""Trains CBERL and its variants, and compares them on test.
 
 cberl ablate --config=meld --data=meld.npz --workdir=runs/ablation --seeds=16 \
     --preset=parts
 
 ``parts`` takes away a part or a modality at a time, ``remedies`` compares the GAN with every usual
-remedy for imbalance, ``sizes`` trains on ever fewer dialogues. The same command started again does
-what is missing.
+remedy for imbalance, ``sizes`` trains on ever fewer dialogues. All have the same seeds. The same
+command started again does what is missing.
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-r"""Turns a pickle of the field into the canonical .npz and describes it.
+r"""Turns a pickle of the field into the canonical .npz.
 
 cberl convert --input=MELD_features_raw1.pkl --output=meld.npz
 """

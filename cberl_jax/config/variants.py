@@ -150,7 +150,18 @@ PRESETS = ("parts", "remedies", "sizes")
 
 
 def list_variants(preset: str, config: ConfigDict, modalities: Sequence[str]) -> Preset:
-    """The variants of a preset, one of ``PRESETS``."""
+    """The variants of a preset.
+
+    Args:
+      preset: one of ``PRESETS``.
+      config: what the variants start from.
+      modalities: of the corpus.
+
+    Raises:
+      UserError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
     if preset == "parts":
         return list_parts(config, modalities)
     return list_remedies() if preset == "remedies" else list_sizes()
