@@ -100,7 +100,7 @@ class Run:
     """A finished run in its folder."""
 
     def __init__(self, workdir: Path):
-        """Args: folder of a run, made by ``train`` or by ``experiments/train.py``."""
+        """Args: folder of a run, made by ``train`` or by ``cberl train``."""
         self.workdir = pathlib.Path(workdir)
 
     def __fspath__(self) -> str:

@@ -5,7 +5,7 @@ class UserError(ValueError):
     """A mistake in a file, a flag or a setting.
 
     The message is one sentence for a person: what is wrong, in which file, at which place. The
-    programs in ``experiments/`` print it and exit with status 2.
+    commands print it and exit with status 2.
     """
 
 

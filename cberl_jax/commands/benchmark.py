@@ -60,7 +60,8 @@ def main() -> None:
     """Measures and prints the tables."""
     from ml_collections import config_flags
 
-    from cberl_jax.studies.benchmark import benchmark, format_benchmark
+    from cberl_jax.reports.benchmark import format_benchmark
+    from cberl_jax.studies.benchmark import benchmark
 
     given = flags.FLAGS
     config = cli.read_settings()

@@ -231,10 +231,10 @@ def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, f
 
 
 def measure_start(train: Sequence[str], settings: Sequence[str]) -> dict[str, float]:
-    """Seconds from the start of ``train.py`` to its first epochs, without and with cached programs.
+    """Seconds from the start of a training to its first epochs, without and with cached programs.
 
     Args:
-      train: path of ``train.py`` and its config file's flag.
+      train: arguments of Python that start a training, and its ``--config``.
       settings: its other flags, the work folder's left out.
 
     Returns:
@@ -261,7 +261,7 @@ def _time_first_epochs(command: Sequence[str], environment: Mapping[str, str]) -
                 if line.startswith(f"{stage} 1/"):
                     seconds[stage] = time.perf_counter() - start
     if running.wait():
-        raise RuntimeError(f"train.py ended with status {running.returncode}")
+        raise RuntimeError(f"the training ended with status {running.returncode}")
     return seconds
 
 
@@ -351,7 +351,7 @@ def benchmark(
     Args:
       config: the settings, the corpus among them.
       out: folder of the two files.
-      train: path of ``train.py`` and its config file's flag, for the start.
+      train: arguments of Python that start a training, and its ``--config``, for the start.
       reference: makes the PyTorch contestant; None leaves it out.
       sections: which of ``SECTIONS`` to measure.
       repeats: timings per contestant.
