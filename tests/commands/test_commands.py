@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -40,18 +39,15 @@ def test_the_help_lists_every_command_with_the_first_line_of_its_own():
 
 def test_the_help_needs_no_jax_and_little_time():
     script = (
-        "import sys; sys.argv = ['cberl', '--help']; from cberl_jax.__main__ import main; main(); "
-        "assert not {'jax', 'numpy', 'ml_collections'} & set(sys.modules)"
+        "import sys, time; sys.argv = ['cberl', '--help']; from cberl_jax.__main__ import main; "
+        "main(); assert not {'jax', 'numpy', 'ml_collections'} & set(sys.modules); "
+        "print(time.process_time(), file=sys.stderr)"
     )
     command = [sys.executable, "-c", script]
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-    # The fastest: other processes may have the cores.
-    assert min(seconds) < 0.3
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Of the processor, start of Python included: other processes may have the cores.
+    assert float(done.stderr) < 0.3
 
 
 def test_importing_the_commands_defines_no_flag():
