@@ -5,6 +5,7 @@ are imported by the functions that need them.
 """
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 USER_ERROR_STATUS = 2
 HELP = ("--help", "-help", "-h")
+# Flags of any command whose values are files or folders.
+MAY_BE_EMPTY = {"text_encoder", "finetune", "audio_dir"}
+PATH_FLAGS = MAY_BE_EMPTY | {
+    *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
+    *("transcript", "table", "features", "own"),
+}
+_PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
+# A home folder where a path begins: at the start, or after a comma or a name with "=".
+_HOME = re.compile(r"(?<![^,=])~[^/,=]*")
 # The flags that a function here defines belong to the command that calls it.
 flags.disclaim_key_flags()
 
@@ -53,8 +63,7 @@ def run(
                 raise UserError(f"unexpected argument {surplus!r}; flags start with --.")
             if len(given) < len(arguments):
                 raise UserError(f"the arguments {' '.join(arguments)} are needed")
-            _start_devices()
-            return main(*given)
+            return _work(main, given)
         except UserError as error:
             fail(error)
 
@@ -62,8 +71,32 @@ def run(
     if any(argument in HELP for argument in sys.argv[1:]):
         show(_help(help_text, define_flags.__module__))
         return
-    _keep_compiled_programs()
+    _escape_output()
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _work(main: Callable[..., int | None], given: Sequence[str]) -> int | None:
+    """Runs a command on the devices that its flags name, with numbers that depend on no variable.
+
+    Raises:
+      UserError: as of the command, and where there is no such device or the folder is no run's.
+    """
+    from cberl_jax.runtime.numerics import pin
+    from cberl_jax.runtime.processes import explaining_devices
+
+    pin()
+    _keep_compiled_programs()
+    _check_workdir()
+    with explaining_devices():
+        _start_devices()
+        return main(*given)
+
+
+def _escape_output() -> None:
+    """Escapes what an output that is not UTF-8 cannot show, such as a Chinese class name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show(text: str) -> None:
@@ -152,7 +185,28 @@ def _start_devices() -> None:
     start_processes(values.coordinator, values.num_processes, values.process_id)
     if not is_main():
         # One process speaks for all; what goes wrong is still said by each.
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+
+
+def define_workdir(what: str) -> None:
+    """Defines ``--workdir`` of a command that fills it; ``run`` checks it before the start.
+
+    Args:
+      what: what the folder is, for the help.
+    """
+    flags.DEFINE_string("workdir", None, what, required=True)
+    flags.DEFINE_boolean(
+        "allow_unrelated", False, "Whether --workdir may hold files that are of no run."
+    )
+
+
+def _check_workdir() -> None:
+    """Does what the flags of ``define_workdir`` say."""
+    values = flags.FLAGS
+    if "allow_unrelated" in values and not values.allow_unrelated:
+        from cberl_jax.runtime.workdir import check_unrelated
+
+        check_unrelated(values.workdir)
 
 
 def define_data() -> None:
@@ -195,7 +249,7 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
     # absl's own parser would exit with status 1, and the config flags' with a traceback.
     try:
         check_known(_overrides(arguments))
-        return flags.FLAGS(list(arguments))
+        return flags.FLAGS([_expand_paths(argument) for argument in arguments])
     except flags.UnrecognizedFlagError as error:
         if not error.flagname.startswith("config.") or "config" not in flags.FLAGS:
             fail(error)
@@ -209,6 +263,21 @@ def _parse_flags(arguments: Sequence[str]) -> Sequence[str]:
         fail(error.__context__ if isinstance(error.__context__, UserError) else error)
     except Exception as error:  # What config_flags raises at overrides is of many kinds.
         fail(f"--config: {type(error).__name__}: {error}")
+
+
+def _expand_paths(argument: str) -> str:
+    """An argument with every ``~`` expanded that begins a path; a shell leaves ``--x=~`` alone.
+
+    Raises:
+      UserError: a path is empty that has to be named.
+    """
+    given = _PATH_ARGUMENT.fullmatch(argument)
+    if given is None or given["name"] not in PATH_FLAGS:
+        return argument
+    if given["value"] or given["name"] in MAY_BE_EMPTY:
+        paths = _HOME.sub(lambda home: os.path.expanduser(home[0]), given["value"])
+        return argument[: given.start("value")] + paths
+    raise UserError(f"--{given['name']} is empty; name a path ('.' is the current folder)")
 
 
 def fail(error: BaseException | str) -> NoReturn:

@@ -20,7 +20,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_data()
     cli.define_devices()
-    flags.DEFINE_string("workdir", None, "Folder of the ablation.", required=True)
+    cli.define_workdir("Folder of the ablation.")
     flags.DEFINE_integer("seeds", 1, "Seeds of every variant; they count from 0.", 1)
     flags.DEFINE_enum("preset", "parts", PRESETS, "What is compared.")
     flags.DEFINE_list(

@@ -18,7 +18,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_data()
     cli.define_devices()
-    flags.DEFINE_string("workdir", None, "Folder of the sweep.", required=True)
+    cli.define_workdir("Folder of the sweep.")
     flags.DEFINE_integer("seeds", 1, "Seeds at every point; they count from 0.", 1)
     flags.DEFINE_multi_string(
         "grid", [], "setting=value,value,...; several give every combination."

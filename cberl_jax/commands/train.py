@@ -16,7 +16,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_data()
     cli.define_devices()
-    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    cli.define_workdir("Folder of the run.")
     flags.DEFINE_bool(
         "causal", False, "See no future turn: for live use; short for --config.model.causal=True."
     )

@@ -15,6 +15,7 @@ from cberl_jax.data.corpus import SPLITS, Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.evaluation.generated_quality import choose, complete, of_class, project, vectors
 from cberl_jax.models.gan import GAN, join
+from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training.epoch import MemberState, Program, generate
 from cberl_jax.training.gan_step import Utterances
 from cberl_jax.training.outcome import member_states
@@ -88,7 +89,7 @@ def create_samples(
     members = []
     for number in numbers:
         own = jax.tree.map(lambda leaf, n=number: leaf[n], state)
-        made = make(own, dataset, jax.random.fold_in(jax.random.key(own.seed), STREAM))
+        made = make(own, dataset, random_key(own.seed, STREAM))
         # What a source lacks, the utterance made from it lacks too.
         features = {m: np.where(sources.present[m][:, None], made[m], 0.0) for m in made}
         generated = sources._replace(features=features)

@@ -14,6 +14,22 @@ from cberl_jax.errors import UserError
 PART = ".part"
 
 
+def expand(path: str | os.PathLike, what: str = "the path") -> str:
+    """A path with the home folder in place of a leading ``~``, as a shell writes it.
+
+    Args:
+      path: as a person gave it; a shell leaves ``--workdir=~/runs`` as it is.
+      what: what the path is, for the message.
+
+    Raises:
+      UserError: it is empty, which would mean the current folder.
+    """
+    name = os.fspath(path)
+    if not name:
+        raise UserError(f"{what} is empty; name one ('.' is the current folder)")
+    return os.path.expanduser(name)
+
+
 @contextlib.contextmanager
 def explaining_failure(path: str | os.PathLike) -> Iterator[None]:
     """Makes of a failure to write within the block a sentence that names the path.
@@ -34,7 +50,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Raises:
       UserError: it cannot be written; what was there before is there still.
     """
-    folder, name = os.path.split(os.fspath(path))
+    path = expand(path)
+    folder, name = os.path.split(path)
     with explaining_failure(path):
         # In the same folder, since a rename is atomic within one file system only.
         handle, draft = tempfile.mkstemp(dir=folder or ".", prefix=f".{name}.", suffix=PART)

@@ -54,8 +54,34 @@ def start_processes(
 
 
 def _in_cluster() -> bool:
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    return tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    # A scheduler's wrapper may set the variable to nothing.
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "").strip() or "1"
+    if not tasks.isdecimal():
+        raise UserError(f"SLURM_STEP_NUM_TASKS={tasks!r}: has to be a number; unset the variable")
+    return int(tasks) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+@contextlib.contextmanager
+def explaining_devices() -> Iterator[None]:
+    """Makes of a failure within the block a sentence, where its cause is that there is no device.
+
+    Raises:
+      UserError: jax has no device of the kind that ``JAX_PLATFORMS`` names, or none at all.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as failure:
+        platforms = jax.config.jax_platforms
+        try:
+            jax.devices()
+        # Of a known platform without its plug-in jax raises an AssertionError without words.
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[:1] or ["its jax plug-in is not installed"]
+            raise UserError(
+                f"JAX_PLATFORMS={platforms or ''}: jax finds no such device ({reason[0]}); unset "
+                "the variable, or install jax for that device"
+            ) from error
+        raise failure
 
 
 @contextlib.contextmanager

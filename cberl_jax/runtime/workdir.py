@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import json
 import os
 import pathlib
@@ -14,13 +15,54 @@ from typing import Any, TextIO
 import numpy as np
 
 from cberl_jax.errors import UserError
-from cberl_jax.runtime.files import PART, explaining_failure, replacing, write_json, write_text
+from cberl_jax.runtime.files import (
+    PART,
+    expand,
+    explaining_failure,
+    replacing,
+    write_json,
+    write_text,
+)
 from cberl_jax.version import __version__
 
 FORMAT = 1
 # Lists of more characters are not quoted whole in a message, but so many of their entries.
 SHOWN, FEW = 120, 3
 MEND = "delete it, and start the training again with the same command"
+WHAT = "the workdir"
+# What runs, sweeps and ablations write, and the log that a shell or a scheduler writes beside them.
+OWN_FILES = (
+    *("config.json", "metrics.jsonl", "tensorboard", "checkpoints", "predictions.npz"),
+    *("report.*", "report_*.png", "MODEL_CARD.md", "corpus.npz"),
+    *("plan.json", "chunks", "best", "sweep*", "ablation*"),
+    *("*.log", "*.out", "*.err"),
+)
+
+
+def check_unrelated(path: str | os.PathLike) -> None:
+    """Refuses a folder for a new run that holds files of something else.
+
+    Allowed are a folder that is not there, that holds a run, or that has no other files than a run
+    writes, hidden files and logs (``*.log``, ``*.out``, ``*.err``).
+
+    Raises:
+      UserError: naming some of the files; or no folder is named.
+    """
+    folder = pathlib.Path(expand(path, WHAT))
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    names = sorted(entry.name for entry in folder.iterdir())
+    strange = [name for name in names if not name.startswith(".") and not _is_own(name)]
+    if strange:
+        more = f" and {len(strange) - FEW} more" if len(strange) > FEW else ""
+        raise UserError(
+            f"{path}: holds files that are of no run ({', '.join(strange[:FEW])}{more}); name a "
+            "new folder, or accept them by --allow_unrelated (allow_unrelated=True in Python)"
+        )
+
+
+def _is_own(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN_FILES)
 
 
 def minor_version(version: str) -> tuple[str, ...]:
@@ -68,7 +110,8 @@ class Workdir:
 
     ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``predictions.npz``,
     ``report.json``, ``report.md``, ``report.html`` and the pictures in it, ``report_<what>.png``,
-    ``MODEL_CARD.md``; the names are read by other programs.
+    ``MODEL_CARD.md``, and ``corpus.npz`` where the corpus was none of a file; the names are read by
+    other programs.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True, writes: bool = True):
@@ -81,9 +124,9 @@ class Workdir:
             nothing.
 
         Raises:
-          UserError: it cannot be made, or is not there.
+          UserError: it cannot be made, or no folder is named.
         """
-        self.path = pathlib.Path(path).absolute()
+        self.path = pathlib.Path(expand(path, WHAT)).absolute()
         self.writes = writes
         if create and writes:
             try:
@@ -99,6 +142,7 @@ class Workdir:
         self.report_text = self.path / "report.md"
         self.report_page = self.path / "report.html"
         self.model_card = self.path / "MODEL_CARD.md"
+        self.corpus_file = self.path / "corpus.npz"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -24,6 +24,8 @@ from cberl_jax.data.standardize import Standardiser
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
+from cberl_jax.runtime.files import expand
+from cberl_jax.runtime.numerics import pinned
 from cberl_jax.serving.predictions import Predictions
 from cberl_jax.serving.restore import read_settings, restore_members
 from cberl_jax.serving.stream import Stream
@@ -58,6 +60,7 @@ class Model:
       standardiser: the train statistics.
     """
 
+    @pinned()
     def __init__(
         self,
         program: Program,
@@ -126,6 +129,7 @@ class Model:
         predictions = self.predictions(conversations)
         return predictions.by_conversation(predictions.probability)
 
+    @pinned()
     def predictions(self, conversations: Conversations) -> Predictions:
         """All that the members say, to be read, written or drawn.
 
@@ -141,6 +145,7 @@ class Model:
         corpus = self._read(conversations)
         return Predictions(corpus, self._apply(corpus), self.diverged)
 
+    @pinned()
     def stream(self) -> Stream:
         """Starts a conversation that is heard a turn at a time.
 
@@ -280,9 +285,9 @@ def predict_file(
       UserError: the run, the conversations or the places to write to are at fault. Nothing is
         written then.
     """
-    _check_output(pathlib.Path(output), pathlib.Path(source))
+    _check_output(pathlib.Path(expand(output)), pathlib.Path(expand(source)))
     if traces is not None:
-        _check_folder(pathlib.Path(traces))
+        _check_folder(pathlib.Path(expand(traces)))
     predictions = load(workdir).predictions(source)
     predictions.write(output)
     if traces is not None:

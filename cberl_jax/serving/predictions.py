@@ -13,7 +13,7 @@ import numpy as np
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.reports.plots.trace import Trace, draw_trace
-from cberl_jax.runtime.files import explaining_failure, replacing
+from cberl_jax.runtime.files import expand, explaining_failure, replacing
 
 _DECIMALS = 8
 # Of a file's name: with four bytes a letter it fits what file systems allow.
@@ -133,7 +133,7 @@ class Predictions:
         Raises:
           UserError: a file cannot be written.
         """
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(expand(folder, "the folder of the pictures"))
         names = name_files([str(name) for name in self.corpus.dialogue])
         paths = [folder / f"{name}.png" for name in names]
         with explaining_failure(folder):

@@ -162,6 +162,9 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
     folder, config, stored = read_settings(workdir)
     if data is not None:
         config.data.path = data
+    elif folder.corpus_file.exists():
+        # The run may have been copied from where it was trained.
+        config.data.path = str(folder.corpus_file)
     corpus = load_data(config)
     if list(corpus.classes) != stored["classes"] or corpus.widths != stored["widths"]:
         raise UserError(

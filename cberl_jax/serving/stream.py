@@ -17,6 +17,7 @@ from cberl_jax.data.standardize import Standardiser
 from cberl_jax.models.cberl import CBERL, Conversations, start_carry, window_length
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.masking import no_masking
+from cberl_jax.runtime.numerics import pinned
 
 
 class Emotion(NamedTuple):
@@ -90,6 +91,7 @@ class Stream:
         self._speakers: dict[str, int] = {}
         self._turns = 0
 
+    @pinned()
     def push(self, turn: Mapping[str, Any]) -> Emotion:
         """Takes the next turn.
 

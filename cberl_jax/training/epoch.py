@@ -21,6 +21,7 @@ from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
+from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training import gan_step as gan_steps
 from cberl_jax.training import joint_step as joint_steps
 from cberl_jax.training.gan_step import GROUPS, draw_domains, gan_optimizer, gan_step
@@ -119,13 +120,9 @@ def _here(batch: Any) -> Any:
     return batch
 
 
-def _key(seed: jax.Array, stream: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), stream)
-
-
 def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState:
     """Draws a member's parameters; a pure function of its seed."""
-    gan_key, params_key = jax.random.split(_key(seed, INIT))
+    gan_key, params_key = jax.random.split(random_key(seed, INIT))
     shape = (1, 2)
     conversations = Conversations(
         features={m: jnp.zeros((*shape, width)) for m, width in program.model.widths},
@@ -191,7 +188,7 @@ def gan_epoch(
 ) -> tuple[MemberState, dict[str, jax.Array]]:
     """One epoch of the GAN stage: ``gan_steps`` steps; returns the state and the mean terms."""
     gan = state.gan
-    key = jax.random.fold_in(_key(state.seed, GAN_STAGE), gan.epoch)
+    key = jax.random.fold_in(random_key(state.seed, GAN_STAGE), gan.epoch)
 
     def step(carry, key):
         draw_key, noise_key = jax.random.split(key)
@@ -308,14 +305,14 @@ def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.A
     if classifiers == 1:
         return jnp.ones((utterances, 1))
     # Drawn flat, which compiles faster.
-    drawn = jax.random.exponential(_key(seed, BOOTSTRAP), (utterances * classifiers,))
+    drawn = jax.random.exponential(random_key(seed, BOOTSTRAP), (utterances * classifiers,))
     return drawn.reshape(utterances, classifiers)
 
 
 def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
     """The epoch's steps: new variables, optimiser state, average, and each step's terms."""
     joint = state.joint
-    key = jax.random.fold_in(_key(state.seed, JOINT_STAGE), joint.epoch)
+    key = jax.random.fold_in(random_key(state.seed, JOINT_STAGE), joint.epoch)
     order_key, generate_key, step_key = jax.random.split(key, 3)
     made = generate(program, state, data, generate_key)
     rows, real = len(data.train.index), len(data.label)

@@ -14,6 +14,7 @@ from cberl_jax.data.simulate import SIMULATED, simulate
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
+from cberl_jax.runtime.files import expand
 
 _ZIP_MAGIC = b"PK"
 # What other files begin with -> what is said of them.
@@ -61,7 +62,7 @@ def read_corpus(path: str | os.PathLike) -> Corpus:
     Raises:
       UserError: if it cannot be read, or is not sound.
     """
-    name = os.fspath(path)
+    name = expand(path, "the path of the corpus")
     if name.startswith(SIMULATED):
         return validate(simulate(name.removeprefix(SIMULATED)))
     first = _first_bytes(name)
@@ -85,7 +86,7 @@ def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Co
     Raises:
       UserError: if it cannot be read, or is not sound.
     """
-    name = os.fspath(path)
+    name = expand(path, "the path of the conversations")
     if name.startswith(SIMULATED):
         return simulate(name.removeprefix(SIMULATED))
     first = _first_bytes(name)
