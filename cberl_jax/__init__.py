@@ -10,6 +10,8 @@
 - ``load`` gives the ``Model`` of a run, which predicts the emotions of new conversations.
 - ``sweep`` compares the values of settings on dev, ``ablate`` the parts of CBERL on test, and
   ``compare`` two runs; they give a ``SweepReport``, an ``AblationReport`` and a ``Comparison``.
+- ``Corpus`` holds conversations; ``Corpus.from_frame`` makes one of your own table, and
+  ``probe`` checks that its features belong to their utterances.
 - ``convert`` writes a corpus as the canonical ``.npz``, ``export`` a run as a program that only
   needs jax.
 - ``UserError`` is what all of them raise for a mistake in a file, a setting or an argument.
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
         sweep,
         train,
     )
+    from cberl_jax.data.corpus import Corpus
+    from cberl_jax.evaluation.probe import probe
 
 __all__ = [
     "train",
@@ -47,6 +51,8 @@ __all__ = [
     "sweep",
     "ablate",
     "compare",
+    "Corpus",
+    "probe",
     "convert",
     "export",
     "Run",
@@ -59,11 +65,14 @@ __all__ = [
     "__version__",
 ]
 
+# Names that come without jax, from modules of their own; all others are the api's.
+_LIGHT = {"Corpus": "cberl_jax.data.corpus", "probe": "cberl_jax.evaluation.probe"}
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("cberl_jax.api"), name)
+    return getattr(importlib.import_module(_LIGHT.get(name, "cberl_jax.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -1,12 +1,13 @@
 """What the package offers to Python: what the commands do, as functions, and what they return."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -14,20 +15,26 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import check_grid
 from cberl_jax.config.presets import change, read_config
-from cberl_jax.config.settings import Value
+from cberl_jax.config.settings import Value, check_config
 from cberl_jax.config.variants import choose_variants, create_variants, list_variants
-from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.readers import load as readers
+from cberl_jax.data.readers.npz import read_npz
+from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import compare as comparison
 from cberl_jax.reports.ablation import format_ablation
 from cberl_jax.reports.compare import format_comparison
 from cberl_jax.reports.run import format_report
 from cberl_jax.reports.sweep import format_sweep
-from cberl_jax.runtime.files import explaining_failure
+from cberl_jax.runtime.files import expand, explaining_failure
+from cberl_jax.runtime.numerics import pinned
+from cberl_jax.runtime.processes import explaining_devices
 from cberl_jax.runtime.progress import Progress, show_progress
+from cberl_jax.runtime.workdir import Workdir, check_unrelated
 from cberl_jax.serving.export import LENGTH, export_run
-from cberl_jax.serving.model import Model, load
+from cberl_jax.serving.model import Model
+from cberl_jax.serving.model import load as load_model
 from cberl_jax.serving.restore import read_settings
 from cberl_jax.studies import ablation
 from cberl_jax.studies import sweep as sweeps
@@ -35,6 +42,7 @@ from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data
 
 Path = str | os.PathLike[str]
+Data = Path | Corpus | None
 
 
 class Report(dict[str, Any]):
@@ -101,7 +109,7 @@ class Run:
 
     def __init__(self, workdir: Path):
         """Args: folder of a run, made by ``train`` or by ``cberl train``."""
-        self.workdir = pathlib.Path(workdir)
+        self.workdir = pathlib.Path(expand(workdir, "the workdir"))
 
     def __fspath__(self) -> str:
         return os.fspath(self.workdir)
@@ -150,7 +158,7 @@ class Run:
         Raises:
           UserError: there is something already, or it cannot be written.
         """
-        target = pathlib.Path(folder)
+        target = pathlib.Path(expand(folder, "the folder"))
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UserError(f"{folder}: there is something already; name a new folder")
         with explaining_failure(folder):
@@ -159,7 +167,7 @@ class Run:
 
 
 def train(
-    data: Path | None = None,
+    data: Data = None,
     config: Path | ConfigDict = "meld",
     *,
     seeds: int | Sequence[int] = 1,
@@ -167,6 +175,7 @@ def train(
     settings: Mapping[str, Value] | None = None,
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
+    allow_unrelated: bool = False,
 ) -> Run:
     """Trains one member per seed, and scores them on dev and test.
 
@@ -174,8 +183,9 @@ def train(
     that is finished.
 
     Args:
-      data: canonical ``.npz``, a pickle of the field or ``simulated:<size>``; by default the
-        config's own, which only ``demo`` has.
+      data: canonical ``.npz``, a pickle of the field or ``simulated:<size>``; or a ``Corpus``, of
+        which the folder keeps a copy, ``corpus.npz``. By default the config's own, which only
+        ``demo`` has.
       config: a name (``default``, ``demo``, ``iemocap``, ``meld``, ``meld_frozen``, ``mosi``), the
         path of a config file, or all settings (``cberl_jax.config.settings.default_config()``,
         changed).
@@ -185,6 +195,7 @@ def train(
       settings: changes to the config by dotted names, ``{"loss.gamma": 2.0}``.
       say: takes a line of progress; by default a bar or lines show it.
       pictures: whether the report has pictures, which take some seconds.
+      allow_unrelated: whether ``workdir`` may hold files that are of no run.
 
     Returns:
       The Run.
@@ -193,16 +204,17 @@ def train(
       UserError: a setting, the corpus or the folder is at fault.
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
-    given = _settings(data, config, settings)
-    chosen = _seeds(seeds)
+    given, chosen = _settings(data, config, settings), _seeds(seeds)
     progress = _progress(say)
-    run = _temporary_run(progress.say) if workdir is None else Run(workdir)
-    train_and_evaluate(given, str(run.workdir), chosen, progress, pictures)
+    run = _temporary_run(progress.say) if workdir is None else _open(workdir, allow_unrelated)
+    _keep(data, run, given)
+    with _computing():
+        train_and_evaluate(given, str(run.workdir), chosen, progress, pictures)
     return run
 
 
 def sweep(
-    data: Path | None = None,
+    data: Data = None,
     config: Path | ConfigDict = "meld",
     *,
     grid: Mapping[str, Sequence[Value]],
@@ -212,6 +224,7 @@ def sweep(
     members_per_device: int | None = None,
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
+    allow_unrelated: bool = False,
 ) -> SweepReport:
     """Trains every seed at every combination of some settings' values, and compares them on dev.
 
@@ -227,6 +240,7 @@ def sweep(
       members_per_device: members trained at a time; by default as many as fit the memory.
       say: as of ``train``.
       pictures: whether the report of the best point has pictures.
+      allow_unrelated: as of ``train``.
 
     Returns:
       The SweepReport; its ``best`` is None where all members have diverged.
@@ -237,15 +251,16 @@ def sweep(
     """
     points = check_grid(grid)
     given, chosen = _settings(data, config, settings), _seeds(seeds)
-    return SweepReport(
-        sweeps.sweep(
-            given, str(workdir), chosen, points, members_per_device, _progress(say), pictures
+    folder, most = _open(workdir, allow_unrelated), members_per_device
+    _keep(data, folder, given)
+    with _computing():
+        return SweepReport(
+            sweeps.sweep(given, str(folder.workdir), chosen, points, most, _progress(say), pictures)
         )
-    )
 
 
 def ablate(
-    data: Path | None = None,
+    data: Data = None,
     config: Path | ConfigDict = "meld",
     *,
     workdir: Path,
@@ -257,6 +272,7 @@ def ablate(
     members_per_device: int | None = None,
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
+    allow_unrelated: bool = False,
 ) -> AblationReport:
     """Trains CBERL and its variants with the same seeds, and compares them on test.
 
@@ -276,6 +292,7 @@ def ablate(
       members_per_device: members trained at a time; by default as many as fit the memory.
       say: as of ``train``.
       pictures: whether the report of the reference has pictures.
+      allow_unrelated: as of ``train``.
 
     Returns:
       The AblationReport.
@@ -285,13 +302,16 @@ def ablate(
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
     given, chosen = _settings(data, config, settings), _seeds(seeds)
+    folder, most = _open(workdir, allow_unrelated), members_per_device
+    _keep(data, folder, given)
     known = list_variants(preset, given, load_data(given).modalities)
     compared = choose_variants(known, create_variants(own or {}), variants, given)
-    return AblationReport(
-        ablation.ablate(
-            given, str(workdir), chosen, compared, members_per_device, _progress(say), pictures
+    with _computing():
+        return AblationReport(
+            ablation.ablate(
+                given, str(folder.workdir), chosen, compared, most, _progress(say), pictures
+            )
         )
-    )
 
 
 def compare(
@@ -349,25 +369,84 @@ def export(run: Path, output: Path, length: int = LENGTH) -> dict[str, Any]:
     """
     if not isinstance(length, Integral) or length < 1:
         raise UserError(f"length = {length!r}: has to be a whole number of turns, at least 1")
-    return export_run(run, output, int(length))
+    with _computing():
+        return export_run(run, output, int(length))
+
+
+def load(run: Path) -> Model:
+    """Makes a model of a finished run; the corpus that it was trained on is not needed.
+
+    Args:
+      run: a Run or its folder.
+
+    Returns:
+      The model, of the members that did not diverge.
+
+    Raises:
+      UserError: there is no finished run, it is of another version, or all members diverged.
+    """
+    with _computing():
+        return load_model(run)
+
+
+@contextlib.contextmanager
+def _computing() -> Iterator[None]:
+    """Within the block numbers depend on no setting of the user's jax."""
+    with explaining_devices(), pinned():
+        yield
+
+
+def _open(workdir: Path, allow_unrelated: bool) -> Run:
+    """The run or study in a folder that may be used for one."""
+    if not allow_unrelated:
+        check_unrelated(workdir)
+    return Run(workdir)
+
+
+def _keep(data: Data, run: Run, config: ConfigDict) -> None:
+    """Writes a corpus that is none of a file into the folder of its run, and sets the path.
+
+    Raises:
+      UserError: the folder has another corpus, which its run was trained on.
+    """
+    if not isinstance(data, Corpus):
+        return
+    sound, folder = validate(data), Workdir(run.workdir)
+    if not folder.corpus_file.exists():
+        sound.save(folder.corpus_file)
+    elif fingerprint(read_npz(folder.corpus_file)) != fingerprint(sound):
+        raise UserError(f"{folder.path}: holds a run on another corpus; name another workdir")
+    config.data.path = str(folder.corpus_file)
 
 
 def _settings(
-    data: Path | None, config: Path | ConfigDict, settings: Mapping[str, Value] | None
+    data: Data, config: Path | ConfigDict, settings: Mapping[str, Value] | None
 ) -> ConfigDict:
-    """All settings that the arguments of ``train`` give."""
+    """All settings that the arguments of ``train`` give; the path of a Corpus is not known yet."""
     named = isinstance(config, str | os.PathLike)
-    changed = change(read_config(config) if named else config, settings or {})
-    if data is not None:
+    given = read_config(expand(config, "the config")) if named else config
+    changed = change(given, settings or {})
+    check_config(changed)
+    if isinstance(data, str | os.PathLike):
         changed.data.path = os.fspath(data)
-    if not changed.data.path:
+    elif data is not None and not isinstance(data, Corpus):
+        raise UserError(
+            f"data is a path or a Corpus, not {type(data).__name__}; make a Corpus of a table and "
+            'its features by cberl_jax.Corpus.from_frame(frame, features={"text": array})'
+        )
+    if not changed.data.path and data is None:
         raise UserError("no corpus is named: give a path, or simulated:small")
     return changed
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
     """The seeds that an argument ``seeds`` stands for."""
-    chosen = [int(seed) for seed in seeds] if isinstance(seeds, Iterable) else list(range(seeds))
+    if isinstance(seeds, bool | str) or not isinstance(seeds, Integral | Iterable):
+        raise UserError(f"seeds = {seeds!r}: has to be a whole number, or a list of them")
+    listed = list(range(seeds)) if isinstance(seeds, Integral) else list(seeds)
+    if not all(isinstance(seed, Integral) for seed in listed):
+        raise UserError(f"seeds = {seeds!r}: has to be a whole number, or a list of them")
+    chosen = [int(seed) for seed in listed]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError(f"seeds = {seeds!r}: have to be at least one, and different")
     return chosen

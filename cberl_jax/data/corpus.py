@@ -7,8 +7,10 @@ into rows, standardisation and the device come later (``packing.py``).
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +95,109 @@ class Corpus:
     def error(self, message: str) -> UserError:
         """An error that opens with the name of the file."""
         return UserError(f"{self.source}: {message}")
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        features: Mapping[str, Any],
+        *,
+        classes: Sequence[str] | None = None,
+        dev_share: float = 0.0,
+        test_share: float = 0.0,
+        seed: int = 0,
+        feature_dialogue: Any = None,
+        to_predict: bool = False,
+        source: str = "frame",
+        **columns: str | None,
+    ) -> "Corpus":
+        """Makes a corpus of your own table, a row per utterance, and arrays of features.
+
+        Args:
+          frame: a DataFrame, or a dictionary of lists: N rows, those of a dialogue together and in
+            the order of its turns.
+          features: modality -> [N, d] in the order of the rows, or modality -> a dictionary of
+            dialogue -> [T, d]. A row of NaN is an utterance that lacks the modality.
+          classes: names of the C classes, in the order of their numbers where labels are numbers.
+            Without them the labels that there are.
+          dev_share: share of the train dialogues that become dev, where there is no dev split.
+          test_share: the same for test.
+          seed: of that choice.
+          feature_dialogue: [N] the dialogue of each row of the features, or modality -> [N], which
+            is compared with the table's.
+          to_predict: whether it is only to be predicted, and needs no labels and no splits.
+          source: what it is called in messages and reports.
+          **columns: names of the table's columns where they are not ``dialogue``, ``speaker``,
+            ``label``, ``split``, ``utterance`` (or ``text``; the transcript) and ``turn`` (a
+            number to order a dialogue's rows by); None for a column that is not to be read.
+
+        Returns:
+          The corpus, checked.
+
+        Raises:
+          UserError: one sentence with the column, the row and the way out.
+        """
+        from cberl_jax.data import frames
+
+        frames.check_columns(columns, source)
+        return frames.from_frame(
+            frame,
+            features,
+            columns=columns,
+            classes=classes,
+            splits=frames.Splits(dev_share, test_share, seed),
+            feature_dialogue=feature_dialogue,
+            to_predict=to_predict,
+            source=source,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        dev_share: float = 0.0,
+        test_share: float = 0.0,
+        seed: int = 0,
+        to_predict: bool = False,
+        source: str = "arrays",
+        **arrays: Any,
+    ) -> "Corpus":
+        """Makes a corpus of arrays with the keys of a canonical file.
+
+        Args:
+          dev_share: as of ``from_frame``, and so are the next ones up to ``source``.
+          test_share: see there.
+          seed: see there.
+          to_predict: see there.
+          source: see there.
+          **arrays: ``dialogue``, ``split`` and ``length`` [G], ``speaker`` and ``label`` [N],
+            ``features``, a dictionary of modality -> [N, d]; optionally ``classes`` [C],
+            ``utterance`` [N], ``present``, a dictionary of modality -> [N] bool, and
+            ``feature_dialogue`` [N].
+
+        Returns:
+          The corpus, checked.
+
+        Raises:
+          UserError: one sentence with the key, the place and the way out.
+        """
+        from cberl_jax.data import frames
+
+        splits = frames.Splits(dev_share, test_share, seed)
+        return frames.from_arrays(arrays, splits, to_predict, source)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the canonical ``.npz``, whole or not at all.
+
+        Args:
+          path: of the file, replaced if it is there.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        from cberl_jax.data.readers.npz import write_npz
+
+        write_npz(self, path)
 
 
 def shown(name: str) -> str:

@@ -211,7 +211,7 @@ def _number(turn: Turn, classes: Sequence[str]) -> int:
 
 
 def _read_table(source: str) -> tuple[_Layout, list[Turn]]:
-    rows = _read_rows(source)
+    rows = read_rows(source)
     _, header = next(rows, ("", []))
     header = [name.strip() for name in header]
     layout = _find_layout(source, header)
@@ -230,7 +230,7 @@ def _read_table(source: str) -> tuple[_Layout, list[Turn]]:
     return layout, turns
 
 
-def _read_rows(source: str) -> Iterator[tuple[str, list[str]]]:
+def read_rows(source: str) -> Iterator[tuple[str, list[str]]]:
     """The place and the cells of every row that is not empty."""
     try:
         data = Path(source).read_bytes()
