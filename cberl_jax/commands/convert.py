@@ -1,20 +1,62 @@
-r"""Turns a pickle of the field into the canonical .npz.
+r"""Makes the canonical .npz of a pickle, or of your own table.
 
 cberl convert --input=MELD_features_raw1.pkl --output=meld.npz
+cberl convert --table=turns.csv --features=text=text.npy --features=audio=audio.npy \
+    --dev_share=0.1 --output=mine.npz --probe
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
+
+from cberl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from cberl_jax.data.corpus import Corpus
 
 
 def define_flags() -> None:
     """Defines the flags of the command."""
-    flags.DEFINE_string("input", None, "Pickle, .npz or simulated:<size>.", required=True)
+    flags.DEFINE_string("input", None, "Pickle, .npz or simulated:<size>.")
     flags.DEFINE_string("output", None, "The .npz to write or replace.", required=True)
+    flags.DEFINE_string("table", None, "Your own CSV, a row per utterance, in place of --input.")
+    flags.DEFINE_multi_string(
+        "features", [], "Of --table: modality=file.npy, or .npz; once per modality."
+    )
+    flags.DEFINE_list("columns", [], "Of --table: dialogue=Dialogue_ID where names differ.")
+    flags.DEFINE_list("classes", None, "Of --table: class names in the order of their numbers.")
+    flags.DEFINE_float("dev_share", 0.0, "Of --table: share of train held out as dev.", 0, 0.5)
+    flags.DEFINE_float("test_share", 0.0, "Of --table: share of train held out as test.", 0, 0.5)
+    flags.DEFINE_boolean("probe", False, "Check that features belong to their utterances.")
 
 
 def main() -> None:
-    """Converts one file."""
+    """Converts one file, and says what it holds."""
     from cberl_jax.data.corpus import describe
-    from cberl_jax.data.readers.load import convert
+    from cberl_jax.evaluation.probe import probe
 
-    print(describe(convert(flags.FLAGS.input, flags.FLAGS.output)))
+    corpus = _convert()
+    print(describe(corpus))
+    if flags.FLAGS.probe:
+        print(probe(corpus))
+
+
+def _convert() -> "Corpus":
+    from cberl_jax.data.readers.load import convert
+    from cberl_jax.data.readers.tables import convert_table
+    from cberl_jax.features.extract import parse_vectors
+
+    given = flags.FLAGS
+    if (given.input is None) == (given.table is None):
+        raise UserError("name a file by --input, or a table of your own by --table")
+    if given.table is None:
+        return convert(given.input, given.output)
+    return convert_table(
+        given.table,
+        parse_vectors(given.features),
+        given.output,
+        columns=given.columns,
+        classes=given.classes,
+        dev_share=given.dev_share,
+        test_share=given.test_share,
+    )
