@@ -1,6 +1,7 @@
 r"""Makes the canonical .npz of a pickle, or of your own table.
 
 cberl convert --input=MELD_features_raw1.pkl --output=meld.npz
+cberl convert --input=own.pkl --output=own.npz --classes=calm,glad --splits=train,test,dev
 cberl convert --table=turns.csv --features=text=text.npy --features=audio=audio.npy \
     --dev_share=0.1 --output=mine.npz --probe
 """
@@ -19,30 +20,34 @@ def define_flags() -> None:
     """Defines the flags of the command."""
     flags.DEFINE_string("input", None, "Pickle, .npz or simulated:<size>.")
     flags.DEFINE_string("output", None, "The .npz to write or replace.", required=True)
+    flags.DEFINE_string("classes", "", "Names of the classes in the order of their numbers.")
+    flags.DEFINE_string("corpus", "", "Whose classes: meld, iemocap, iemocap4, emorynlp, mosei.")
+    flags.DEFINE_string("splits", "", "The lists of ids in their order, such as train,dev,test.")
+    flags.DEFINE_string("bins", "", "Edges that cut real-valued labels, such as -3,0,3.")
+    flags.DEFINE_float("dev_share", 0.0, "Share of train for dev if there is none.", 0, 0.5)
     flags.DEFINE_string("table", None, "Your own CSV, a row per utterance, in place of --input.")
     flags.DEFINE_multi_string(
         "features", [], "Of --table: modality=file.npy, or .npz; once per modality."
     )
     flags.DEFINE_list("columns", [], "Of --table: dialogue=Dialogue_ID where names differ.")
-    flags.DEFINE_list("classes", None, "Of --table: class names in the order of their numbers.")
-    flags.DEFINE_float("dev_share", 0.0, "Of --table: share of train held out as dev.", 0, 0.5)
     flags.DEFINE_float("test_share", 0.0, "Of --table: share of train held out as test.", 0, 0.5)
     flags.DEFINE_boolean("probe", False, "Check that features belong to their utterances.")
 
 
 def main() -> None:
     """Converts one file, and says what it holds."""
-    from cberl_jax.data.corpus import describe
+    from cberl_jax.data.notices import describe_with_notices
     from cberl_jax.evaluation.probe import probe
 
     corpus = _convert()
-    print(describe(corpus))
+    print(describe_with_notices(corpus))
     if flags.FLAGS.probe:
         print(probe(corpus))
 
 
 def _convert() -> "Corpus":
     from cberl_jax.data.readers.load import convert
+    from cberl_jax.data.readers.options import parse_options
     from cberl_jax.data.readers.tables import convert_table
     from cberl_jax.features.extract import parse_vectors
 
@@ -50,13 +55,16 @@ def _convert() -> "Corpus":
     if (given.input is None) == (given.table is None):
         raise UserError("name a file by --input, or a table of your own by --table")
     if given.table is None:
-        return convert(given.input, given.output)
+        options = parse_options(
+            given.classes, given.corpus, given.splits, given.bins, given.dev_share
+        )
+        return convert(given.input, given.output, options)
     return convert_table(
         given.table,
         parse_vectors(given.features),
         given.output,
         columns=given.columns,
-        classes=given.classes,
+        classes=[name.strip() for name in given.classes.split(",")] if given.classes else None,
         dev_share=given.dev_share,
         test_share=given.test_share,
     )

@@ -17,6 +17,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output", None, "The .npz to write or replace.", required=True)
     flags.DEFINE_list("classes", [], "Names of the emotions in their order.")
+    flags.DEFINE_float("dev_share", 0.0, "Share of train for dev if there is none.", 0, 0.5)
     flags.DEFINE_multi_string(
         "audio_dir", [], "Folder with the utterances' sounds, or one for each transcript."
     )
@@ -46,7 +47,7 @@ def _paths(items: list[str]) -> list[str]:
 
 def main() -> None:
     """Extracts, and says what the file holds."""
-    from cberl_jax.data.corpus import describe
+    from cberl_jax.data.notices import describe_with_notices
     from cberl_jax.features.extract import Sources, extract, parse_vectors
     from cberl_jax.features.tuning import Tuning
 
@@ -60,5 +61,6 @@ def main() -> None:
         vectors=parse_vectors(given.features),
         tuned=given.finetune,
         tuning=Tuning(given.finetune_epochs, given.finetune_learning_rate, given.seed),
+        dev_share=given.dev_share,
     )
-    print(describe(extract(sources, given.output)))
+    print(describe_with_notices(extract(sources, given.output)))

@@ -52,6 +52,15 @@ def _count(default: int, meaning: str, low: int = 1) -> Setting:
 
 SETTINGS = {
     "data.path": Setting("", "canonical .npz, pickle of the field, or simulated:<size>"),
+    "data.classes": Setting("", "names of a pickle's classes in order, joined by commas"),
+    "data.corpus": Setting(
+        "", "whose classes a pickle's are: meld, iemocap, iemocap4, emorynlp, ..."
+    ),
+    "data.splits": Setting("", "a pickle's lists of ids in their order, such as train,test,dev"),
+    "data.bins": Setting("", "edges that cut real-valued labels into classes, such as -3,0,3"),
+    "data.dev_share": Setting(
+        0.0, "share of train held out as dev where a file has none; 0 = the reader's", 0.0, 0.5
+    ),
     "data.text_layers": Setting("mean", "how roberta1..4 become text: mean, concat, or 1 to 4"),
     "data.modalities": Setting("all", "all, or names joined by commas"),
     "data.components": _count(
@@ -130,10 +139,15 @@ SETTINGS = {
         60.0, "time between checkpoints; 0 = after every epoch", 0.0
     ),
 }
-# No result depends on these: where the corpus lies, whose content is checked, and what is written
-# of a training, and when.
+# No result depends on these: where the corpus lies and how it is read, as its content is checked,
+# and what is written of a training, and when.
 FREE_SETTINGS = (
     "data.path",
+    "data.classes",
+    "data.corpus",
+    "data.splits",
+    "data.bins",
+    "data.dev_share",
     "data.allow_repeats",
     "train.checkpoint_seconds",
     "train.tensorboard",

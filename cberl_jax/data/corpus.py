@@ -17,6 +17,8 @@ import numpy as np
 from cberl_jax.errors import UserError
 
 SPLITS = ("train", "dev", "test")
+# How files call them.
+SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("valid", "val", "validation"), "dev")
 UNLABELLED = -1
 USUAL_MODALITIES = ("text", "audio", "visual")
 # They are named in settings, joined by commas, and in checkpoints.
@@ -40,6 +42,8 @@ class Corpus:
       present: modality -> [N] bool, same keys as ``features``.
       utterance: [N] str transcripts, or None where the file holds none.
       source: where it came from, for messages.
+      left_out: dialogues of the file that stand in no split.
+      remarks: what a person should know of how the file was read; see ``notices.py``.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +56,8 @@ class Corpus:
     present: Mapping[str, np.ndarray]
     utterance: np.ndarray | None = None
     source: str = "corpus"
+    left_out: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -213,8 +219,9 @@ def describe(corpus: Corpus) -> str:
       corpus: a sound corpus (see ``validate.py``).
 
     Returns:
-      Several lines: dialogues, utterances and class counts per split, feature widths with the
-      share of utterances that lack the modality, missing modalities and the number of speakers.
+      Several lines: dialogues, utterances and class counts per split, dialogues in no split,
+      feature widths with the share of utterances that lack the modality, missing modalities and
+      the number of speakers.
     """
     head = ("split", "dialogues", "utterances", "unlabelled", *corpus.classes)
     table = [head]
@@ -228,6 +235,7 @@ def describe(corpus: Corpus) -> str:
         f"{corpus.source}: {len(corpus.dialogue)} dialogues, {len(corpus.label)} utterances, "
         f"{len(np.unique(corpus.speaker))} speakers",
         *("  ".join(f"{cell:>{width}}" for cell, width in zip(row, columns)) for row in table),
+        f"dialogues in no split, left out: {corpus.left_out}",
     ]
     for name, width in corpus.widths.items():
         absent = 100 * (1 - np.mean(corpus.present[name]))

@@ -47,14 +47,16 @@ def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
         _check_modality(corpus, name)
     if not to_predict:
         check_train(corpus)
-    features, present = {}, {}
+    features, present, remarks = {}, {}, list(corpus.remarks)
     for name, array in corpus.features.items():
         if array.shape[1] and corpus.present[name].any():
             features[name] = _clean_features(corpus, name)
             present[name] = corpus.present[name]
+        else:
+            remarks.append(f"the file has a place for {name}, but it is absent everywhere")
     if not features:
         raise corpus.error("no modality is present in any utterance.")
-    return dataclasses.replace(corpus, features=features, present=present)
+    return dataclasses.replace(corpus, features=features, present=present, remarks=tuple(remarks))
 
 
 def _check_classes(corpus: Corpus) -> None:
@@ -112,7 +114,10 @@ def _check_splits(corpus: Corpus) -> None:
         )
     for split in SPLITS:
         if not np.any(corpus.split == split):
-            raise corpus.error(f"the {split} split has no dialogue.")
+            way_out = "; --dev_share=0.1 takes a tenth of train (data.dev_share in a config)"
+            raise corpus.error(
+                f"the {split} split has no dialogue{way_out if split == 'dev' else ''}."
+            )
 
 
 def _check_utterances(corpus: Corpus) -> None:

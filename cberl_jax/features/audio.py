@@ -24,11 +24,13 @@ class AudioFeatures(NamedTuple):
       rows: [N, 88] float32; a row is nan where there is no sound or too little.
       missing: files that are not there, of utterances that should have one.
       too_short: files with less sound than one window of the analysis.
+      empty: files that hold no sound at all.
     """
 
     rows: np.ndarray
     missing: tuple[str, ...]
     too_short: tuple[str, ...]
+    empty: tuple[str, ...]
 
 
 def find_sounds(
@@ -64,13 +66,14 @@ def find_sounds(
         path = _find_sound(folders[file if len(folders) > 1 else 0], turn.audio)
         if path is None and turn.audio:
             missing.append(turn.audio)
-        if path in owners:
+        owner, owned_by = owners.get(path, (turn, file))
+        if owner is not turn and not (turn.shares_audio and owned_by == file):
             raise UserError(
-                f"{path}: belongs to both {owners[path]} and {turn.place}; give each transcript "
+                f"{path}: belongs to both {owner.place} and {turn.place}; give each transcript "
                 "its own --audio_dir, in the same order."
             )
         if path is not None:
-            owners[path] = turn.place
+            owners[path] = turn, file
         found.append(path)
     if not owners:
         raise UserError(f"{folders[0]}: holds no file of the transcript, such as {missing[0]}.")
@@ -95,19 +98,38 @@ def audio_features(transcript: Transcript, folders: Sequence[str | os.PathLike])
       The features, and the files that gave none.
 
     Raises:
-      UserError: naming the file that cannot be decoded, and as ``find_sounds``.
+      UserError: naming the file that cannot be decoded, and as ``find_sounds``. All files are
+        opened before any is analysed, which takes long.
     """
     paths, missing = find_sounds(transcript, folders)
+    empty = {path for path in paths if path is not None and _is_empty(path)}
+    if empty.issuperset(path for path in paths if path is not None):
+        raise UserError(f"{min(empty)}: holds no sound, and nor does any other file.")
     functionals = _make_functionals()
     rows = np.full((len(paths), WIDTH), np.nan, np.float32)
     too_short = []
     for row, path in enumerate(paths):
-        if path is not None:
+        if path is not None and path not in empty:
             rows[row] = functionals(path)
             if np.isnan(rows[row]).any():
                 rows[row] = np.nan
                 too_short.append(str(path))
-    return AudioFeatures(rows, missing, tuple(too_short))
+    return AudioFeatures(rows, missing, tuple(too_short), tuple(sorted(map(str, empty))))
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no byte or no sample; refuses one that cannot be decoded."""
+    if not path.stat().st_size:
+        return True
+    soundfile = load_library("soundfile")
+    try:
+        return soundfile.info(path).frames == 0
+    except (OSError, RuntimeError) as error:
+        raise _undecodable(path, error) from error
+
+
+def _undecodable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be decoded as sound ({error}); wav, flac, ogg and mp3 can.")
 
 
 def _make_functionals() -> Callable[[Path], np.ndarray]:
@@ -122,9 +144,7 @@ def _make_functionals() -> Callable[[Path], np.ndarray]:
         try:
             samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{path}: cannot be decoded as sound ({error}); wav, flac, ogg and mp3 can."
-            ) from error
+            raise _undecodable(path, error) from error
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Segment too short")
             return smile.process_signal(samples.mean(axis=1), rate).to_numpy()[0]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cberl_jax.data.corpus import SPLITS, Corpus
+from cberl_jax.data.holdout import hold_out_dev
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.readers.transcripts import Transcript, read_transcripts
 from cberl_jax.data.readers.vectors import read_vectors
@@ -33,6 +34,7 @@ class Sources(NamedTuple):
       vectors: modality -> ``.npz`` with vectors from elsewhere, see ``data/vectors.py``.
       tuned: folder to leave the tuned encoder in; empty to leave the encoder as it is.
       tuning: how it is tuned.
+      dev_share: share of the train dialogues to hold out as dev where no table is dev.
     """
 
     transcripts: Sequence[str | os.PathLike]
@@ -43,6 +45,7 @@ class Sources(NamedTuple):
     vectors: Mapping[str, str] = {}
     tuned: str = ""
     tuning: Tuning = Tuning()
+    dev_share: float = 0.0
 
 
 def parse_vectors(items: Sequence[str]) -> dict[str, str]:
@@ -80,7 +83,7 @@ def extract(
       UserError: if something cannot be read, is not sound or cannot be written.
     """
     _check_targets(sources, output)
-    transcript = read_transcripts(sources.transcripts, sources.classes)
+    transcript = _with_dev(read_transcripts(sources.transcripts, sources.classes), sources)
     # The cheap readers first: what is wrong shows before the encoder has worked for an hour.
     rows = {name: read_vectors(path, transcript) for name, path in sources.vectors.items()}
     if sources.timing:
@@ -91,7 +94,7 @@ def extract(
         rows = {"text": _text(transcript, sources, say)} | rows
     corpus = _make_corpus(transcript, rows)
     if not _is_trainable(transcript):
-        say("labels in train, dev and test are not all there: the file is for predict.py alone")
+        say(_why_not_trainable(transcript))
     write_npz(corpus, output)
     return corpus
 
@@ -122,6 +125,8 @@ def _audio(
     audio = audio_features(transcript, folders)
     if audio.missing:
         say(f"sounds that are not there: {len(audio.missing)}, such as {audio.missing[0]}")
+    if audio.empty:
+        say(f"sounds that are empty: {len(audio.empty)}, such as {audio.empty[0]}")
     if audio.too_short:
         say(f"sounds that are too short: {len(audio.too_short)}, such as {audio.too_short[0]}")
     return audio.rows
@@ -165,6 +170,30 @@ def _make_corpus(transcript: Transcript, rows: Mapping[str, np.ndarray]) -> Corp
         source=transcript.source,
     )
     return validate(corpus, to_predict=not _is_trainable(transcript))
+
+
+def _with_dev(transcript: Transcript, sources: Sources) -> Transcript:
+    """The transcript with dialogues of train in dev, where that is asked for and there is none."""
+    train = transcript.split == "train"
+    share = sources.dev_share
+    if not share or not transcript.has_splits or "dev" in transcript.split or not train.any():
+        return transcript
+    label, length = transcript.label[transcript.in_split("train")], transcript.length[train]
+    dev = hold_out_dev(label, length, share)
+    if not dev.any():
+        raise UserError(
+            f"{transcript.source}: train has too few dialogues to hold some out for dev."
+        )
+    split = transcript.split.astype("U5")
+    split[np.flatnonzero(train)[dev]] = "dev"
+    return transcript._replace(split=split)
+
+
+def _why_not_trainable(transcript: Transcript) -> str:
+    said = "labels in train, dev and test are not all there: the file is for predict.py alone"
+    if transcript.has_splits and "train" in transcript.split and "dev" not in transcript.split:
+        said += " (--dev_share=0.1 makes a dev split out of a tenth of train)"
+    return said
 
 
 def _is_trainable(transcript: Transcript) -> bool:

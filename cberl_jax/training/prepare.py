@@ -11,6 +11,7 @@ from cberl_jax.data.augmentation import place_generated
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
 from cberl_jax.data.readers.load import load_corpus
+from cberl_jax.data.readers.options import ReadingOptions, parse_options
 from cberl_jax.data.standardize import Standardiser, fit_standardiser, standardised_widths
 from cberl_jax.data.subset import keep_train_share, select_modalities
 from cberl_jax.data.validate import check_repeats, check_train
@@ -67,6 +68,16 @@ def create_program(
     )
 
 
+def reading_options(config: ConfigDict) -> ReadingOptions:
+    """How the settings say that files are to be read.
+
+    Raises:
+      UserError: a setting is not of its form.
+    """
+    data = config.data
+    return parse_options(data.classes, data.corpus, data.splits, data.bins, data.dev_share)
+
+
 def load_data(config: ConfigDict) -> Corpus:
     """Reads the corpus that the settings name, and of it what they choose.
 
@@ -77,7 +88,7 @@ def load_data(config: ConfigDict) -> Corpus:
     check_config(config)
     if not config.data.path:
         raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
-    corpus = load_corpus(config.data.path, config.data.text_layers)
+    corpus = load_corpus(config.data.path, config.data.text_layers, reading_options(config))
     if not config.data.allow_repeats:
         check_repeats(corpus)
     corpus = select_modalities(corpus, config.data.modalities)

@@ -7,8 +7,11 @@ import os
 import stat
 
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.labels import keep_used_classes
+from cberl_jax.data.readers.foreign import LOOKED_AT, is_json, name_foreign
 from cberl_jax.data.readers.jsonl import read_json_lines
 from cberl_jax.data.readers.npz import read_npz, write_npz
+from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.readers.pickles import read_pickle
 from cberl_jax.data.simulate import SIMULATED, simulate
 from cberl_jax.data.text_layers import combine_text_layers
@@ -17,29 +20,21 @@ from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import expand
 
 _ZIP_MAGIC = b"PK"
-# What other files begin with -> what is said of them.
-_NO_CORPUS = {
-    b"": "is empty",
-    b"{": "is JSON, which holds no splits to train on; bring an .npz or a pickle",
-    b"\x93NUMPY": "is a single numpy array; bring an .npz with the keys of a corpus",
-    b"\x1f\x8b": "is compressed by gzip; unpack it first",
-    b"BZh": "is compressed by bzip2; unpack it first",
-    b"\xfd7zXZ": "is compressed by xz; unpack it first",
-    b"\x89HDF": "is HDF5, which is not read; bring an .npz or a pickle",
-    b"version https://git-lfs": "is a pointer that git-lfs left; fetch the file by git lfs pull",
-}
-_LONGEST = max(map(len, _NO_CORPUS))
+_ANYTHING = ReadingOptions()
 # What a pickled tuple or list begins with, and a conversation in JSON does not: the mark of the
 # protocols from 2 on, or an opcode.
 _PICKLE_MAGICS = (b"\x80", b"(", b"]", b")")
 
 
-def load_corpus(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
+def load_corpus(
+    path: str | os.PathLike, text_layers: str = "mean", options: ReadingOptions = _ANYTHING
+) -> Corpus:
     """Reads a corpus that is ready to train on.
 
     Args:
       path: an ``.npz`` file, a pickle of one of the known layouts, or ``simulated:<size>``.
       text_layers: how several text layers become one, see ``combine_text_layers``.
+      options: what the file does not say.
 
     Returns:
       A validated corpus.
@@ -47,14 +42,17 @@ def load_corpus(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
     Raises:
       UserError: if it cannot be read, or is not sound.
     """
-    return validate(combine_text_layers(read_corpus(path), text_layers))
+    return validate(combine_text_layers(read_corpus(path, options), text_layers))
 
 
-def read_corpus(path: str | os.PathLike) -> Corpus:
+def read_corpus(path: str | os.PathLike, options: ReadingOptions = _ANYTHING) -> Corpus:
     """Reads a corpus as the file holds it, several text layers kept apart.
+
+    Classes that no utterance of a file has are left out, and said in the corpus's remarks.
 
     Args:
       path: as for ``load_corpus``.
+      options: as for ``load_corpus``.
 
     Returns:
       A validated corpus.
@@ -64,21 +62,27 @@ def read_corpus(path: str | os.PathLike) -> Corpus:
     """
     name = expand(path, "the path of the corpus")
     if name.startswith(SIMULATED):
+        if options != _ANYTHING:
+            raise UserError(
+                f"{name}: is simulated, which needs no --classes, --corpus or the like."
+            )
         return validate(simulate(name.removeprefix(SIMULATED)))
     first = _first_bytes(name)
-    for magic, what in _NO_CORPUS.items():
-        if first.startswith(magic) and (magic or not first):
-            raise UserError(f"{name}: {what}.")
-    return read_npz(name) if first.startswith(_ZIP_MAGIC) else read_pickle(name)
+    _refuse_foreign(name, first)
+    read = read_npz if first.startswith(_ZIP_MAGIC) else read_pickle
+    return keep_used_classes(read(name, options))
 
 
-def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Corpus:
+def load_conversations(
+    path: str | os.PathLike, text_layers: str = "mean", options: ReadingOptions = _ANYTHING
+) -> Corpus:
     """Reads conversations that are only to be predicted.
 
     Args:
       path: as for ``load_corpus``, or JSON lines (``conversations.py``). Splits do not count, and
         labels need not be there.
       text_layers: as for ``load_corpus``.
+      options: as for ``load_corpus``; JSON lines need none.
 
     Returns:
       A corpus validated for prediction; its classes are those of the file, which may be none.
@@ -90,13 +94,21 @@ def load_conversations(path: str | os.PathLike, text_layers: str = "mean") -> Co
     if name.startswith(SIMULATED):
         return simulate(name.removeprefix(SIMULATED))
     first = _first_bytes(name)
+    if not is_json(first):
+        _refuse_foreign(name, first)
     if first.startswith(_ZIP_MAGIC):
-        corpus = read_npz(name, to_predict=True)
+        corpus = read_npz(name, options, to_predict=True)
     elif first.startswith(_PICKLE_MAGICS):
-        corpus = read_pickle(name, to_predict=True)
+        corpus = read_pickle(name, options, to_predict=True)
     else:
         return read_json_lines(name)
     return validate(combine_text_layers(corpus, text_layers), to_predict=True)
+
+
+def _refuse_foreign(name: str, first: bytes) -> None:
+    foreign = name_foreign(name, first)
+    if foreign is not None:
+        raise UserError(f"{name}: {foreign}.")
 
 
 def _first_bytes(name: str) -> bytes:
@@ -106,17 +118,20 @@ def _first_bytes(name: str) -> bytes:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{name}: is not a file but a pipe or a device; write it to a file.")
         with open(name, "rb") as file:
-            return file.read(_LONGEST)
+            return file.read(LOOKED_AT)
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error}).") from error
 
 
-def convert(source: str | os.PathLike, target: str | os.PathLike) -> Corpus:
+def convert(
+    source: str | os.PathLike, target: str | os.PathLike, options: ReadingOptions = _ANYTHING
+) -> Corpus:
     """Writes any readable corpus as a canonical file.
 
     Args:
       source: as for ``load_corpus``.
       target: the ``.npz`` to write, replaced in one step if it is there.
+      options: what the source does not say.
 
     Returns:
       The corpus that was written.
@@ -124,6 +139,6 @@ def convert(source: str | os.PathLike, target: str | os.PathLike) -> Corpus:
     Raises:
       UserError: if the source cannot be read or the target cannot be written.
     """
-    corpus = read_corpus(source)
+    corpus = read_corpus(source, options)
     write_npz(corpus, target)
     return corpus

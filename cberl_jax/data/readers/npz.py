@@ -15,6 +15,11 @@ from typing import BinaryIO
 import numpy as np
 
 from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
+from cberl_jax.data.holdout import with_dev
+from cberl_jax.data.labels import cut_labels, name_bins
+from cberl_jax.data.readers.known import CORPORA
+from cberl_jax.data.readers.labels import HOW_TO_CUT
+from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import replacing
@@ -39,7 +44,12 @@ _HEADERS = {
 }
 
 
-def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
+_ANYTHING = ReadingOptions()
+
+
+def read_npz(
+    path: str | os.PathLike, options: ReadingOptions = _ANYTHING, *, to_predict: bool = False
+) -> Corpus:
     """Reads and validates a canonical file.
 
     Args:
@@ -47,6 +57,8 @@ def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
         [N] of strings, ``length`` [G] and ``label`` [N] of integers, ``features.<modality>``
         [N, d_m] of floats, and optionally ``utterance`` [N] of strings and
         ``present.<modality>`` [N] of booleans.
+      options: edges for labels that are real numbers, and the share of train to hold out where
+        there is no dev split; classes have to be the file's own.
       to_predict: the file is only to be predicted: ``classes``, ``split`` and ``label`` may be
         missing, and every dialogue counts as test.
 
@@ -64,7 +76,10 @@ def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
         raise UserError(f"{source}: the key {missing[0]!r} is missing.")
     if to_predict:
         arrays = _without_labels(arrays) | arrays | {"split": _all_test(arrays)}
-    label = _integers(source, "label", arrays["label"])
+    if options.bins:
+        arrays |= _cut(source, arrays["label"], options)
+    _check_options(source, arrays["classes"], options)
+    label = _labels(source, arrays["label"])
     features, present = _modalities(source, arrays, len(label))
     text = {
         key: _vector(source, key, arrays[key], "U", "strings")
@@ -83,7 +98,51 @@ def read_npz(path: str | os.PathLike, *, to_predict: bool = False) -> Corpus:
         utterance=text.get("utterance"),
         source=source,
     )
-    return validate(corpus, to_predict=to_predict)
+    return validate(
+        corpus if to_predict else with_dev(corpus, options.dev_share), to_predict=to_predict
+    )
+
+
+def _cut(source: str, values: np.ndarray, options: ReadingOptions) -> dict[str, np.ndarray]:
+    """Labels and classes out of real numbers."""
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        raise UserError(f"{source}: --bins cuts labels that are one number per utterance.")
+    label = cut_labels(values, options.bins)
+    wrong = np.flatnonzero((label == UNLABELLED) & ~np.isnan(values.astype(float)))
+    if wrong.size:
+        low, high = options.bins[0], options.bins[-1]
+        raise UserError(
+            f"{source}: label {values[wrong[0]]} of utterance {wrong[0]} lies outside of --bins, "
+            f"which go from {low:g} to {high:g}."
+        )
+    return {"label": label, "classes": np.array(options.classes or name_bins(options.bins))}
+
+
+def _check_options(source: str, classes: np.ndarray, options: ReadingOptions) -> None:
+    """Refuses what would contradict a file that names its classes and splits itself."""
+    held = tuple(map(str, classes.ravel()))
+    if options.splits:
+        raise UserError(f"{source}: names its splits itself; take --splits away.")
+    if options.classes and held and not set(held) <= set(options.classes):
+        raise UserError(
+            f"{source}: names its classes itself, {', '.join(held)[:80]}, which are not those of "
+            "--classes; take --classes away."
+        )
+    if options.corpus and held and not set(held) <= set(CORPORA[options.corpus]):
+        raise UserError(
+            f"{source}: names its classes itself, {', '.join(held)[:80]}, which are not those of "
+            f"{options.corpus}; take --corpus away."
+        )
+
+
+def _labels(source: str, array: np.ndarray) -> np.ndarray:
+    """[N] int32; names the way out for real numbers."""
+    if array.ndim == 1 and array.dtype.kind == "f":
+        raise UserError(
+            f"{source}: 'label' must hold one integer per entry, not {array.dtype} of shape "
+            f"{array.shape}; where labels are real numbers, {HOW_TO_CUT}."
+        )
+    return _integers(source, "label", array)
 
 
 def _without_labels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -257,9 +316,12 @@ def _integers(source: str, key: str, array: np.ndarray) -> np.ndarray:
 
 
 def _table(source: str, key: str, array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim != 2 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        hint = "; the mean over axis 1 makes one vector of an utterance" if array.ndim == 3 else ""
         raise UserError(
             f"{source}: {key!r} must be a table of float16, float32 or float64, [N, width], "
-            f"not {array.dtype} of shape {array.shape}."
+            f"not {array.dtype} of shape {array.shape}{hint}."
         )
     return array

@@ -25,18 +25,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.corpus import SPLITS, UNLABELLED
+from cberl_jax.data.corpus import SPLIT_NAMES, UNLABELLED
+from cberl_jax.data.readers.known import EMORYNLP_CLASSES, MELD_CLASSES
 from cberl_jax.errors import UserError
 
 NEEDED = ("dialogue", "speaker", "text")
 OPTIONAL = ("split", "label", "start", "end", "audio")
-SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("valid", "val", "validation"), "dev")
 # A longer cell is a quotation mark that was never closed.
 MAX_CELL = 10_000
 # MELD's published files hold what was cp1252 as control characters, U+0092 for an apostrophe.
 _CP1252 = {
     code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)
 }
+_CLIP_PARTS = ("Dialogue", "Utterance")
 _TIME = re.compile(r"(-?)(?:(?:(\d{1,6}):)?(\d{1,6}):)?(\d{1,9}(?:[.,]\d{0,9})?)")
 
 
@@ -53,6 +54,8 @@ class Turn(NamedTuple):
       start: in seconds, or nan where it is not known.
       end: as ``start``.
       audio: the file's name in the folder of sounds, with or without its ending; may be empty.
+      number: the utterance's number within its dialogue, where the table gives one.
+      shares_audio: whether turns of other dialogues may have the same sound.
     """
 
     place: str
@@ -64,6 +67,8 @@ class Turn(NamedTuple):
     start: float
     end: float
     audio: str
+    number: int | None = None
+    shares_audio: bool = False
 
 
 class Transcript(NamedTuple):
@@ -123,8 +128,8 @@ def read_transcripts(paths: Sequence[str | os.PathLike], classes: Sequence[str] 
         alphabetical one.
 
     Returns:
-      The utterances, those of a dialogue together and in the order of their rows. Where no table
-      names a split, all dialogues are test.
+      The utterances, those of a dialogue together and in the order of their numbers (MELD,
+      EmoryNLP) or rows. Where no table names a split, all dialogues are test.
 
     Raises:
       UserError: naming the file and the line.
@@ -166,7 +171,22 @@ def _by_dialogue(turns: Sequence[Turn]) -> list[list[Turn]]:
     groups: dict[str, list[Turn]] = {}
     for turn in turns:
         groups.setdefault(turn.dialogue, []).append(turn)
-    return list(groups.values())
+    return [_in_order(group) for group in groups.values()]
+
+
+def _in_order(turns: list[Turn]) -> list[Turn]:
+    """The turns of one dialogue by their numbers, which may be there once each."""
+    if turns[0].number is None:
+        return turns
+    places: dict[int, str] = {}
+    for turn in turns:
+        if turn.number in places:
+            raise UserError(
+                f"{turn.place}: utterance {turn.number} of dialogue {turn.dialogue!r} is there "
+                f"twice, in {places[turn.number]} already."
+            )
+        places[turn.number] = turn.place
+    return sorted(turns, key=lambda turn: turn.number)
 
 
 def _split_of(turns: Sequence[Turn]) -> str:
@@ -205,7 +225,8 @@ def _number(turn: Turn, classes: Sequence[str]) -> int:
         return UNLABELLED
     if turn.label not in classes:
         raise UserError(
-            f"{turn.place}: the label {turn.label!r} is none of the classes {', '.join(classes)}."
+            f"{turn.place}: the label {turn.label!r} is none of the classes {', '.join(classes)}; "
+            "add it to --classes, or leave the cell empty, which means no label."
         )
     return classes.index(turn.label)
 
@@ -313,8 +334,21 @@ def _read_meld(row: Mapping[str, str], place: str, split: str) -> Turn:
         row.get("Emotion", "").lower(),
         _seconds(row.get("StartTime", ""), place),
         _seconds(row.get("EndTime", ""), place),
-        f"dia{dialogue}_utt{_filled(row, 'Utterance_ID', place)}",
+        _meld_sound(row, place),
+        _whole(row, "Utterance_ID", place),
+        "Old_Dialogue_ID" in row,
     )
+
+
+def _meld_sound(row: Mapping[str, str], place: str) -> str:
+    """The clip's name; that of MELD_Dyadic has the ids that the utterance has in MELD."""
+    old = [f"Old_{part}_ID" for part in _CLIP_PARTS]
+    held = [name in row for name in old]
+    if any(held) and not all(held):
+        raise UserError(f"{place}: the table has only one of the columns {' and '.join(old)}.")
+    names = old if all(held) else [f"{part}_ID" for part in _CLIP_PARTS]
+    dialogue, utterance = (_filled(row, name, place) for name in names)
+    return f"dia{dialogue}_utt{utterance}"
 
 
 def _read_emorynlp(row: Mapping[str, str], place: str, split: str) -> Turn:
@@ -333,6 +367,7 @@ def _read_emorynlp(row: Mapping[str, str], place: str, split: str) -> Turn:
         _seconds(row.get("Start_Time", ""), place),
         _seconds(row.get("End_Time", ""), place),
         f"{scene}_utt{_filled(row, 'Utterance_ID', place)}",
+        _whole(row, "Utterance_ID", place),
     )
 
 
@@ -341,13 +376,13 @@ _LAYOUTS = {
     "Dialogue_ID": _Layout(
         ("Dialogue_ID", "Utterance_ID", "Speaker", "Utterance"),
         None,
-        ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"),
+        MELD_CLASSES,
         _read_meld,
     ),
     "Scene_ID": _Layout(
         ("Season", "Episode", "Scene_ID", "Utterance_ID", "Speaker", "Utterance"),
         None,
-        ("Joyful", "Mad", "Peaceful", "Neutral", "Sad", "Powerful", "Scared"),
+        EMORYNLP_CLASSES,
         _read_emorynlp,
     ),
 }
@@ -357,6 +392,16 @@ def _filled(row: Mapping[str, str], column: str, place: str) -> str:
     if not row[column]:
         raise UserError(f"{place}: the column {column!r} is empty.")
     return row[column]
+
+
+def _whole(row: Mapping[str, str], column: str, place: str) -> int:
+    cell = _filled(row, column, place)
+    if not re.fullmatch(r"\d{1,9}(\.0)?", cell):
+        raise UserError(
+            f"{place}: the {column} is {cell[:40]!r}, not a whole number, so the order of the "
+            "turns is not known."
+        )
+    return int(float(cell))
 
 
 def _seconds(cell: str, place: str) -> float:

@@ -24,14 +24,17 @@ MAX_KEY = 2**31
 
 
 class _Dtype:
-    """A dtype of plain numbers or text; the pickled state may only set its byte order."""
+    """A dtype of plain numbers, text or objects; the pickled state may only set its byte order.
+
+    Objects never become a numpy array: what such an array holds is read as a list.
+    """
 
     def __init__(self, code: object):
-        if isinstance(code, str) and code.startswith("O"):
-            raise ValueError("an array of Python objects is refused")
-        if not isinstance(code, str) or not re.fullmatch(r"[biuf][1248]|[SU][1-9]\d{0,5}", code):
-            raise ValueError("an array type other than numbers or text is refused")
-        self.value = np.dtype(code)
+        if not isinstance(code, str) or not re.fullmatch(
+            r"[biuf][1248]|[SU][1-9]\d{0,5}|O8?", code
+        ):
+            raise ValueError("an array type other than numbers, text or objects is refused")
+        self.value = np.dtype(code[0] if code.startswith("O") else code)
 
     def set_state(self, state: tuple) -> None:
         order, subarray, names, fields = state[1:5]
@@ -41,7 +44,10 @@ class _Dtype:
 
 
 class PickledArray:
-    """A numpy array under construction; ``value`` is None until its state has been read."""
+    """A numpy array under construction; ``value`` is None until its state has been read.
+
+    It is an array of numbers, or a list where the pickle has an array of text or of objects.
+    """
 
     def __init__(self):
         self.value = None
@@ -79,7 +85,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         """
         method = _ADMITTED.get((module, name))
         if method is None:
-            self._refuse(f"the global {f'{module}.{name}'[:80]!r}")
+            package = module.partition(".")[0] if isinstance(module, str) else ""
+            self._refuse(f"the global {f'{module}.{name}'[:80]!r}", _INSTEAD.get(package, ""))
         return getattr(self, method)
 
     def persistent_load(self, pid: object) -> None:
@@ -93,10 +100,10 @@ class RestrictedUnpickler(pickle._Unpickler):
         """
         self._refuse("a persistent id")
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, what: str, instead: str = "") -> None:
         raise UserError(
             f"{self._source}: the pickle asks for {what}, which is refused: only numpy arrays "
-            "and builtin containers are read."
+            f"and builtin containers are read{instead}."
         )
 
     def _spend(self, amount: int) -> None:
@@ -133,11 +140,13 @@ class RestrictedUnpickler(pickle._Unpickler):
     def _decode_array(self, dtype: _Dtype, shape: tuple, data: bytes | str, order: str):
         if not isinstance(dtype, _Dtype):
             raise ValueError("an array has no type")
+        if dtype.value.kind == "O":
+            return self._decode_objects(shape, data, order)
         if isinstance(data, str):
             data = self._encode(data, "latin1")
         if not isinstance(data, bytes | bytearray):
-            raise ValueError("an array of Python objects is refused")
-        if len(shape) > 2 or not all(type(n) is int and 0 <= n < MAX_KEY for n in shape):
+            raise ValueError("an array's contents are not bytes")
+        if len(shape) > 3 or not all(type(n) is int and 0 <= n < MAX_KEY for n in shape):
             raise ValueError("an array has an impossible shape")
         if math.prod(shape) * dtype.value.itemsize != len(data):
             raise ValueError(f"an array holds {len(data)} bytes, but declares another size")
@@ -150,6 +159,22 @@ class RestrictedUnpickler(pickle._Unpickler):
             self._spend(len(data))
             return array.tolist()
         return array
+
+    def _decode_objects(self, shape: tuple, items: object, order: str) -> list:
+        """The list that an array of objects is, of one axis or two."""
+        if type(items) is not list or not 1 <= len(shape) <= 2:
+            raise ValueError("an array of Python objects is refused that is no list of them")
+        if not all(type(n) is int and 0 <= n < MAX_KEY for n in shape):
+            raise ValueError("an array has an impossible shape")
+        if math.prod(shape) != len(items):
+            raise ValueError(f"an array holds {len(items)} objects, but declares another number")
+        self._spend(math.prod(max(size, 1) for size in shape))
+        if len(shape) == 1:
+            return list(items)
+        rows, columns = shape
+        if order == "F":
+            return [items[row::rows] for row in range(rows)]
+        return [items[row * columns : (row + 1) * columns] for row in range(rows)]
 
     def _encode(self, text: str, encoding: str) -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
@@ -297,6 +322,12 @@ def _checked_key(key: object) -> str | int:
     raise ValueError("a key other than text or an integer of 32 bits is refused")
 
 
+# Package of a refused global -> what to save in its place.
+_INSTEAD = {
+    "torch": "; save tensors as arrays (tensor.numpy())",
+    "pandas": "; save a frame as a table (frame.to_csv) or its columns as arrays",
+    "cogmen": "; save each Sample as a dictionary (vars(sample))",
+}
 # What a file may name -> the method of RestrictedUnpickler that stands in for it. numpy moved
 # its core in version 2, Python its builtins in version 3.
 _ADMITTED = {

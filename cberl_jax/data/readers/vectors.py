@@ -6,6 +6,8 @@ that the file does not hold.
 """
 
 import os
+import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,14 +32,17 @@ def read_vectors(path: str | os.PathLike, transcript: Transcript) -> np.ndarray:
     """
     source = os.fspath(path)
     names = transcript.dialogue.tolist()
-    arrays = read_arrays(source, set(names).__contains__)
+    _refuse_other_forms(source)
+    arrays = read_arrays(source, _known_names(source, transcript))
+    arrays = {name: _without_axis(array) for name, array in arrays.items()}
     if not arrays:
         raise UserError(f"{source}: holds no dialogue.")
     width = None
     for name, array in arrays.items():
         if array.ndim != 2 or array.dtype.kind != "f":
             found = f"{array.dtype} of shape {array.shape}"
-            raise UserError(f"{source}: {name!r} has to be a table of floats, not {found}.")
+            hint = "; the mean over axis 1 makes one vector of a turn" if array.ndim == 3 else ""
+            raise UserError(f"{source}: {name!r} has to be a table of floats, not {found}{hint}.")
         width = array.shape[1] if width is None else width
         turns = transcript.length[names.index(name)]
         if array.shape != (turns, width):
@@ -59,3 +64,40 @@ def read_vectors(path: str | os.PathLike, transcript: Transcript) -> np.ndarray:
             "may be nan, where the modality is absent."
         )
     return rows
+
+
+def _known_names(source: str, transcript: Transcript) -> Callable[[str], bool]:
+    """Whether an array is a dialogue's; refuses the first that is not."""
+    names = set(transcript.dialogue.tolist())
+    turns = {turn.audio for turn in transcript.turns} - {""}
+
+    def is_known(name: str) -> bool:
+        if name in names:
+            return True
+        form = "an utterance's" if name in turns or "utt" in name else "no dialogue's"
+        if name.isdecimal() or re.fullmatch(r"arr_\d+", name):
+            form = "a number"
+        raise UserError(
+            f"{source}: the name {name[:80]!r} of an array is {form}; each array has to have the "
+            f"name of a dialogue, such as {transcript.dialogue[0]!r}, and hold [turns, width]."
+        )
+
+    return is_known
+
+
+def _refuse_other_forms(source: str) -> None:
+    try:
+        with open(source, "rb") as file:
+            first = file.read(6)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error}).") from error
+    if first == b"\x93NUMPY":
+        raise UserError(
+            f"{source}: is a single numpy array; write an .npz with one array [turns, width] for "
+            "each dialogue, named as the dialogue is."
+        )
+
+
+def _without_axis(array: np.ndarray) -> np.ndarray:
+    """[T, 1, d] as [T, d]."""
+    return array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array

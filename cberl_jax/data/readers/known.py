@@ -1,0 +1,163 @@
+"""The field's corpora: the order of their classes, and what tells a file of one from the others.
+
+A file of numbers does not name its classes. What it shows instead (dialogue ids, speakers, widths,
+labels, sizes) is compared with what is published of each corpus; where that is not enough or does
+not agree, the names have to be given.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+EMORYNLP_CLASSES = ("Joyful", "Mad", "Peaceful", "Neutral", "Sad", "Powerful", "Scared")
+IEMOCAP_CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+MELD_CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+SENTIMENT = ("negative", "neutral", "positive")
+CORPORA = {
+    "meld": MELD_CLASSES,
+    "iemocap": IEMOCAP_CLASSES,
+    "iemocap4": IEMOCAP_CLASSES[:4],
+    "emorynlp": EMORYNLP_CLASSES,
+    "mosei": ("negative", "positive"),
+    "mosi": ("negative", "positive"),
+}
+HOW_TO_NAME = (
+    "name the classes in the order of their numbers by --classes=a,b,c, or the corpus by "
+    f"--corpus={'|'.join(CORPORA)} (data.classes, data.corpus in a config)"
+)
+
+MELD_TRAIN_IDS = frozenset(range(1039))
+MELD_DEV_IDS = frozenset(range(1039, 1153))
+FIRST_MELD_TEST_ID = 1153
+# Dialogues of train, dev and test as published. One of MELD's train dialogues has no features.
+MELD_SIZES = ((1038, 114, 280), (1039, 114, 280))
+EMORYNLP_SIZES = ((713, 99, 85), (659, 89, 79))
+# Widths of (audio, visual) in the published files, visual of 0 where there is none.
+_IEMOCAP_WIDTHS = ((1582, 342), (100, 512))
+_MELD_WIDTHS = ((300, 342),)
+KNOWN_WIDTHS = _IEMOCAP_WIDTHS + _MELD_WIDTHS
+_MELD_TEXT_AUDIO = (600, 300)
+
+IEMOCAP_ID = re.compile(r"Ses\d\d?\d?[MF]?_")
+_IEMOCAP_SPEAKER = re.compile(r"[MF]|Ses\d\d[MF]")
+_EMORYNLP_ID = re.compile(r"s(?:ea)?\d+_e(?:p)?\d+_(?:sc?|c)\d+", re.IGNORECASE)
+# What tells MELD where nothing else does.
+ONLY_SIGN = "numbered dialogues, one-hot speakers and seven labels"
+# From so many labels on their frequencies tell the neutral class.
+_MANY = 1000
+
+
+class Evidence(NamedTuple):
+    """What a file shows of its corpus.
+
+    Attributes:
+      ids: dialogue ids, as text.
+      length: utterances of each.
+      speakers: [N] names.
+      one_hot: whether the speakers are one-hot vectors.
+      labels: class number -> utterances, without the unlabelled.
+      widths: modality -> width, without those of width 0.
+      lists: numbers of dialogues in the file's lists of ids, in its order.
+      official: whether its lists are the official splits of MELD by their ids.
+    """
+
+    ids: Sequence[str]
+    length: Sequence[int]
+    speakers: Sequence[str]
+    one_hot: bool
+    labels: Counter
+    widths: Mapping[str, int]
+    lists: Sequence[int]
+    official: bool
+
+
+def identify(seen: Evidence) -> tuple[str, str]:
+    """The corpus that a file is of.
+
+    Args:
+      seen: what the file shows.
+
+    Returns:
+      The key of ``CORPORA``, or "" where it is not certain, and the reason in words: what points
+      to the corpus, or why it is not certain.
+    """
+    signs = _signs(seen)
+    if not signs:
+        return "", f"nothing in the file tells its corpus ({_labels_in_words(seen)})"
+    found = sorted(set(signs.values()))
+    if len(found) > 1:
+        words = " but ".join(f"{sign} are {name}'s" for sign, name in signs.items())
+        return "", f"the evidence for its corpus disagrees ({words})"
+    name = found[0]
+    fault = _faults(seen)[name]
+    if fault:
+        return "", f"{next(iter(signs))} are {name}'s, but {fault}"
+    if name == "iemocap" and max(seen.labels, default=0) == 3:
+        name = "iemocap4"
+    return name, f"{next(iter(signs))} are {name}'s"
+
+
+def _signs(seen: Evidence) -> dict[str, str]:
+    """What points to a corpus -> which."""
+    signs = {}
+    if seen.ids and all(map(IEMOCAP_ID.match, seen.ids)):
+        signs[f"dialogue ids such as {seen.ids[0][:40]!r}"] = "iemocap"
+    if seen.ids and all(map(_EMORYNLP_ID.match, seen.ids)):
+        signs[f"dialogue ids such as {seen.ids[0][:40]!r}"] = "emorynlp"
+    if seen.speakers and all(map(_IEMOCAP_SPEAKER.fullmatch, set(seen.speakers))):
+        signs["speakers M and F"] = "iemocap"
+    if seen.official:
+        signs["the ids of the splits"] = "meld"
+    widths = tuple(seen.widths.get(name, 0) for name in ("audio", "visual"))
+    if widths in _IEMOCAP_WIDTHS:
+        signs[f"audio and visual {widths[0]} and {widths[1]} wide"] = "iemocap"
+    if widths in _MELD_WIDTHS or (seen.widths.get("text", 0), *widths) == (*_MELD_TEXT_AUDIO, 0):
+        signs[f"audio {widths[0]} and visual {widths[1]} wide"] = "meld"
+    sizes = tuple(sorted(seen.lists))
+    if seven := 6 in seen.labels:
+        if sizes in {tuple(sorted(known)) for known in EMORYNLP_SIZES}:
+            signs["the sizes of the splits"] = "emorynlp"
+        if sizes in {tuple(sorted(known)) for known in MELD_SIZES}:
+            signs["the sizes of the splits"] = "meld"
+    # Of the seven-class corpora only MELD is published with sound; its dialogues are numbered and
+    # its speakers one-hot.
+    numbered = all(name.isdecimal() for name in seen.ids)
+    if seven and numbered and seen.one_hot and "audio" in seen.widths and not signs:
+        signs[ONLY_SIGN] = "meld"
+    return signs
+
+
+def _faults(seen: Evidence) -> dict[str, str]:
+    """Corpus -> what in the file cannot be that corpus, empty where nothing is.
+
+    A label that is too large is not looked at here: it is refused with its place.
+    """
+    top = max(seen.labels, default=0)
+    most = seen.labels.most_common(1)[0][0] if seen.labels.total() >= _MANY else None
+    iemocap = meld = emorynlp = ""
+    if top < 5 and top != 3:
+        iemocap = f"{_labels_in_words(seen)}, not to 5 (six-way) or 3 (four-way)"
+    elif _most_speakers(seen) > 2:
+        iemocap = "a dialogue has more than two speakers"
+    if top < 6:
+        meld = emorynlp = f"{_labels_in_words(seen)}, not to 6"
+    elif most is not None:
+        # Neutral is by far the most frequent class of both.
+        meld = "" if most == 0 else f"label {most} is the most frequent, not 0 (neutral)"
+        emorynlp = "" if most == 3 else f"label {most} is the most frequent, not 3 (Neutral)"
+    return {"iemocap": iemocap, "meld": meld, "emorynlp": emorynlp}
+
+
+def _most_speakers(seen: Evidence) -> int:
+    most, start = 0, 0
+    for length in seen.length:
+        most = max(most, len(set(seen.speakers[start : start + length])))
+        start += length
+    return most
+
+
+def _labels_in_words(seen: Evidence) -> str:
+    if not seen.labels:
+        return "there are no labels"
+    return f"labels go from {min(seen.labels)} to {max(seen.labels)}"
