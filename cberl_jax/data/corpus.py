@@ -17,8 +17,12 @@ import numpy as np
 from cberl_jax.errors import UserError
 
 SPLITS = ("train", "dev", "test")
-# How files call them.
-SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("valid", "val", "validation"), "dev")
+# How files call them, in small letters.
+SPLIT_NAMES = (
+    dict.fromkeys(("train", "training"), "train")
+    | dict.fromkeys(("dev", "val", "valid", "validation", "development"), "dev")
+    | dict.fromkeys(("test", "testing"), "test")
+)
 UNLABELLED = -1
 USUAL_MODALITIES = ("text", "audio", "visual")
 # They are named in settings, joined by commas, and in checkpoints.

@@ -110,6 +110,7 @@ def test_description_counts_everything():
         "train          1           2           0     1     1",
         "  dev          1           1           0     0     1",
         " test          1           2           1     1     0",
+        "dialogues in no split, left out: 0",
         "text: 2 wide, absent in 0.0 % of the utterances",
         "audio: 3 wide, absent in 20.0 % of the utterances",
         "missing modalities: visual",

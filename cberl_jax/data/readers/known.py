@@ -134,7 +134,8 @@ def _faults(seen: Evidence) -> dict[str, str]:
     A label that is too large is not looked at here: it is refused with its place.
     """
     top = max(seen.labels, default=0)
-    most = seen.labels.most_common(1)[0][0] if seen.labels.total() >= _MANY else None
+    many = seen.labels.total() >= _MANY and len(seen.labels) == len(MELD_CLASSES)
+    most = seen.labels.most_common(1)[0][0] if many else None
     iemocap = meld = emorynlp = ""
     if top < 5 and top != 3:
         iemocap = f"{_labels_in_words(seen)}, not to 5 (six-way) or 3 (four-way)"

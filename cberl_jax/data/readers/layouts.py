@@ -138,16 +138,19 @@ def _from_tables(entries: Sequence[object], source: str) -> Layout:
 def _has_ids(letters: str, entries: Sequence[object]) -> bool:
     """Whether the first entry holds ids of utterances, not the speakers."""
     with_ids, without = _WITH_IDS.match(letters), _WITHOUT_IDS.match(letters)
-    if with_ids and without and len(with_ids[1]) in (1, 4):
-        return _all_differ(entries[0])
-    return with_ids is not None or without is None
+    if without is None or letters[0] == "V":
+        return without is None
+    if with_ids is None or letters[1] in "TI":
+        return _are_ids(entries[0])
+    return True
 
 
-def _all_differ(table: Mapping) -> bool:
-    """Whether no value repeats within a dialogue, as ids of utterances do not."""
+def _are_ids(table: Mapping) -> bool:
+    """Whether no value repeats within a dialogue, as speakers do; or all are a mere filler."""
     rows = [rows_of(value) or () for value in table.values()]
-    texts = [[value for value in row if isinstance(value, str | int)] for row in rows]
-    return all(len(set(map(str, row))) == len(row) for row in texts)
+    texts = [[str(value) for value in row if isinstance(value, str | int)] for row in rows]
+    differ = all(len(set(row)) == len(row) for row in texts)
+    return differ or len(set().union(*texts)) == 1
 
 
 def _check_kinds(kinds: Sequence[str], first: int, end: int, source: str) -> None:

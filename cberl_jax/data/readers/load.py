@@ -94,7 +94,7 @@ def load_conversations(
     if name.startswith(SIMULATED):
         return simulate(name.removeprefix(SIMULATED))
     first = _first_bytes(name)
-    if not is_json(first):
+    if first and not is_json(first):
         _refuse_foreign(name, first)
     if first.startswith(_ZIP_MAGIC):
         corpus = read_npz(name, options, to_predict=True)

@@ -102,8 +102,8 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     def _refuse(self, what: str, instead: str = "") -> None:
         raise UserError(
-            f"{self._source}: the pickle asks for {what}, which is refused: only numpy arrays "
-            f"and builtin containers are read{instead}."
+            f"{self._source}: the pickle asks for {what}{instead}, which is refused: only numpy "
+            "arrays and builtin containers are read."
         )
 
     def _spend(self, amount: int) -> None:
@@ -324,9 +324,9 @@ def _checked_key(key: object) -> str | int:
 
 # Package of a refused global -> what to save in its place.
 _INSTEAD = {
-    "torch": "; save tensors as arrays (tensor.numpy())",
-    "pandas": "; save a frame as a table (frame.to_csv) or its columns as arrays",
-    "cogmen": "; save each Sample as a dictionary (vars(sample))",
+    "torch": " (save tensors as arrays, by tensor.numpy())",
+    "pandas": " (save a frame as a table, by frame.to_csv, or its columns as arrays)",
+    "cogmen": " (save each Sample as a dictionary, by vars(sample))",
 }
 # What a file may name -> the method of RestrictedUnpickler that stands in for it. numpy moved
 # its core in version 2, Python its builtins in version 3.

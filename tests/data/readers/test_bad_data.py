@@ -17,6 +17,8 @@ from layouts import change, drop, layout, recast, write
 from readers import ARRAYS, LINE, pickled_corpus, zipped
 from tiny import tiny_config
 
+from cberl_jax.data.readers.known import HOW_TO_NAME
+from cberl_jax.data.readers.labels import HOW_TO_CUT
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.validate import check_repeats
 from cberl_jax.errors import UserError
@@ -104,7 +106,7 @@ FILES = {
     ),
     "page of the web": (
         content(b"<!DOCTYPE html><title>404 Not Found</title>"),
-        "is not a pickle, or is damaged.",
+        "is a web page, not data; the download failed, so fetch the file itself.",
     ),
     "large file that git keeps elsewhere": (
         content(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
@@ -130,7 +132,7 @@ FILES = {
         content(zipped(BASE)[:900]),
         "is not an .npz file, or is damaged (File is not a zip file).",
     ),
-    "half a pickle": (content(pickled_corpus(2)[:400]), "is not a pickle, or is damaged."),
+    "half a pickle": (content(pickled_corpus(2)[:400]), "is not a pickle, or ends too early."),
     "pickle of a dictionary": (
         content(pickle.dumps({"a": 1})),
         "is not a tuple of dictionaries, but of type dict.",
@@ -160,6 +162,10 @@ def test_what_is_no_corpus_is_refused(tmp_path, case):
 
 # Archives of the right keys with one thing wrong: the arrays that are replaced, and the message.
 
+NO_DEV = (
+    "the dev split has no dialogue; --dev_share=0.1 takes a tenth of train (data.dev_share in a "
+    "config)."
+)
 ARCHIVES = {
     # keys
     "unknown key": ({"feature.text": TEXT}, "unknown key 'feature.text.npy'."),
@@ -186,11 +192,17 @@ ARCHIVES = {
     ),
     "float labels": (
         {"label": np.zeros(5)},
-        "'label' must hold one integer per entry, not float64 of shape (5,).",
+        (
+            "'label' must hold one integer per entry, not float64 of shape (5,); where labels are "
+            f"real numbers, {HOW_TO_CUT}."
+        ),
     ),
     "NaN labels": (
         {"label": np.full(5, np.nan, "f4")},
-        "'label' must hold one integer per entry, not float32 of shape (5,).",
+        (
+            "'label' must hold one integer per entry, not float32 of shape (5,); where labels are "
+            f"real numbers, {HOW_TO_CUT}."
+        ),
     ),
     "boolean labels": (
         {"label": np.zeros(5, bool)},
@@ -329,7 +341,7 @@ ARCHIVES = {
         "'split' must be a list of strings, not int64 of shape (3,).",
     ),
     "no train": ({"split": np.array(["dev", "dev", "test"])}, "the train split has no dialogue."),
-    "no dev": ({"split": np.array(["train", "test", "test"])}, "the dev split has no dialogue."),
+    "no dev": ({"split": np.array(["train", "test", "test"])}, NO_DEV),
     "no test": ({"split": np.array(["train", "dev", "dev"])}, "the test split has no dialogue."),
     # speakers and transcripts
     "speakers as numbers": (
@@ -409,7 +421,7 @@ ARCHIVES = {
         audio(np.ones((5, 2, 2), "f4")),
         (
             "'features.audio' must be a table of float16, float32 or float64, [N, width], not"
-            " float32 of shape (5, 2, 2)."
+            " float32 of shape (5, 2, 2); the mean over axis 1 makes one vector of an utterance."
         ),
     ),
     "features transposed": (
@@ -477,20 +489,23 @@ def test_missing_key(tmp_path, key):
 # The field's pickle of MELD with one thing wrong: how, and the message.
 
 ONE_HOT = np.eye(9, dtype=int).tolist()
+
+
+def float_speaker(vector):
+    return float(np.argmax(vector))
+
+
 PICKLES = {
     "label too large": (
         change(2, [0, 9, 1], 0),
         (
-            "label '9' at dialogue '0', utterance 1 is out of range: labels go from 0 to 6, "
-            "or -1 for none."
+            "label '9' at dialogue '0', utterance 1 is out of range: labels of meld go from 0 to "
+            "6, or -1 for none; --classes and --corpus name others."
         ),
     ),
     "label beyond printing": (
         change(2, [0, 10**6000, 1], 0),
-        (
-            "label a huge number at dialogue '0', utterance 1 is out of range: labels go from"
-            " 0 to 6, or -1 for none."
-        ),
+        "label a huge number at dialogue '0', utterance 1 is out of range.",
     ),
     "feature beyond any float": (
         change(4, [np.ones(300), [10**400, 0.5], np.ones(300)], 0),
@@ -498,16 +513,20 @@ PICKLES = {
     ),
     "label huge": (
         change(2, [0, 10**30, 1], 0),
-        (
-            "label '1000000000000000000000000000000' at dialogue '0', utterance 1 is out of "
-            "range: labels go from 0 to 6, or -1 for none."
-        ),
+        "label '1000000000000000000000000000000' at dialogue '0', utterance 1 is out of range.",
     ),
-    "float labels": (
-        recast(2, float),
-        "entry 2 should be labels as integers, but holds real numbers.",
+    "real labels": (
+        recast(2, lambda label: label + 0.5),
+        f"the labels are real numbers from 0.5 to 6.5; {HOW_TO_CUT}.",
     ),
-    "string labels": (recast(2, str), "entry 2 should be labels as integers, but holds text."),
+    "text among the labels": (
+        change(2, [0, "joy", 1], 0),
+        "label 'joy' at dialogue '0', utterance 1 is text, others are not.",
+    ),
+    "a number among text labels": (
+        lambda entries: (recast(2, str)(entries), entries[2].update({0: ["joy", 1, "fear"]})),
+        "label '1' at dialogue '0', utterance 1 is a number, others are not.",
+    ),
     "boolean labels": (
         recast(2, bool),
         "entry 2 should be labels as integers, but holds booleans.",
@@ -516,9 +535,9 @@ PICKLES = {
         recast(2, lambda label: ONE_HOT[label]),
         "entry 2 should be labels as integers, but holds vectors.",
     ),
-    "one float label": (
-        change(2, [0, 1.0, 1], 0),
-        "the label at dialogue '0', utterance 1 is float, not an integer.",
+    "one missing label": (
+        change(2, [0, None, 1], 0),
+        "the label at dialogue '0', utterance 1 is NoneType, not an integer.",
     ),
     "one one-hot label": (
         change(2, [0, [1, 0], 1], 0),
@@ -550,7 +569,17 @@ PICKLES = {
     ),
     "matrix as a feature": (
         change(4, [np.ones(300), np.ones((300, 1)), np.ones(300)], 0),
-        "audio at dialogue '0', utterance 1 is not a vector of numbers.",
+        (
+            "audio at dialogue '0', utterance 1 is not a vector of numbers but a table of shape "
+            "(300, 1); where its rows are frames, their mean makes one vector of an utterance."
+        ),
+    ),
+    "frames in a dialogue": (
+        change(4, np.ones((3, 5, 300)), 0),
+        (
+            "audio at dialogue '0', utterance 0 is not a vector of numbers but a table of shape "
+            "(5, 300); where its rows are frames, their mean makes one vector of an utterance."
+        ),
     ),
     "text in a feature": (
         change(4, [np.ones(300), ["a"] * 300, np.ones(300)], 0),
@@ -579,13 +608,16 @@ PICKLES = {
         change(1, [ONE_HOT[0], [0] * 9, ONE_HOT[1]], 0),
         "the speaker at dialogue '0', utterance 1 is not a one-hot vector.",
     ),
-    "speakers as numbers": (
-        recast(1, np.argmax),
-        ("entry 1 should be speakers as text or one-hot vectors, but holds integers."),
+    "speakers as real numbers": (
+        recast(1, float_speaker),
+        ("entry 1 should be speakers as text, numbers or one-hot vectors, but holds real numbers."),
     ),
     "speakers absent": (
         change(1, None),
-        ("entry 1 should be speakers as text or one-hot vectors, but holds no dictionary."),
+        (
+            "entry 1 should be speakers as text, numbers or one-hot vectors, but holds no "
+            "dictionary."
+        ),
     ),
     "no list in a dialogue": (change(4, "abc", 0), "dialogue '0' holds no list of audio."),
     "in train and test": (
@@ -620,8 +652,8 @@ PICKLES = {
     "too many entries": (
         lambda entries: entries.extend([None] * 3),
         (
-            "3 dictionaries of features in 13 entries are none of the known layouts, which "
-            "have 2, 3 or 6 in up to 14 entries."
+            "6 entries follow the sentences, where the known layouts have two or three lists of "
+            "dialogue ids and at most one entry that is not used."
         ),
     ),
     "too few entries": (
@@ -632,7 +664,7 @@ PICKLES = {
         lambda entries: entries.insert(5, entries[5]),
         (
             "4 dictionaries of features in 11 entries are none of the known layouts, which "
-            "have 2, 3 or 6 in up to 14 entries."
+            "have 1, 2, 3 or 6, or 4 text layers of one width."
         ),
     ),
     "unknown speakers": (
@@ -641,8 +673,8 @@ PICKLES = {
             recast(2, lambda label: label % 6)(entries),
         ),
         (
-            "the speakers are neither 'M' and 'F' (IEMOCAP) nor one-hot vectors (MELD) and no"
-            " label is 6, so its classes are unknown; bring it as an .npz."
+            "audio 300 and visual 342 wide are meld's, but labels go from 0 to 5, not to 6; "
+            f"{HOW_TO_NAME}."
         ),
     ),
 }
@@ -714,9 +746,11 @@ def dev_lacks_a_class(prepared):
     assert corpus.class_counts("dev").tolist() == [0, 1]
 
 
-def class_is_never_seen(prepared):
-    assert prepared.corpus.classes == ("calm", "glad", "fear")
-    assert prepared.data.counts.tolist() == [1, 1, 0] and prepared.program.model.classes == 3
+def class_is_left_out(prepared):
+    """What no utterance has is no output of the model."""
+    assert prepared.corpus.classes == ("calm", "glad")
+    assert prepared.data.counts.tolist() == [1, 1] and prepared.program.model.classes == 2
+    assert prepared.corpus.remarks == ("classes that no utterance has, which are left out: fear",)
 
 
 def only(*modalities):
@@ -776,7 +810,7 @@ ODD = {
     "class absent from dev": ({"label": np.array([0, 1, 1, 0, 0])}, dev_lacks_a_class),
     "class absent everywhere": (
         {"classes": np.array(["calm", "glad", "fear"])},
-        class_is_never_seen,
+        class_is_left_out,
     ),
     "modality of width 0": ({"features.visual": np.zeros((5, 0), "f4")}, only("text", "audio")),
     "modality missing everywhere": ({"present.audio": np.zeros(5, bool)}, only("text")),

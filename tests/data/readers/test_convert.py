@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cberl_jax.data.corpus import describe, fingerprint
+from cberl_jax.data.corpus import fingerprint
+from cberl_jax.data.notices import describe_with_notices
 from cberl_jax.data.readers.load import convert, load_corpus, read_corpus
 from cberl_jax.errors import UserError
 
@@ -36,7 +37,8 @@ def test_program_writes_the_file_and_describes_it(tmp_path):
     source, target = write_pickle(tmp_path / "c.pkl"), tmp_path / "c.npz"
     done = run_program(f"--input={source}", f"--output={target}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == describe(read_corpus(source)) + "\n"
+    assert done.stdout == describe_with_notices(read_corpus(source)) + "\n"
+    assert "\n\nWorth a look:\n- the file has no dev split: " in done.stdout
     assert "missing modalities: visual" in done.stdout
     assert fingerprint(read_corpus(target)) == fingerprint(read_corpus(source))
 

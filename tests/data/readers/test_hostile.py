@@ -175,7 +175,7 @@ def sound_but(place, entry):
     if isinstance(entry, dict):
         name, rows = next(iter(entry.items()))
         entries = [
-            {name: rows if number == place else [value["d0"][0]] * len(rows)}
+            {name: rows if number == place else [value[0][0]] * len(rows)}
             if isinstance(value, dict)
             else value
             for number, value in enumerate(entries)

@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 from layouts import COUNTS, IEMOCAP_IDS, LENGTHS, MELD_IDS, TESTED, layout, recast, write
 
 from cberl_jax.data.corpus import fingerprint
+from cberl_jax.data.holdout import hold_out_dev
 from cberl_jax.data.readers import unpickling
+from cberl_jax.data.readers.known import IEMOCAP_CLASSES, MELD_CLASSES
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.readers.npz import read_npz
-from cberl_jax.data.readers.pickles import (
-    IEMOCAP_CLASSES,
-    MELD_CLASSES,
-    hold_out_dev,
-    read_pickle,
-)
+from cberl_jax.data.readers.pickles import read_pickle
 from cberl_jax.data.readers.unpickling import RestrictedUnpickler
 from cberl_jax.errors import UserError
 

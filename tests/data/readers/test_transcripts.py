@@ -166,7 +166,7 @@ def test_vectors_are_placed_by_dialogue_and_turn(tmp_path, transcript):
     "arrays, message",
     [
         ({}, "holds no dialogue"),
-        ({"c": np.ones((1, 2))}, "unknown key 'c.npy'"),
+        ({"c": np.ones((1, 2))}, "the name 'c' of an array is no dialogue's; each array has"),
         ({"a": np.ones((2, 2), int)}, "'a' has to be a table of floats, not int64"),
         ({"a": np.ones(2)}, "'a' has to be a table of floats"),
         ({"a": np.ones((3, 2))}, "dialogue 'a' is 3 turns of 2 numbers; 2 turns of 2 numbers"),
