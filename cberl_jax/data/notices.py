@@ -9,6 +9,8 @@ import numpy as np
 from cberl_jax.data.corpus import SPLITS, Corpus, describe
 
 HEADING = "Worth a look"
+# IEMOCAP's labels for utterances without a majority, and for what is none of its classes.
+NO_CLASS = ("xxx", "oth", "other")
 
 
 def notices(corpus: Corpus) -> list[str]:
@@ -25,6 +27,12 @@ def notices(corpus: Corpus) -> list[str]:
     found = list(corpus.remarks)
     if corpus.left_out:
         found.append(f"{corpus.left_out} dialogues of the file stand in no split and are left out")
+    found += [
+        f"the class {name} is IEMOCAP's mark for no class; leave those labels empty to train "
+        "without them"
+        for name in corpus.classes
+        if name.lower() in NO_CLASS
+    ]
     found += _untaught_classes(corpus)
     for name in corpus.modalities:
         found += _absent_splits(corpus, name)

@@ -20,6 +20,7 @@ from cberl_jax.data.matching import match_model, modalities_left_out
 from cberl_jax.data.packing import Rows, assign_rows, pack, turns_of
 from cberl_jax.data.readers.jsonl import from_turns
 from cberl_jax.data.readers.load import load_conversations
+from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.standardize import Standardiser
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
@@ -32,6 +33,7 @@ from cberl_jax.serving.stream import Stream
 from cberl_jax.training.epoch import Program, predict
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.outcome import member_states
+from cberl_jax.training.prepare import reading_options
 
 Conversations = str | os.PathLike[str] | Corpus | Iterable[Any]
 
@@ -70,6 +72,7 @@ class Model:
         seeds: np.ndarray,
         diverged: np.ndarray,
         text_layers: str,
+        options: ReadingOptions,
         ignored: tuple[str, ...] = (),
         classes: tuple[str, ...],
     ):
@@ -82,13 +85,14 @@ class Model:
           seeds: [S] the members' seeds.
           diverged: seeds of those that are left out.
           text_layers: how several text layers of a file become one.
+          options: what a file does not say of itself, as of the one that was trained on.
           ignored: modalities that a file may hold though the members were trained without.
           classes: names of the classes.
         """
         self.classes, self.widths = classes, standardiser.widths
         self.seeds, self.diverged = seeds.tolist(), diverged.tolist()
         self.network, self.variables, self.standardiser = program.model, variables, standardiser
-        self._text_layers, self._ignored = text_layers, ignored
+        self._text_layers, self._options, self._ignored = text_layers, options, ignored
         # A power of two: every number of rows below is one too, and splits over the devices.
         self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
         self._fleet = Fleet(self._program, len(seeds))
@@ -176,7 +180,7 @@ class Model:
     def _read(self, conversations: Conversations) -> Corpus:
         """The conversations in the model's terms."""
         if isinstance(conversations, str | os.PathLike):
-            corpus = load_conversations(conversations, self._text_layers)
+            corpus = load_conversations(conversations, self._text_layers, self._options)
         elif isinstance(conversations, Corpus):
             corpus = combine_text_layers(conversations, self._text_layers)
             corpus = validate(corpus, to_predict=True)
@@ -259,6 +263,7 @@ def load(workdir: str | os.PathLike[str]) -> Model:
         seeds=trained.members.seeds[sound],
         diverged=trained.members.seeds[~sound],
         text_layers=config.data.text_layers,
+        options=reading_options(config),
         ignored=modalities_left_out(config.data.modalities),
         classes=tuple(stored["classes"]),
     )

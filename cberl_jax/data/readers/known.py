@@ -55,7 +55,7 @@ class Evidence(NamedTuple):
       ids: dialogue ids, as text.
       length: utterances of each.
       speakers: [N] names.
-      one_hot: whether the speakers are one-hot vectors.
+      form: of the speakers: text, vectors (one-hot) or integers.
       labels: class number -> utterances, without the unlabelled.
       widths: modality -> width, without those of width 0.
       lists: numbers of dialogues in the file's lists of ids, in its order.
@@ -65,7 +65,7 @@ class Evidence(NamedTuple):
     ids: Sequence[str]
     length: Sequence[int]
     speakers: Sequence[str]
-    one_hot: bool
+    form: str
     labels: Counter
     widths: Mapping[str, int]
     lists: Sequence[int]
@@ -123,7 +123,7 @@ def _signs(seen: Evidence) -> dict[str, str]:
     # Of the seven-class corpora only MELD is published with sound; its dialogues are numbered and
     # its speakers one-hot.
     numbered = all(name.isdecimal() for name in seen.ids)
-    if seven and numbered and seen.one_hot and "audio" in seen.widths and not signs:
+    if seven and numbered and seen.form == "vectors" and "audio" in seen.widths and not signs:
         signs[ONLY_SIGN] = "meld"
     return signs
 
@@ -139,7 +139,7 @@ def _faults(seen: Evidence) -> dict[str, str]:
     iemocap = meld = emorynlp = ""
     if top < 5 and top != 3:
         iemocap = f"{_labels_in_words(seen)}, not to 5 (six-way) or 3 (four-way)"
-    elif _most_speakers(seen) > 2:
+    elif seen.form == "text" and _most_speakers(seen) > 2:
         iemocap = "a dialogue has more than two speakers"
     if top < 6:
         meld = emorynlp = f"{_labels_in_words(seen)}, not to 6"

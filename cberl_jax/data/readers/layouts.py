@@ -103,7 +103,8 @@ def recognise(entries: object, source: str) -> Layout:
         return _from_samples(entries, source)
     if not isinstance(entries, list | tuple):
         found = type(entries).__name__.strip("_")
-        raise UserError(f"{source}: is not a tuple of dictionaries, but of type {found}.")
+        keys = "; its keys would have to be train, dev and test" if found == "dict" else ""
+        raise UserError(f"{source}: is not a tuple of dictionaries, but of type {found}{keys}.")
     return _from_tables(entries, source)
 
 

@@ -97,7 +97,8 @@ def load_conversations(
     if first and not is_json(first):
         _refuse_foreign(name, first)
     if first.startswith(_ZIP_MAGIC):
-        corpus = read_npz(name, options, to_predict=True)
+        # It names its classes itself, and no split counts.
+        corpus = read_npz(name, ReadingOptions(bins=options.bins), to_predict=True)
     elif first.startswith(_PICKLE_MAGICS):
         corpus = read_pickle(name, options, to_predict=True)
     else:

@@ -76,7 +76,8 @@ def read_npz(
         raise UserError(f"{source}: the key {missing[0]!r} is missing.")
     if to_predict:
         arrays = _without_labels(arrays) | arrays | {"split": _all_test(arrays)}
-    if options.bins:
+    # Whole numbers are class numbers already, as in a file that convert.py has cut.
+    if options.bins and not (to_predict and arrays["label"].dtype.kind != "f"):
         arrays |= _cut(source, arrays["label"], options)
     _check_options(source, arrays["classes"], options)
     label = _labels(source, arrays["label"])
@@ -105,10 +106,13 @@ def read_npz(
 
 def _cut(source: str, values: np.ndarray, options: ReadingOptions) -> dict[str, np.ndarray]:
     """Labels and classes out of real numbers."""
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise UserError(f"{source}: --bins cuts labels that are one number per utterance.")
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise UserError(
+            f"{source}: --bins cuts labels that are one real number per utterance, not "
+            f"{values.dtype} of shape {values.shape}; whole numbers are class numbers already."
+        )
     label = cut_labels(values, options.bins)
-    wrong = np.flatnonzero((label == UNLABELLED) & ~np.isnan(values.astype(float)))
+    wrong = np.flatnonzero((label == UNLABELLED) & ~np.isnan(values))
     if wrong.size:
         low, high = options.bins[0], options.bins[-1]
         raise UserError(

@@ -76,7 +76,7 @@ def read_pickle(
     _check_order(features, source)
     named = _name(raw, options, layout, ids, length, speakers, features)
     if not to_predict and "dev" not in splits:
-        splits = _official_dev(splits, options, named)
+        splits = _official_dev(layout, splits, options, named)
     sentences = read_sentences(layout, ids)
     where = {key: split for split, held in splits.items() for key in held}
     corpus = Corpus(
@@ -131,10 +131,10 @@ def _ordered_ids(layout: Layout, splits: Mapping[str, frozenset[str]], source: s
 
 
 class _Speakers(NamedTuple):
-    """The names [N], and whether the file has them as one-hot vectors."""
+    """The names [N], and what the file has them as: text, vectors (one-hot) or integers."""
 
     names: list[str]
-    one_hot: bool
+    form: str
 
 
 def _read_speakers(layout: Layout, ids: Sequence[str], room: int, source: str) -> _Speakers:
@@ -150,7 +150,7 @@ def _read_speakers(layout: Layout, ids: Sequence[str], room: int, source: str) -
         if name is None:
             raise UserError(f"{source}: the speaker at {place_of(key, turn)} is not {form}.")
         names.append(name)
-    return _Speakers(names, kind == "vectors")
+    return _Speakers(names, kind)
 
 
 def _speaker(value: object, kind: str) -> str | None:
@@ -230,7 +230,7 @@ def _name(
             ids=ids,
             length=length.tolist(),
             speakers=speakers.names,
-            one_hot=speakers.one_hot,
+            form=speakers.form,
             labels=labels,
             widths={m: array.shape[1] for m, array in features.items() if array.shape[1]},
             lists=[len(held) for held in layout.lists],
@@ -242,11 +242,14 @@ def _name(
 
 
 def _official_dev(
-    splits: Mapping[str, frozenset[str]], options: ReadingOptions, named: NamedLabels
+    layout: Layout,
+    splits: Mapping[str, frozenset[str]],
+    options: ReadingOptions,
+    named: NamedLabels,
 ) -> dict[str, frozenset[str]]:
     """The splits with MELD's official dev ids as dev, where train holds them all."""
     official = frozenset(map(str, MELD_DEV_IDS))
-    is_meld = options.corpus == "meld" or named.corpus == "meld"
+    is_meld = "meld" in (options.corpus, named.corpus) or meld_order(layout.lists) is not None
     if options.dev_share or not is_meld or not official <= splits.get("train", frozenset()):
         return dict(splits)
     return {**splits, "train": splits["train"] - official, "dev": official}

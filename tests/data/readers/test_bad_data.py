@@ -135,7 +135,10 @@ FILES = {
     "half a pickle": (content(pickled_corpus(2)[:400]), "is not a pickle, or ends too early."),
     "pickle of a dictionary": (
         content(pickle.dumps({"a": 1})),
-        "is not a tuple of dictionaries, but of type dict.",
+        (
+            "is not a tuple of dictionaries, but of type dict; its keys would have to be train, "
+            "dev and test."
+        ),
     ),
     "pickle of a number": (
         content(pickle.dumps(5)),
