@@ -263,6 +263,64 @@ def speak(path, text, pitch):
     soundfile.write(path, 0.5 * pulses * np.sin(2 * math.pi * 3 * time) ** 2, 16000)
 
 
+def tone(path, seconds=0.5, rate=16_000):
+    """Writes a tone that gets louder."""
+    import soundfile
+
+    time = np.arange(int(seconds * rate)) / rate
+    soundfile.write(path, (time * np.sin(2 * np.pi * 220 * time)).astype("f4"), rate)
+
+
+@needs_smile
+def test_a_sound_without_content_is_absent_and_said(folder):
+    for name in ("a0.wav", "b0.wav", "b1.wav"):
+        tone(folder / name)
+    (folder / "a1.wav").write_bytes(b"")
+    tone(folder / "b1.wav", seconds=0)
+    said, corpus = run(audio_folders=["."], timing="")
+    assert "sounds that are empty: 2, such as a1.wav" in said
+    np.testing.assert_array_equal(corpus.present["audio"], [True, False, True, False, False])
+
+
+@needs_smile
+def test_every_sound_is_opened_before_any_is_analysed(folder, monkeypatch):
+    """The last file is no sound: it is refused without an hour of work on those before it."""
+    for name in ("a0.wav", "a1.wav", "b0.wav"):
+        tone(folder / name)
+    (folder / "b1.wav").write_bytes(b"RIFF, but no sound")
+    started = []
+    monkeypatch.setattr("cberl_jax.features.audio._make_functionals", lambda: started.append(1))
+    assert_refused("b1.wav: cannot be decoded as sound", audio_folders=["."], timing="")
+    assert not started
+
+
+@needs_smile
+def test_sounds_that_are_all_empty_are_refused(folder):
+    for name in ("a0.wav", "a1.wav"):
+        (folder / name).write_bytes(b"")
+    assert_refused("a0.wav: holds no sound, and nor does any", audio_folders=["."], timing="")
+
+
+def test_a_dev_split_can_be_held_out_of_train(folder):
+    labels = ("fear", "joy")
+    turns = [(d, t) for d in range(8) for t in (0, 1)]
+    rows = [f"d{d},A,word,train,{labels[(d + t) % 2]},{t},{t + 1}" for d, t in turns]
+    rows += ["t0,A,word,test,joy,0,1", "t0,B,word,test,fear,1,2"]
+    head = "dialogue,speaker,text,split,label,start,end"
+    (folder / "own.csv").write_text("\n".join([head, *rows]) + "\n")
+    said, corpus = run(transcripts=["own.csv"])
+    assert "is for predict.py alone (--dev_share=0.1 makes a dev split out of a tenth" in said
+    said, corpus = run(transcripts=["own.csv"], dev_share=0.25)
+    assert said == ""
+    trained = load_corpus(folder / "out.npz")
+    assert [int(np.sum(trained.split == s)) for s in ("train", "dev", "test")] == [6, 2, 1]
+    done = run_program(
+        folder, "--transcript=own.csv", "--text_encoder=", "--output=two.npz", "--dev_share=0.5"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(np.sum(load_corpus(folder / "two.npz").split == "dev")) == 4
+
+
 @needs_smile
 def test_sounds_become_functionals_and_what_is_missing_is_said(folder):
     import soundfile

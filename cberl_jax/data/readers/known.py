@@ -44,6 +44,7 @@ _IEMOCAP_SPEAKER = re.compile(r"[MF]|Ses\d\d[MF]")
 _EMORYNLP_ID = re.compile(r"s(?:ea)?\d+_e(?:p)?\d+_(?:sc?|c)\d+", re.IGNORECASE)
 # What tells MELD where nothing else does.
 ONLY_SIGN = "numbered dialogues, one-hot speakers and seven labels"
+GENDERS = "speakers M and F"
 # From so many labels on their frequencies tell the neutral class.
 _MANY = 1000
 
@@ -79,8 +80,8 @@ def identify(seen: Evidence) -> tuple[str, str]:
       seen: what the file shows.
 
     Returns:
-      The key of ``CORPORA``, or "" where it is not certain, and the reason in words: what points
-      to the corpus, or why it is not certain.
+      The key of ``CORPORA``, or "" where it is not certain, and the reason in words: why it is
+      not certain, or what points to the corpus if that is one weak sign, else "".
     """
     signs = _signs(seen)
     if not signs:
@@ -91,11 +92,14 @@ def identify(seen: Evidence) -> tuple[str, str]:
         return "", f"the evidence for its corpus disagrees ({words})"
     name = found[0]
     fault = _faults(seen)[name]
+    if not fault and set(signs) == {GENDERS} and max(seen.labels, default=0) == 3:
+        fault = "other corpora of four labels have them too"
     if fault:
         return "", f"{next(iter(signs))} are {name}'s, but {fault}"
     if name == "iemocap" and max(seen.labels, default=0) == 3:
         name = "iemocap4"
-    return name, f"{next(iter(signs))} are {name}'s"
+    weak = set(signs) <= {GENDERS, ONLY_SIGN}
+    return name, next(iter(signs)) if weak else ""
 
 
 def _signs(seen: Evidence) -> dict[str, str]:
@@ -106,7 +110,7 @@ def _signs(seen: Evidence) -> dict[str, str]:
     if seen.ids and all(map(_EMORYNLP_ID.match, seen.ids)):
         signs[f"dialogue ids such as {seen.ids[0][:40]!r}"] = "emorynlp"
     if seen.speakers and all(map(_IEMOCAP_SPEAKER.fullmatch, set(seen.speakers))):
-        signs["speakers M and F"] = "iemocap"
+        signs[GENDERS] = "iemocap"
     if seen.official:
         signs["the ids of the splits"] = "meld"
     widths = tuple(seen.widths.get(name, 0) for name in ("audio", "visual"))

@@ -15,7 +15,7 @@ import numpy as np
 from cberl_jax.data.corpus import UNLABELLED
 from cberl_jax.data.labels import cut_labels, name_bins
 from cberl_jax.data.readers.entries import place_of, shown, utterances, vector_of
-from cberl_jax.data.readers.known import CORPORA, HOW_TO_NAME, ONLY_SIGN, SENTIMENT
+from cberl_jax.data.readers.known import CORPORA, HOW_TO_NAME, SENTIMENT
 from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.readers.unpickling import MAX_KEY
 from cberl_jax.errors import UserError
@@ -225,18 +225,24 @@ def _by_evidence(
             f"for each of the {len(found)} numbers by --classes."
         )
     if low < 0 and high < 2:
-        values = ", ".join(map(str, sorted(found)))
-        raise UserError(
-            f"{raw.source}: the labels are {values}, where {UNLABELLED} may be a class or no "
-            "label; name their classes by --classes=negative,neutral,positive, or by --classes=a,b "
-            f"if {UNLABELLED} is no label (data.classes in a config)."
-        )
+        raise UserError(f"{raw.source}: {_sentiments(sorted(found))}")
     counts = Counter(value for value in raw.values if value is not None and value >= 0)
     corpus, reason = find_corpus(counts)
     if not corpus:
         raise UserError(f"{raw.source}: {reason}; {HOW_TO_NAME}.")
     named = _in_range(raw, CORPORA[corpus], f" of {corpus}")
     return named._replace(corpus=corpus, remarks=_remarks(corpus, reason))
+
+
+def _sentiments(found: Sequence[int]) -> str:
+    """A sentence about labels of -1 and few others, of which -1 may be a class."""
+    names = {2: "a,b", 3: ",".join(SENTIMENT)}[len(found)]
+    said = (
+        f"the labels are {', '.join(map(str, found))}; name a class for each by --classes={names}"
+    )
+    if len(found) == 3:
+        said += f", or one for each but {UNLABELLED} where that is no label"
+    return f"{said} (data.classes in a config)."
 
 
 def _remarks(corpus: str, reason: str) -> tuple[str, ...]:
@@ -246,9 +252,9 @@ def _remarks(corpus: str, reason: str) -> tuple[str, ...]:
             f"four-way IEMOCAP: labels 0 to 3 are read as {names} (COGMEN's order; others have "
             "angry, happy, sad, neutral): --classes sets another order",
         )
-    if corpus == "meld" and reason.startswith(ONLY_SIGN):
+    if reason:
         return (
-            f"the classes are taken for MELD's ({names}), as nothing but {ONLY_SIGN} tells the "
+            f"the classes are taken for {corpus}'s ({names}), as nothing but {reason} tells the "
             "corpus: --classes or --corpus sets others",
         )
     return ()

@@ -118,6 +118,11 @@ def _from_tables(entries: Sequence[object], source: str) -> Layout:
     _check_kinds(kinds, first, end, source)
     names = _FEATURE_TABLES.get(count, ())
     tables = [keyed_by_text(entry, source) for entry in entries[start:end]]
+    if not count:
+        raise UserError(
+            f"{source}: no dictionary of features follows the labels; features that lie in files "
+            "of their own have to be put in."
+        )
     if not names or (names == _LAYERS and not _equal_widths(tables)):
         raise UserError(
             f"{source}: {count} dictionaries of features in {len(entries)} entries are none of "

@@ -27,7 +27,7 @@ from cberl_jax.data.readers.known import KNOWN_WIDTHS, MELD_DEV_IDS, Evidence, i
 from cberl_jax.data.readers.labels import NamedLabels, RawLabels, name_labels, read_labels
 from cberl_jax.data.readers.layouts import Layout, check_tables, read_sentences, recognise
 from cberl_jax.data.readers.options import ReadingOptions
-from cberl_jax.data.readers.splits import check_disjoint, meld_order, name_lists
+from cberl_jax.data.readers.splits import check_disjoint, meld_order, name_lists, say_order
 from cberl_jax.data.readers.unpickling import read_bytes, unpickle
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
@@ -60,7 +60,7 @@ def read_pickle(
     source = os.fspath(path)
     data = read_bytes(source)
     layout = recognise(unpickle(data, source), source)
-    splits = _splits(layout, options, to_predict, source)
+    splits, said = _splits(layout, options, to_predict, source)
     ids = _ordered_ids(layout, splits, source)
     length = np.array(check_tables(layout, ids, source), np.int64)
     # Entries may be shared within a pickle, so that a small file describes a vast corpus.
@@ -93,7 +93,7 @@ def read_pickle(
         else _text_array(sentences, "the sentences", room, source),
         source=source,
         left_out=len(layout.labels) - len(ids),
-        remarks=layout.remarks + named.remarks,
+        remarks=layout.remarks + said + named.remarks,
     )
     if to_predict:
         return validate(corpus, to_predict=True)
@@ -105,18 +105,19 @@ def read_pickle(
 
 def _splits(
     layout: Layout, options: ReadingOptions, to_predict: bool, source: str
-) -> dict[str, frozenset[str]]:
-    """Split -> ids; all dialogues are test where they are only to be predicted."""
+) -> tuple[dict[str, frozenset[str]], tuple[str, ...]]:
+    """Split -> ids, and what was decided; all are test where they are only to be predicted."""
     if to_predict:
-        return {"test": frozenset(layout.labels)}
-    if layout.certain and not options.splits:
-        splits = dict(zip(layout.names, layout.lists))
-    elif layout.certain:
+        return {"test": frozenset(layout.labels)}, ()
+    order = layout.names
+    if not layout.certain:
+        order = name_lists(layout.lists, options.splits, layout.names, source)
+    elif options.splits:
         raise UserError(f"{source}: names its splits itself; take --splits away.")
-    else:
-        splits = name_lists(layout.lists, options.splits, layout.names, source)
+    splits = dict(zip(order, layout.lists))
     check_disjoint(splits, source)
-    return splits
+    is_said = len(order) == 3 and not layout.certain and not options.splits
+    return splits, (say_order(layout.lists, order),) if is_said else ()
 
 
 def _ordered_ids(layout: Layout, splits: Mapping[str, frozenset[str]], source: str) -> list[str]:

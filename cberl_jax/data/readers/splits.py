@@ -26,10 +26,8 @@ _MUCH_LONGER = 2
 Order = tuple[str, ...]
 
 
-def name_lists(
-    lists: Sequence[Set[str]], given: Order, usual: Order, source: str
-) -> dict[str, Set[str]]:
-    """The lists by the names of their splits.
+def name_lists(lists: Sequence[Set[str]], given: Order, usual: Order, source: str) -> Order:
+    """The splits that the lists are.
 
     Args:
       lists: two or three lists of dialogue ids, in the file's order.
@@ -38,7 +36,7 @@ def name_lists(
       source: name of the file.
 
     Returns:
-      Split -> ids.
+      A split for each list.
 
     Raises:
       UserError: the order is not certain, or is not that of so many lists.
@@ -62,7 +60,13 @@ def name_lists(
             "dev and which is test; name them in order by --splits=train,dev,test or "
             "--splits=train,test,dev (data.splits in a config)."
         )
-    return dict(zip(order, lists))
+    return order
+
+
+def say_order(lists: Sequence[Set[str]], order: Order) -> str:
+    """What a person should know of the order that three lists were given."""
+    pairs = ", ".join(f"{split} ({len(ids)} dialogues)" for split, ids in zip(order, lists))
+    return f"the file's three lists of ids are read as {pairs}; --splits sets another order"
 
 
 def certain_order(lists: Sequence[Set[str]]) -> Order | None:
@@ -111,7 +115,10 @@ def meld_order(lists: Sequence[Set[str]]) -> Order | None:
 
 
 def _by_sessions(lists: Sequence[Set[str]]) -> Order | None:
-    """IEMOCAP's fifth session is test, and train is much longer than dev."""
+    """IEMOCAP's fifth session is test, and train is much longer than dev.
+
+    Not so where a fold of a cross-validation has the session in train.
+    """
     sessions = []
     for ids in lists:
         matches = [_SESSION.match(name) for name in ids]
@@ -120,6 +127,9 @@ def _by_sessions(lists: Sequence[Set[str]]) -> Order | None:
         sessions.append({match[1] for match in matches})
     tests = [n for n, held in enumerate(sessions) if "05" in held]
     if len(tests) != 1:
+        return None
+    is_longest = len(lists[tests[0]]) == max(map(len, lists))
+    if sessions[tests[0]] != {"05"} and (len(lists) == 2 or is_longest):
         return None
     rest = sorted((n for n in range(len(lists)) if n != tests[0]), key=lambda n: -len(lists[n]))
     if len(rest) == 2 and len(lists[rest[0]]) < _MUCH_LONGER * len(lists[rest[1]]):

@@ -141,7 +141,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         if not isinstance(dtype, _Dtype):
             raise ValueError("an array has no type")
         if dtype.value.kind == "O":
-            return self._decode_objects(shape, data, order)
+            return self._decode_objects(shape, data)
         if isinstance(data, str):
             data = self._encode(data, "latin1")
         if not isinstance(data, bytes | bytearray):
@@ -160,8 +160,11 @@ class RestrictedUnpickler(pickle._Unpickler):
             return array.tolist()
         return array
 
-    def _decode_objects(self, shape: tuple, items: object, order: str) -> list:
-        """The list that an array of objects is, of one axis or two."""
+    def _decode_objects(self, shape: tuple, items: object) -> list:
+        """The list that an array of objects is, of one axis or two.
+
+        numpy lists them row by row, also where the array is in Fortran's order.
+        """
         if type(items) is not list or not 1 <= len(shape) <= 2:
             raise ValueError("an array of Python objects is refused that is no list of them")
         if not all(type(n) is int and 0 <= n < MAX_KEY for n in shape):
@@ -172,8 +175,6 @@ class RestrictedUnpickler(pickle._Unpickler):
         if len(shape) == 1:
             return list(items)
         rows, columns = shape
-        if order == "F":
-            return [items[row::rows] for row in range(rows)]
         return [items[row * columns : (row + 1) * columns] for row in range(rows)]
 
     def _encode(self, text: str, encoding: str) -> bytes:

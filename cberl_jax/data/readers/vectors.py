@@ -79,7 +79,7 @@ def _known_names(source: str, transcript: Transcript) -> Callable[[str], bool]:
             form = "a number"
         raise UserError(
             f"{source}: the name {name[:80]!r} of an array is {form}; each array has to have the "
-            f"name of a dialogue, such as {transcript.dialogue[0]!r}, and hold [turns, width]."
+            f"name of a dialogue, such as {str(transcript.dialogue[0])!r}, and hold [turns, width]."
         )
 
     return is_known

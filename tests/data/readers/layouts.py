@@ -67,6 +67,67 @@ COUNTS = {
 }
 
 
+# Twenty dialogues as people's own files have them: any ids, speakers, labels and lists.
+
+TURNS = (4, 3, 5, 4, 6, 3, 4, 5, 4, 3, 5, 4, 6, 4, 3, 5, 4, 4, 3, 5)
+SESSIONS = tuple(f"Ses0{1 + k // 4}F_impro{k:02d}" for k in range(len(TURNS)))
+NUMBERS = tuple(range(len(TURNS)))
+# Within the official splits of MELD: 12 train, 3 dev and 5 test dialogues.
+OFFICIAL = (*range(12), *range(1039, 1042), *range(1153, 1158))
+
+
+def columns(ids, make):
+    """dialogue id -> a value per utterance; ``make`` takes the dialogue's place and the turn."""
+    return {
+        key: [make(place, turn) for turn in range(turns)]
+        for place, (key, turns) in enumerate(zip(ids, TURNS))
+    }
+
+
+def gender(place, turn):
+    return "MF"[turn % 2]
+
+
+def one_hot(width):
+    return lambda place, turn: np.eye(width, dtype=int)[(place + turn) % width].tolist()
+
+
+def cycle(*values):
+    """Labels that run through the values."""
+    return lambda place, turn: values[(place + 2 * turn) % len(values)]
+
+
+def own(ids=SESSIONS, speaker=gender, label=None, lists=None, widths=(8, 6, 5)):
+    """A tuple of nine entries or more: ids, speakers, labels, text, audio, visual, ..."""
+    random = np.random.default_rng(0)
+    return [
+        columns(ids, lambda place, turn: f"{ids[place]}_{turn:03d}"),
+        columns(ids, speaker),
+        columns(ids, label or cycle(*range(6))),
+        *(columns(ids, lambda *_, w=w: random.normal(size=w).astype("f4")) for w in widths),
+        columns(ids, lambda place, turn: f"sentence {place} {turn}"),
+        *(lists or (list(ids[:14]), list(ids[14:]))),
+    ]
+
+
+def cosmic(ids=SESSIONS, speaker=gender, label=None, lists=None, sentiment=None):
+    """COSMIC's layout: no ids of utterances, four text layers, and train, test, dev."""
+    made = own(ids, speaker, label, widths=(16,) * 4)
+    between = [columns(ids, sentiment)] if sentiment else []
+    lists = lists or (list(ids[:12]), list(ids[14:]), list(ids[12:14]))
+    return [*made[1:3], *between, *made[3:8], *lists]
+
+
+def samples(ids=SESSIONS, places=NUMBERS, **more):
+    """CORECT's layout of one split: a dictionary for each dialogue."""
+    entries = own(ids)
+    names = ("speakers", "labels", "text", "audio", "visual", "sentence")
+    return [
+        {"vid": ids[k]} | {name: e[ids[k]] for name, e in zip(names, entries[1:7])} | more
+        for k in places
+    ]
+
+
 def write(path, entries, protocol=2):
     path.write_bytes(pickle.dumps(entries, protocol=protocol))
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import SESSIONS, cycle, own, write
 
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.notices import describe_with_notices
@@ -38,9 +39,28 @@ def test_program_writes_the_file_and_describes_it(tmp_path):
     done = run_program(f"--input={source}", f"--output={target}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == describe_with_notices(read_corpus(source)) + "\n"
-    assert "\n\nWorth a look:\n- the file has no dev split: " in done.stdout
+    assert "\n\nWorth a look:\n- the classes are taken for iemocap's (happy, " in done.stdout
+    assert "\n- the file has no dev split: 1 of 4 train dialogues are held out" in done.stdout
     assert "missing modalities: visual" in done.stdout
     assert fingerprint(read_corpus(target)) == fingerprint(read_corpus(source))
+
+
+def test_options_of_the_program_name_what_the_file_does_not_say(tmp_path):
+    label = cycle(-2.5, 0.5, 1.0)
+    lists = [list(SESSIONS[::2]), list(SESSIONS[1::4]), list(SESSIONS[3::4])]
+    source = write(tmp_path / "c.pkl", tuple(own(label=label, lists=lists)))
+    target = tmp_path / "c.npz"
+    files = (f"--input={source}", f"--output={target}")
+    done = run_program(*files, "--splits=train,test,valid")
+    assert done.returncode == 2 and "--bins=-3,0,3" in done.stderr
+    options = ("--bins=-3,0,3", "--classes=negative,positive", "--splits=train,test,valid")
+    done = run_program(*files, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dialogues in no split, left out: 0\n" in done.stdout
+    corpus = read_corpus(target)
+    assert corpus.classes == ("negative", "positive")
+    assert [int(np.sum(corpus.split == s)) for s in ("train", "dev", "test")] == [10, 5, 5]
+    assert corpus.dialogue[corpus.split == "dev"].tolist() == list(SESSIONS[3::4])
 
 
 def test_conversion_keeps_the_text_layers_apart(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from cberl_jax.data.readers.transcripts import read_transcripts
 from cberl_jax.data.readers.vectors import read_vectors
 from cberl_jax.errors import UserError
+from cberl_jax.features.audio import find_sounds
 
 OWN = """dialogue,speaker,text,split,label,start,end,audio
 a,Ross,"We were on a break, you know!",train,anger,1.5,2.25,a0.wav
@@ -183,3 +184,100 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path, transcript, arrays, messa
     with pytest.raises(UserError) as caught:
         read_vectors(path, transcript)
     assert str(caught.value).startswith(os.fspath(path)) and message in str(caught.value)
+
+
+# Order of the turns, and clips.
+
+
+def shuffled(text, order):
+    head, *rows = text.strip().split("\n")
+    return "\n".join([head, *(rows[k] for k in order)]) + "\n"
+
+
+@pytest.mark.parametrize("text, name", [(MELD, "Utterance_ID"), (EMORY, "Utterance_ID")])
+def test_turns_are_in_the_order_of_their_numbers(tmp_path, text, name):
+    plain = read_transcripts([write(tmp_path, "train_a.csv", text)])
+    other = read_transcripts([write(tmp_path, "train_b.csv", shuffled(text, [1, 0, 2]))])
+    assert [t[1:] for t in other.turns] == [t[1:] for t in plain.turns]
+    wrong = text.replace(",0,1,4,7", ",0,one,4,7").replace(",1,2,1,2", ",1,two,1,2")
+    with pytest.raises(UserError, match=f"line 3: the {name} is '(one|two)', not a whole number"):
+        read_transcripts([write(tmp_path, "train_c.csv", wrong)])
+
+
+def test_numbers_are_not_ordered_as_text(tmp_path):
+    rows = [f"{k},word {k},Ann,joy,0,{k}" for k in (10, 9, 2, 1, 0)]
+    head = "Sr No.,Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID"
+    read = read_transcripts([write(tmp_path, "train.csv", "\n".join([head, *rows]) + "\n")])
+    assert [t.text for t in read.turns] == [f"word {k}" for k in (0, 1, 2, 9, 10)]
+
+
+def test_an_utterance_that_is_there_twice_names_both_lines(tmp_path):
+    path = write(tmp_path, "train.csv", MELD + MELD.split("\n")[2] + "\n")
+    with pytest.raises(UserError) as caught:
+        read_transcripts([path])
+    assert str(caught.value) == (
+        f"{path}: line 5: utterance 1 of dialogue 'train_0' is there twice, in {path}: line 3 "
+        "already."
+    )
+
+
+DYADIC = """Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID,Old_Dialogue_ID,Old_Utterance_ID
+Hi.,Ann,joy,0,0,7,3
+Ho.,Bob,joy,0,1,7,5
+Ho.,Bob,joy,1,0,7,5
+"""
+
+
+def test_clips_of_the_dyadic_meld_have_their_old_ids(tmp_path):
+    read = read_transcripts([write(tmp_path, "train_dya.csv", DYADIC)])
+    assert [t.audio for t in read.turns] == ["dia7_utt3", "dia7_utt5", "dia7_utt5"]
+    assert read.dialogue.tolist() == ["train_0", "train_1"]
+    for name in ("dia7_utt3.wav", "dia7_utt5.wav", "dia0_utt0.wav"):
+        (tmp_path / name).write_bytes(b"")
+    found, missing = find_sounds(read, [tmp_path])
+    assert [path.name for path in found] == ["dia7_utt3.wav", "dia7_utt5.wav", "dia7_utt5.wav"]
+    assert missing == ()
+    half = DYADIC.replace(",Old_Utterance_ID", ",Another")
+    with pytest.raises(UserError, match="line 2: the table has only one of the columns Old_Dia"):
+        read_transcripts([write(tmp_path, "train_half.csv", half)])
+
+
+def test_published_tables_of_meld_keep_their_order():
+    if "CBERL_DATA" not in os.environ:
+        pytest.skip("CBERL_DATA does not name the folder with the real files")
+    folder = os.path.join(os.environ["CBERL_DATA"], "meld_csv")
+    paths = [os.path.join(folder, f"{s}_sent_emo.csv") for s in ("train", "dev", "test")]
+    read = read_transcripts(paths)
+    assert len(read.turns) == 13_708
+    lines = [int(turn.place.rpartition(" ")[2]) for turn in read.turns]
+    assert sum(a > b for a, b in zip(lines, lines[1:])) == 2  # from table to table only
+
+
+def test_a_label_outside_of_the_classes_says_that_an_empty_cell_is_none(tmp_path):
+    path = write(tmp_path, "c.csv", OWN)
+    with pytest.raises(UserError, match="leave the cell empty, which means no label"):
+        read_transcripts([path], ["anger"])
+
+
+@pytest.mark.parametrize(
+    "name, form", [("0", "a number"), ("arr_0", "a number"), ("dia0_utt0", "an utterance's")]
+)
+def test_vectors_under_other_names_say_which_are_wanted(tmp_path, transcript, name, form):
+    path = save(tmp_path / "v.npz", **{name: np.ones((2, 2))})
+    with pytest.raises(UserError) as caught:
+        read_vectors(path, transcript)
+    assert f"the name {name!r} of an array is {form}; each array has to have the name of a" in str(
+        caught.value
+    )
+    assert "such as 'a', and hold [turns, width]" in str(caught.value)
+
+
+def test_vectors_of_one_array_or_of_frames_say_what_to_do(tmp_path, transcript):
+    np.save(tmp_path / "v.npy", np.ones((3, 2)))
+    with pytest.raises(UserError, match="is a single numpy array; write an .npz with one array"):
+        read_vectors(tmp_path / "v.npy", transcript)
+    path = save(tmp_path / "v.npz", a=np.ones((2, 5, 3)))
+    with pytest.raises(UserError, match="the mean over axis 1 makes one vector of a turn"):
+        read_vectors(path, transcript)
+    read = read_vectors(save(tmp_path / "w.npz", a=np.ones((2, 1, 3))), transcript)
+    assert read.shape == (3, 3) and np.isnan(read[2]).all()
