@@ -20,6 +20,7 @@ from cberl_jax.config.variants import choose_variants, create_variants, list_var
 from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.readers import load as readers
 from cberl_jax.data.readers.npz import read_npz
+from cberl_jax.data.readers.options import parse_options
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import compare as comparison
@@ -336,20 +337,35 @@ def compare(
     return Comparison(lines, format_comparison(*runs, lines))
 
 
-def convert(source: Path, target: Path) -> Corpus:
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    classes: str = "",
+    corpus: str = "",
+    splits: str = "",
+    bins: str = "",
+    dev_share: float = 0.0,
+) -> Corpus:
     """Writes any corpus that can be read as a canonical ``.npz``.
 
     Args:
       source: a pickle of the field, an ``.npz``, or ``simulated:<size>``.
       target: the ``.npz`` to write or replace.
+      classes: names of the classes in the order of their numbers, joined by commas.
+      corpus: whose classes they are: meld, iemocap, iemocap4, emorynlp, mosei or mosi.
+      splits: the source's lists of dialogue ids in their order, such as ``train,test,dev``.
+      bins: edges that cut labels that are real numbers into classes, such as ``-3,0,3``.
+      dev_share: share of the train dialogues held out as dev where there is no dev split.
 
     Returns:
       The Corpus that was written.
 
     Raises:
-      UserError: the source cannot be read, or the target cannot be written.
+      UserError: the source cannot be read, an option is needed or wrong, or the target cannot be
+        written.
     """
-    return readers.convert(source, target)
+    return readers.convert(source, target, parse_options(classes, corpus, splits, bins, dev_share))
 
 
 def export(run: Path, output: Path, length: int = LENGTH) -> dict[str, Any]:
