@@ -196,7 +196,7 @@ class Corpus:
         splits = frames.Splits(dev_share, test_share, seed)
         return frames.from_arrays(arrays, splits, to_predict, source)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the canonical ``.npz``, whole or not at all.
 
         Args:
