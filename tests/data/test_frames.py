@@ -155,6 +155,24 @@ def test_arrays_with_the_keys_of_a_file_make_the_same_corpus(tmp_path):
     assert fingerprint(read_corpus(tmp_path / "mine.npz")) == fingerprint(corpus)
 
 
+def test_a_file_may_name_the_dialogue_of_every_row_of_its_features(tmp_path):
+    make().save(tmp_path / "mine.npz")
+    with np.load(tmp_path / "mine.npz") as stored:
+        arrays = dict(stored)
+    names = np.repeat(arrays["dialogue"], arrays["length"])
+    np.savez(tmp_path / "named.npz", **arrays, feature_dialogue=names)
+    assert fingerprint(read_corpus(tmp_path / "named.npz")) == fingerprint(make())
+    np.savez(tmp_path / "turned.npz", **arrays, feature_dialogue=names[::-1])
+    with pytest.raises(UserError, match="row 0 of the features is of dialogue 'd7' and counts as"):
+        read_corpus(tmp_path / "turned.npz")
+    np.savez(tmp_path / "short.npz", **arrays, feature_dialogue=names[1:])
+    with pytest.raises(UserError, match="feature_dialogue has 23 rows"):
+        read_corpus(tmp_path / "short.npz")
+    np.savez(tmp_path / "other.npz", **arrays, labels=arrays["label"])
+    with pytest.raises(UserError, match="unknown key 'labels.npy'; the nearest known is 'label'"):
+        read_corpus(tmp_path / "other.npz")
+
+
 def test_a_dataframe_is_read_as_a_dictionary_is():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(frame(label=["joy", "anger", None] * 8))

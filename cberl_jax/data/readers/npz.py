@@ -5,6 +5,7 @@ has said how large it is, so a file from a stranger costs bounded memory and run
 the arrays mean is checked in ``validate.py``.
 """
 
+import difflib
 import math
 import os
 import warnings
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
+from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus, shown
 from cberl_jax.data.holdout import with_dev
 from cberl_jax.data.labels import cut_labels, name_bins
 from cberl_jax.data.readers.known import CORPORA
@@ -34,7 +35,8 @@ FREE_BYTES = 2**28
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 REQUIRED = ("classes", "dialogue", "split", "length", "speaker", "label")
-OPTIONAL = ("utterance",)
+# ``feature_dialogue`` [N] names the dialogue of each row of the features, and is only compared.
+OPTIONAL = ("utterance", "feature_dialogue")
 NEEDED_TO_PREDICT = ("dialogue", "length", "speaker")
 FEATURES, PRESENT = "features.", "present."
 
@@ -84,7 +86,7 @@ def read_npz(
     features, present = _modalities(source, arrays, len(label))
     text = {
         key: _vector(source, key, arrays[key], "U", "strings")
-        for key in ("classes", "dialogue", "split", "speaker", "utterance")
+        for key in ("classes", "dialogue", "split", "speaker", *OPTIONAL)
         if key in arrays
     }
     corpus = Corpus(
@@ -99,9 +101,11 @@ def read_npz(
         utterance=text.get("utterance"),
         source=source,
     )
-    return validate(
-        corpus if to_predict else with_dev(corpus, options.dev_share), to_predict=to_predict
-    )
+    shared = corpus if to_predict else with_dev(corpus, options.dev_share)
+    sound = validate(shared, to_predict=to_predict)
+    if "feature_dialogue" in text:
+        _check_alignment(sound, text["feature_dialogue"])
+    return sound
 
 
 def _cut(source: str, values: np.ndarray, options: ReadingOptions) -> dict[str, np.ndarray]:
@@ -147,6 +151,22 @@ def _labels(source: str, array: np.ndarray) -> np.ndarray:
             f"{array.shape}; where labels are real numbers, {HOW_TO_CUT}."
         )
     return _integers(source, "label", array)
+
+
+def _check_alignment(corpus: Corpus, names: np.ndarray) -> None:
+    """Compares the dialogue of each row of the features with the one that it counts as."""
+    if len(names) != len(corpus.label):
+        raise corpus.error(
+            f"feature_dialogue has {len(names)} rows, but the dialogues' lengths sum to "
+            f"{len(corpus.label)}."
+        )
+    differs = np.flatnonzero(names != corpus.dialogue[corpus.dialogue_of])
+    if differs.size:
+        row = int(differs[0])
+        raise corpus.error(
+            f"row {row} of the features is of dialogue {shown(names[row])} and counts as "
+            f"{corpus.place(row)}; bring the features into the order of the dialogues."
+        )
 
 
 def _without_labels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -215,7 +235,9 @@ def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.nd
         for member in archive.infolist():
             key = member.filename.removesuffix(".npy")
             if not is_known(key) or not member.filename.endswith(".npy"):
-                raise UserError(f"{source}: unknown key {member.filename[:80]!r}.")
+                near = difflib.get_close_matches(key[:80], REQUIRED + OPTIONAL, 1, 0.75)
+                hint = f"; the nearest known is {near[0]!r}" if near else ""
+                raise UserError(f"{source}: unknown key {member.filename[:80]!r}{hint}.")
             if key in members:
                 raise UserError(f"{source}: the key {key!r} is there twice.")
             members[key] = member
