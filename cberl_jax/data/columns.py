@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cberl_jax.data.corpus import UNLABELLED, shown
-from cberl_jax.data.splits import SPLIT_NAMES
+from cberl_jax.data.corpus import SPLIT_NAMES, UNLABELLED, shown
 from cberl_jax.errors import UserError
 
 

@@ -100,13 +100,18 @@ def from_frame(
     label = np.full(len(order), UNLABELLED, np.int32)
     if chosen["label"]:
         classes, label = to_labels(table, chosen["label"], classes)
+    label = label[order]
+    split = np.full(len(dialogue), "test")
+    if not to_predict:
+        split = _read_splits(table, chosen["split"], names, dialogue, splits)
+        split = _draw_splits(table, split, label, length, splits)
     corpus = Corpus(
         classes=tuple(classes or ()),
         dialogue=dialogue,
-        split=_find_splits(table, chosen["split"], names, dialogue, splits, to_predict),
+        split=split,
         length=length,
         speaker=to_names(table, chosen["speaker"])[order],
-        label=label[order],
+        label=label,
         features=values,
         present=present,
         utterance=to_text(table, chosen["utterance"])[order] if chosen["utterance"] else None,
@@ -206,26 +211,18 @@ def _check_together(table: Table, names: np.ndarray, number: np.ndarray) -> None
         seen.add(number[row])
 
 
-def _find_splits(
-    table: Table,
-    column: str | None,
-    names: np.ndarray,
-    dialogue: np.ndarray,
-    shares: Splits,
-    to_predict: bool,
+def _read_splits(
+    table: Table, column: str | None, names: np.ndarray, dialogue: np.ndarray, shares: Splits
 ) -> np.ndarray:
-    """[G] the split of each dialogue."""
-    if to_predict:
-        return np.full(len(dialogue), "test")
-    wanted = {"dev": shares.dev, "test": shares.test}
+    """[G] the split of each dialogue; all are train where there is no column."""
     if column is None:
         alike = difflib.get_close_matches("split", table.names, 1, UNKNOWN)
-        if alike or not all(wanted.values()):
+        if alike or not (shares.dev and shares.test):
             raise table.error(
                 f"has no column 'split'{nearest('split', table.names)}; name it by split='...', or "
                 "have dialogues drawn by dev_share=0.1 and test_share=0.2"
             )
-        return hold_out(np.full(len(dialogue), "train"), wanted, shares.seed)
+        return np.full(len(dialogue), "train")
     given = to_splits(table, column)
     place = {name: row for row, name in reversed(list(enumerate(names.tolist())))}
     first = np.asarray([place[name] for name in names.tolist()])
@@ -236,13 +233,25 @@ def _find_splits(
             f"{table.place(row)}: dialogue {shown(names[row])} is in {given[row]} here and in "
             f"{given[first[row]]} at {table.place(first[row])}; a dialogue has one split"
         )
-    split = hold_out(given[[place[name] for name in dialogue.tolist()]], wanted, shares.seed)
+    return given[[place[name] for name in dialogue.tolist()]]
+
+
+def _draw_splits(
+    table: Table, split: np.ndarray, label: np.ndarray, length: np.ndarray, shares: Splits
+) -> np.ndarray:
+    """[G] splits, those that have no dialogue drawn from train by their shares."""
+    try:
+        drawn = hold_out(
+            split, label, length, {"dev": shares.dev, "test": shares.test}, shares.seed
+        )
+    except UserError as error:
+        raise table.error(str(error)) from error
     for name in ("dev", "test"):
-        if not np.any(split == name):
+        if not np.any(drawn == name):
             raise table.error(
                 f"the {name} split has no dialogue; {name}_share=0.1 draws one from train"
             )
-    return split
+    return drawn
 
 
 KEYS = (

@@ -142,6 +142,10 @@ def test_splits_are_drawn_by_dialogue_and_by_the_seed():
         assert [split.count(name) for name in ("train", "dev", "test")] == [4, 2, 2]
     corpus = make(options={"dev_share": 0.5}, split=["train"] * 18 + ["test"] * 6)
     assert corpus.split.tolist().count("dev") == 3
+    for share in (-0.1, 0.6, 2):
+        assert "has to be from 0 to 0.5" in refusal(
+            options={"dev_share": share}, split=["train"] * 18 + ["test"] * 6
+        )
 
 
 def test_arrays_with_the_keys_of_a_file_make_the_same_corpus(tmp_path):
@@ -226,7 +230,7 @@ REFUSED = {
     "an empty split": ({"split": [None] * N}, "row 0: the column 'split' is empty"),
     "no dev": ({"split": ["train"] * 18 + ["test"] * 6}, "dev split has no dialogue; dev_share"),
     "no splits": ({"split": None}, "dev_share=0.1 and test_share=0.2"),
-    "a dev that is there": ({"options": {"dev_share": 0.1}}, "there is a dev split already"),
+    "a dev that is there": ({"options": {"dev_share": 0.1}}, "there is a dev split; leave"),
     "real labels": ({"label": [0.5, 1.0, 2.0] * 8}, "cut real values into named classes"),
     "names and numbers": ({"label": ["joy", 1, 2] * 8}, "holds names and numbers"),
     "-1 without classes": ({"label": [-1, 0, 1] * 8}, "may be a class or no label"),

@@ -12,7 +12,11 @@ from cberl_jax.runtime.workdir import Workdir, check_unrelated
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 # Flags of text that hold no path.
-NO_PATHS = {"classes", "timing", "coordinator", "metrics", "variants", "grid", "columns"}
+NO_PATHS = {"classes", "timing", "coordinator", "metrics", "variants", "grid", "columns"} | {
+    "corpus",
+    "splits",
+    "bins",
+}
 
 
 def defined_flags():
