@@ -307,9 +307,11 @@ def check_tables(layout: Layout, ids: Sequence[str], source: str) -> list[int]:
       Per dialogue, how many labels there are.
 
     Raises:
-      UserError: a table has no list for a dialogue, or one of another length.
+      UserError: a table has no list for a dialogue, an empty one, or one of another length.
     """
     lengths = [len(_checked_rows(layout.labels, key, "labels", source)) for key in ids]
+    if not all(lengths):
+        raise UserError(f"{source}: dialogue {shown(ids[lengths.index(0)])} is empty (length 0).")
     for what, table in layout.tables.items():
         for key, length in zip(ids, lengths):
             found = len(_checked_rows(table, key, what, source))

@@ -77,7 +77,7 @@ def read_pickle(
     named = _name(raw, options, layout, ids, length, speakers, features)
     if not to_predict and "dev" not in splits:
         splits = _official_dev(layout, splits, options, named)
-    sentences = read_sentences(layout, ids)
+    sentences = read_sentences(layout, ids) or None
     where = {key: split for split, held in splits.items() for key in held}
     corpus = Corpus(
         classes=named.classes,
@@ -88,19 +88,14 @@ def read_pickle(
         label=named.label,
         features=features,
         present={name: np.ones(len(named.label), bool) for name in features},
-        utterance=None
-        if sentences is None
-        else _text_array(sentences, "the sentences", room, source),
+        utterance=sentences and _text_array(sentences, "the sentences", room, source),
         source=source,
         left_out=len(layout.labels) - len(ids),
         remarks=layout.remarks + said + named.remarks,
     )
-    if to_predict:
-        return validate(corpus, to_predict=True)
-    if length.size and length.min() < 1:
-        name = shown(ids[int(length.argmin())])
-        raise UserError(f"{source}: dialogue {name} is empty (length 0).")
-    return validate(with_dev(corpus, options.dev_share or USUAL_SHARE))
+    if not to_predict:
+        corpus = with_dev(corpus, options.dev_share or USUAL_SHARE)
+    return validate(corpus, to_predict=to_predict)
 
 
 def _splits(
