@@ -1,37 +1,84 @@
-"""Settings of the test process: several CPU devices, and programs that compile fast."""
+"""Settings of the test process: several CPU devices, fast compilation, strict types."""
 
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
-# Tests compile far more than they compute. Programs started by tests do not inherit this: see
-# ``program_environment``.
-FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
-# A second test process inherits what the first has set.
-OUTSIDE = os.environ.get("XLA_FLAGS", "").replace(FLAGS, "").strip()
-os.environ["XLA_FLAGS"] = f"{OUTSIDE} {FLAGS}".strip()
-# Source lines in a program only make lowering slower.
-os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-# Many tests train the same tiny model: what one has compiled serves the others. A test process has
-# a cache to itself: entries are not written in one go, and another process might find half of one.
-COMPILED = tempfile.mkdtemp(prefix="compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tests compile far more than they compute. Set this to compile as users do, with all
+# optimisations: tests/training/test_optimised.py runs the numerical tests so.
+OPTIMISED = "CBERL_TEST_OPTIMISED" in os.environ
+FAST = "--xla_backend_optimization_level=0"
+# Another way to write the same kernels, in half the time. A jaxlib that does not know a flag ends
+# the process, so it is given to the versions that were tried.
+if version("jaxlib").startswith("0.10."):
+    FAST += " --xla_cpu_use_fusion_emitters=false"
+FAST = "" if OPTIMISED else FAST
+DEVICES = "--xla_force_host_platform_device_count=4"
+
+# A worker of pytest-xdist inherits all that follows.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:
+    # Programs that tests start get these flags of the caller's: see ``program_environment``.
+    os.environ["CBERL_TEST_OUTSIDE"] = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{os.environ['CBERL_TEST_OUTSIDE']} {FAST} {DEVICES}".strip()
+    # Source lines in a program only make lowering slower.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+    # Many tests train the same tiny model: what one has compiled serves the others, also in the
+    # other worker. Name a folder in CBERL_TEST_COMPILED to keep it for the next run.
+    KEPT = os.environ.get("CBERL_TEST_COMPILED")
+    COMPILED = Path(KEPT).absolute() if KEPT else Path(tempfile.mkdtemp(prefix="compiled-"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    # An operation between arrays of different types is an error: in the package, all types are
+    # meant.
+    os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+MOST_KEPT = 2 * 2**30  # Bytes.
 
 import pytest  # noqa: E402
 
 
+def pytest_configure(config):
+    """Starts with an empty folder of compiled programs where the kept one has grown large."""
+    if not IS_WORKER and COMPILED.exists():
+        if sum(path.stat().st_size for path in COMPILED.glob("*")) > MOST_KEPT:
+            shutil.rmtree(COMPILED)
+    if IS_WORKER or not config.getoption("numprocesses", None):
+        write_whole_entries()
+
+
 def pytest_unconfigure():
     """Removes what was compiled."""
-    shutil.rmtree(COMPILED, ignore_errors=True)
+    if not IS_WORKER and not KEPT:
+        shutil.rmtree(COMPILED, ignore_errors=True)
+
+
+def write_whole_entries():
+    """Makes JAX write compiled programs in one go: another process never finds half of one."""
+    from jax._src import lru_cache
+
+    def put(cache, key, value):
+        path = Path(cache.path) / f"{key}{lru_cache._CACHE_SUFFIX}"
+        if not path.exists():
+            handle, part = tempfile.mkstemp(dir=cache.path)
+            with os.fdopen(handle, "wb") as file:
+                file.write(value)
+            os.replace(part, path)
+
+    lru_cache.LRUCache.put = put
 
 
 @pytest.fixture(scope="session")
 def program_environment(tmp_path_factory):
-    """A person's shell, but with fast compilation, and a cache of its own for what is compiled."""
-    return os.environ | {
-        "XLA_FLAGS": f"{OUTSIDE} --xla_backend_optimization_level=0".strip(),
+    """A person's shell, but with fast compilation, and a cache of its own for what is compiled.
+
+    One that is killed may leave half a program there, so that it is not the test process's.
+    """
+    ours = {"JAX_NUMPY_DTYPE_PROMOTION", "CBERL_TEST_OUTSIDE"}
+    return {name: value for name, value in os.environ.items() if name not in ours} | {
+        "XLA_FLAGS": f"{os.environ['CBERL_TEST_OUTSIDE']} {FAST}".strip(),
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
     }
 
