@@ -112,7 +112,7 @@ def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> 
     held = counts > 0
     exponent = jnp.where(held, counts, 1.0) * jnp.log(jnp.maximum(beta, 1e-30))
     weights = jnp.where(held, (1.0 - beta) / -jnp.expm1(exponent), 0.0)
-    return weights * (jnp.sum(held) / jnp.sum(weights))
+    return weights * (jnp.sum(held).astype(weights.dtype) / jnp.sum(weights))
 
 
 def log_prior(counts: jax.Array) -> jax.Array:

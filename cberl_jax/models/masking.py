@@ -85,7 +85,7 @@ def draw_masking(
     shown = (valid & ~masked).reshape(-1)
     count = jnp.sum(shown)
     listed = jnp.argsort(~shown, stable=True)
-    donor = listed[(for_donor * count).astype(jnp.int32)]
+    donor = listed[(for_donor * count.astype(for_donor.dtype)).astype(jnp.int32)]
     swapped = masked & (for_swap < swap) & (count > 0)
     return Masking(masked, swapped, donor)
 

@@ -332,7 +332,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
             weight,
             bootstrap[batch_rows.index],
         )
-        done = joint.epoch * batches + number
+        done = (joint.epoch * batches + number).astype(jnp.float32)
         variables, optimizer, terms = joint_step(
             program.model,
             variables,

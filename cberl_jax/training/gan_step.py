@@ -44,7 +44,8 @@ def draw_domains(key: jax.Array, data: Dataset, batch_size: int) -> tuple[Uttera
     domains = data.domains
     source = jax.random.choice(source_key, domains.source, (batch_size,))
     group = jax.random.randint(class_key, (batch_size,), 0, len(domains.classes))
-    place = jax.random.uniform(target_key, (batch_size,)) * domains.count[group]
+    place = jax.random.uniform(target_key, (batch_size,))
+    place = place * domains.count[group].astype(place.dtype)
     target = domains.target[domains.start[group] + place.astype(jnp.int32)]
 
     def look_up(index):

@@ -50,6 +50,7 @@ def joint_optimizer(hyper: Hyper, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay to zero over ``steps`` steps."""
 
     def learning_rate(step):
+        step = jnp.asarray(step, jnp.float32)
         progress = (step + 1) / steps
         warm = jnp.minimum(1.0, progress / jnp.maximum(hyper["optim.warmup"], 1e-9))
         return hyper["optim.learning_rate"] * warm * 0.5 * (1 + jnp.cos(jnp.pi * step / steps))
@@ -95,7 +96,7 @@ def djvae_loss(
     features = sum(widths.values())
     errors, alignment = 0.0, 0.0
     for modality, target in conversations.features.items():
-        there = weight * conversations.present[modality]
+        there = weight * conversations.present[modality].astype(weight.dtype)
         error = gaussian_reconstruction(latent.reconstruction[modality], target)
         errors += weighted_mean(error, there)
         expert = latent.experts[modality]
@@ -173,7 +174,9 @@ def joint_loss(
             alpha=hyper["mask.alpha"],
             where=to_rebuild,
         )
-        terms["masked"] = weighted_mean(error, to_rebuild * batch.weight)
+        terms["masked"] = weighted_mean(
+            error, to_rebuild.astype(batch.weight.dtype) * batch.weight
+        )
         total += hyper["loss.mask"] * terms["masked"]
     if intermediates.latent is not None:
         weight = jnp.where(masking.masked, 0.0, batch.weight)
