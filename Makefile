@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+# What tests compile is kept for the next time.
+TEST := CBERL_TEST_COMPILED=$(VENV)/compiled $(VENV)/bin/python -m pytest
 
-.PHONY: setup demo test types bench features fuzz lint lock licences audit clean
+.PHONY: setup demo test test-all types bench features fuzz lint lock licences audit clean
 
 setup: $(STAMP)
 
@@ -17,10 +19,15 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 demo: setup
 	$(VENV)/bin/python experiments/train.py --config=experiments/configs/demo.py --workdir=runs/demo --seeds=4
 
+# What is tested before every commit: style, types, and all tests but the slow ones.
 test: setup types
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(TEST) -m "not slow"
+
+# The slow ones: killed runs, several processes, every command of the README, full optimisation.
+test-all: setup
+	$(TEST) -m slow
 
 # The annotations of the public interface; setup.cfg names the files.
 types: setup

@@ -47,6 +47,26 @@ def pytest_configure(config):
             shutil.rmtree(COMPILED)
     if IS_WORKER or not config.getoption("numprocesses", None):
         write_whole_entries()
+        allow_mixed_types_in_optax()
+
+
+def pytest_report_header():
+    return f"XLA_FLAGS: {os.environ['XLA_FLAGS']}"
+
+
+# The files that take longest, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    *("test_durability", "test_readme", "test_programs", "test_devices", "test_optimised"),
+    *("test_members", "test_torch_parity", "test_sweep", "test_models", "test_numerics"),
+    *("test_ablation", "test_steps", "test_stream", "test_predict", "test_gan_report"),
+    *("test_pictures", "test_benchmark", "test_graphs"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts files by how long they take, longest first."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def pytest_unconfigure():
@@ -68,6 +88,20 @@ def write_whole_entries():
             os.replace(part, path)
 
     lru_cache.LRUCache.put = put
+
+
+def allow_mixed_types_in_optax():
+    """Lets optax raise a float to an integer power, in the bias correction of Adam."""
+    import jax
+    import optax
+
+    correct = optax.tree.bias_correction
+
+    def bias_correction(*arguments):
+        with jax.numpy_dtype_promotion("standard"):
+            return correct(*arguments)
+
+    optax.tree.bias_correction = bias_correction
 
 
 @pytest.fixture(scope="session")

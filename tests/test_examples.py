@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 
 
@@ -12,6 +14,7 @@ def read_cells():
     return [c for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(program_environment, tmp_path):
     # As a kernel does, but for showing what a cell's last line is.
     program = "\n\n".join("".join(cell["source"]) for cell in read_cells())

@@ -117,6 +117,7 @@ def test_the_citation_and_the_changes_are_of_this_version():
     assert released[0] == __version__ and released == sorted(released, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_trains_and_predicts_without_the_sources(
     wheel, program_environment, tmp_path
 ):

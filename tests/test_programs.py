@@ -20,6 +20,9 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.standardize import fit_standardiser
 from cberl_jax.errors import UserError
 
+# Each starts programs, most of them on a run at the widths that learn.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 # A shorter GAN stage; the joint model keeps its widths, since narrow ones learn too slowly.
 SMALL = ["--config.gan.epochs=2", "--config.gan.steps=20"]

@@ -117,6 +117,7 @@ def run(words, folder, environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_command_runs(folder, program_environment):
     (program,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     assert 'config="meld", seeds=8' in program

@@ -37,12 +37,20 @@ def installed(*names):
     return all(importlib.util.find_spec(name) for name in names)
 
 
-needs_encoder = pytest.mark.skipif(
-    not installed("sentence_transformers"), reason="needs sentence-transformers (extra features)"
-)
-needs_smile = pytest.mark.skipif(
-    not installed("opensmile", "soundfile"), reason="needs opensmile and soundfile (extra features)"
-)
+def needs_encoder(test):
+    """Marks a test of the real encoder's library."""
+    reason = "needs sentence-transformers (extra features)"
+    return pytest.mark.slow(
+        pytest.mark.skipif(not installed("sentence_transformers"), reason=reason)(test)
+    )
+
+
+def needs_smile(test):
+    """Marks a test of the real sound features."""
+    reason = "needs opensmile and soundfile (extra features)"
+    return pytest.mark.slow(
+        pytest.mark.skipif(not installed("opensmile", "soundfile"), reason=reason)(test)
+    )
 
 
 @pytest.fixture

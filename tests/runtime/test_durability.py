@@ -163,6 +163,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(
     corpus, program_environment, undisturbed, tmp_path
 ):
@@ -180,6 +181,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(
     check_same(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, program_environment, tmp_path):
     grid = ["--grid=loss.gamma=0,2", "--members_per_device=2", "--config.augment.method=none"]
     whole = command(corpus, tmp_path / "whole", *grid, name="sweep")
@@ -199,6 +201,7 @@ def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, program_envir
     assert sweeps[0] == sweeps[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beginning", ["compiling the joint", "joint 2/", "drawing"])
 def test_sigterm_ends_a_run_within_ten_seconds_and_leaves_a_checkpoint(
     beginning, corpus, program_environment, undisturbed, tmp_path

@@ -106,6 +106,7 @@ def run_processes(workdir, program_environment, *arguments, name="train"):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [5, 1])
 def test_two_processes_give_what_one_gives(seeds, program_environment, tmp_path):
     # Five members are dealt out, one has its batches split.
@@ -142,6 +143,7 @@ def test_two_processes_give_what_one_gives(seeds, program_environment, tmp_path)
     np.testing.assert_allclose(again["dev.probability"], one["dev.probability"], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_sweep_and_leave_the_best_points_run(program_environment, tmp_path):
     arguments = ("--seeds=3", "--grid=loss.gamma=0,2", "--config.augment.method=none")
     run_processes(tmp_path, program_environment, *arguments, "--nopictures", name="sweep")
@@ -153,6 +155,7 @@ def test_two_processes_sweep_and_leave_the_best_points_run(program_environment, 
         assert ours["test"]["macro_f1"] == pytest.approx(theirs["test"]["macro_f1"], abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_a_process_is_killed_the_other_ends_within_a_minute_and_all_can_go_on(
     killed, program_environment, tmp_path

@@ -25,6 +25,7 @@ def resident():
     return int((PROCESS / "statm").read_text().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PROCESS.exists(), reason="reads a process's state from /proc")
 def test_two_hundred_epochs_of_eight_members_grow_nothing(traces, tmp_path):
     write_npz(

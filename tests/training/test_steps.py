@@ -170,6 +170,51 @@ def test_a_joint_step_moves_every_part_and_leaves_the_constants(joint_case, hype
         assert any(jax.tree.leaves(moved)), part
 
 
+def stack(*trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def three_members(params, hyper):
+    """The parameters and settings of three members that differ."""
+    factors = (1.0, 0.8, 1.3)
+    scaled = [jax.tree.map(lambda x, f=factor: f * x, params) for factor in factors]
+    # A shift too, for what starts at zero.
+    moved = [
+        jax.tree.map(lambda x, f=factor: x + 0.1 * (f - 1), own)
+        for factor, own in zip(factors, scaled)
+    ]
+    return moved, [hyper | {"loss.gamma": jnp.float32(factor)} for factor in factors]
+
+
+def check_members(together, alone):
+    for number, own in enumerate(alone):
+        found = jax.tree.map(lambda x, n=number: x[n], together)
+        chex.assert_trees_all_close(found, own, rtol=1e-5, atol=1e-5)
+
+
+def test_a_joint_step_of_a_member_is_the_same_alone_and_among_others(joint_case, hyper):
+    variables, optimizer, batch = joint_case
+    params, hypers = three_members(variables["params"], hyper)
+    members = [{**variables, "params": own} for own in params]
+    keys = jax.random.split(jax.random.key(3), 3)
+    step = jax.jit(jax.vmap(compiled_step, in_axes=(0, None, None, 0, 0)))
+    together = step(stack(*members), optimizer, batch, keys, stack(*hypers))
+    cases = zip(members, keys, hypers)
+    alone = [compiled_step(own, optimizer, batch, key, of) for own, key, of in cases]
+    check_members(together, alone)
+    focal = together[2]["focal"]
+    assert np.ptp(focal) > 0.01
+
+
+def test_a_gan_step_of_a_member_is_the_same_alone_and_among_others(gan_case, hyper):
+    gan, params, optimizers, *batch = gan_case
+    members, _ = three_members(params, hyper)
+    step = jax.jit(lambda own: gan_step(gan, own, optimizers, *batch, hyper))
+    together = jax.jit(jax.vmap(step))(stack(*members))
+    check_members(together, [step(own) for own in members])
+    assert np.ptp(together[2]["identity"]) > 0.01
+
+
 @pytest.mark.parametrize("name", ["loss.mask", "loss.vae"])
 def test_a_loss_that_weighs_nothing_trains_nothing_of_its_own(joint_case, hyper, name):
     hyper = {**hyper, name: jnp.float32(0.0), "optim.weight_decay": jnp.float32(0.0)}
