@@ -1,6 +1,7 @@
 """A sweep: one program a group, chunks that survive, sizes that the memory decides."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -53,7 +54,9 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
         if line.startswith("members 5 to 8"):
             raise KeyboardInterrupt
 
-    arguments = (config(corpus), str(tmp_path / "sweep"), [0, 1], grid, 1)
+    # Both stages, without the parts that take longest to compile.
+    fast = {"model.djvae": False, "model.reconstruction": False}
+    arguments = (config(corpus, **fast), str(tmp_path / "sweep"), [0, 1], grid, 1)
     with pytest.raises(KeyboardInterrupt):
         sweep(*arguments, progress=Progress(until_the_second_chunk))
     first = tmp_path / "sweep" / "chunks" / "000-000"
@@ -144,12 +147,24 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     assert resumed["members"] == found["members"]
 
 
+@pytest.fixture(scope="module")
+def small_sweep(corpus, tmp_path_factory):
+    """A finished sweep of two points: its folder and report, and how to do it in a folder."""
+    folder = tmp_path_factory.mktemp("small") / "sweep"
+
+    def repeat(folder):
+        grid = parse_grid(["loss.gamma=0,2"])
+        settings = config(corpus, **BARE)
+        return sweep(settings, str(folder), [0], grid, progress=QUIET, pictures=False)
+
+    return folder, repeat(folder), repeat
+
+
 @pytest.mark.parametrize("damage", ["another point's", "half written", "unreadable"])
-def test_the_best_points_run_is_written_anew_where_it_is_not_whole(corpus, tmp_path, damage):
-    grid = parse_grid(["loss.gamma=0,2"])
-    arguments = (config(corpus, **BARE), str(tmp_path), [0], grid)
-    report = sweep(*arguments, progress=QUIET, pictures=False)
-    best = Workdir(tmp_path / "best", create=False)
+def test_the_best_points_run_is_written_anew_where_it_is_not_whole(small_sweep, tmp_path, damage):
+    finished, report, repeat = small_sweep
+    folder = shutil.copytree(finished, tmp_path / "sweep")
+    best = Workdir(folder / "best", create=False)
     found = best.read_report()
     if damage == "another point's":
         best.write_json(best.config_file, best.read_config() | {"loss.gamma": 1.0})
@@ -158,7 +173,7 @@ def test_the_best_points_run_is_written_anew_where_it_is_not_whole(corpus, tmp_p
         best.predictions_file.unlink()
     if damage == "unreadable":
         best.config_file.write_text("{")
-    assert sweep(*arguments, progress=QUIET, pictures=False) == report
+    assert repeat(folder) == report
     assert best.read_report()["members"] == found["members"]
     assert best.read_config()["loss.gamma"] == report["best"]["loss.gamma"]
     assert evaluate_run(str(best.path))["members"][0]["test"] == found["members"][0]["test"]
