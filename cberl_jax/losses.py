@@ -109,6 +109,7 @@ def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> 
     References:
       Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, equation 2.
     """
+    counts = jnp.asarray(counts, float)
     held = counts > 0
     exponent = jnp.where(held, counts, 1.0) * jnp.log(jnp.maximum(beta, 1e-30))
     weights = jnp.where(held, (1.0 - beta) / -jnp.expm1(exponent), 0.0)
@@ -134,7 +135,7 @@ def log_prior(counts: jax.Array) -> jax.Array:
     References:
       Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, equation 10.
     """
-    held = jnp.maximum(counts, 1.0)
+    held = jnp.maximum(jnp.asarray(counts, float), 1.0)
     return jnp.log(held / jnp.sum(held))
 
 

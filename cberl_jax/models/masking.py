@@ -39,7 +39,7 @@ def class_mask_probability(
     Returns:
       [C] float.
     """
-    counts = jnp.maximum(counts, 1.0)
+    counts = jnp.maximum(jnp.asarray(counts, float), 1.0)
     shape = jnp.exp(-tau * (jnp.log(counts) - jnp.log(jnp.max(counts))))
     share = counts / jnp.sum(counts)
 

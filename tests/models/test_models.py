@@ -308,10 +308,10 @@ def test_a_masked_code_reaches_nobody_through_the_decoder():
         return decoder.apply(variables, graph._replace(nodes=graph.nodes + change), masked)
 
     expected = decode(0.0)
-    for one, other in zip(*map(jax.tree.leaves, (expected, decode(masked[:, None] * 3.0)))):
+    for one, other in zip(*map(jax.tree.leaves, (expected, decode(3.0 * masked[:, None].astype(jnp.float32))))):
         np.testing.assert_array_equal(one, other)
     visible = (jnp.arange(LENGTH) == 4)[:, None]
-    assert np.abs(decode(visible * 3.0)["text"][5] - expected["text"][5]).max() > MOVED
+    assert np.abs(decode(3.0 * visible.astype(jnp.float32))["text"][5] - expected["text"][5]).max() > MOVED
 
 
 # The BiLSTM.
