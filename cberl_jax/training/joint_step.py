@@ -174,9 +174,7 @@ def joint_loss(
             alpha=hyper["mask.alpha"],
             where=to_rebuild,
         )
-        terms["masked"] = weighted_mean(
-            error, to_rebuild.astype(batch.weight.dtype) * batch.weight
-        )
+        terms["masked"] = weighted_mean(error, to_rebuild.astype(batch.weight.dtype) * batch.weight)
         total += hyper["loss.mask"] * terms["masked"]
     if intermediates.latent is not None:
         weight = jnp.where(masking.masked, 0.0, batch.weight)

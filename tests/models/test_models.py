@@ -300,18 +300,18 @@ def test_a_masked_code_reaches_nobody_through_the_decoder():
     codes = jnp.asarray(np.random.default_rng(0).normal(size=(*shape, 8)), jnp.float32)
     graph = conversation_graph(codes, PACKED.segment, PACKED.speaker, past=2, future=1)
     decoder = NodeDecoder(WIDTHS, 8, 2, past=2)
-    masked = jnp.arange(LENGTH) == 5
+    masked, visible = jnp.arange(LENGTH) == 5, jnp.arange(LENGTH) == 4
     variables = draw_variables(decoder, graph, masked)
 
     @jax.jit
-    def decode(change):
-        return decoder.apply(variables, graph._replace(nodes=graph.nodes + change), masked)
+    def decode(changed):
+        nodes = jnp.where(changed[:, None], graph.nodes + 3.0, graph.nodes)
+        return decoder.apply(variables, graph._replace(nodes=nodes), masked)
 
-    expected = decode(0.0)
-    for one, other in zip(*map(jax.tree.leaves, (expected, decode(3.0 * masked[:, None].astype(jnp.float32))))):
+    expected = decode(masked & visible)
+    for one, other in zip(*map(jax.tree.leaves, (expected, decode(masked)))):
         np.testing.assert_array_equal(one, other)
-    visible = (jnp.arange(LENGTH) == 4)[:, None]
-    assert np.abs(decode(3.0 * visible.astype(jnp.float32))["text"][5] - expected["text"][5]).max() > MOVED
+    assert np.abs(decode(visible)["text"][5] - expected["text"][5]).max() > MOVED
 
 
 # The BiLSTM.
