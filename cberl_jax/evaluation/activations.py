@@ -21,7 +21,7 @@ class Activations(NamedTuple):
 
     Attributes:
       code: [n, hidden], what the context parts make of each utterance.
-      attention: [n, past + 1 + future], how much of each turn around it an utterance hears in the
+      attention: [n, past + 1 + future], how much an utterance attends to each turn around it in the
         last graph layer, mean over heads. Turns of other dialogues weigh 0 and a row sums to 1.
         None where the model has no graph.
     """
@@ -31,27 +31,32 @@ class Activations(NamedTuple):
 
 
 def compute_activations(
-    program: Program, variables: Mapping[str, Any], corpus: Corpus, standardiser: Standardiser
+    program: Program,
+    variables: Mapping[str, Any],
+    corpus: Corpus,
+    standardiser: Standardiser,
+    split: str = "test",
 ) -> Activations:
-    """Passes the test split through one member, a batch of ``program.rows`` at a time.
+    """Passes a split through one member, a batch of ``program.rows`` at a time.
 
     Args:
       program: of the member.
       variables: ``params`` and ``constants`` of its joint model, without a member axis.
       corpus: the corpus.
       standardiser: the train statistics that belong to the parameters.
+      split: of the corpus.
     """
-    rows = pack_dialogues(corpus, corpus.split == "test", program.rows)
+    rows = pack_dialogues(corpus, corpus.split == split, program.rows)
 
     def forward(variables, table, rows):
         def of_batch(batch):
             conversations = look_up(table, batch, jnp.zeros((0,), jnp.int32), None)
             masking = no_masking(batch.index.shape)
             _, found = program.model.apply(variables, conversations, masking, 0.0)
-            heard = found.attention
-            if heard is not None:
-                heard = heard.mean(axis=-1).reshape(*batch.index.shape, -1)
-            return found.code, heard
+            attention = found.attention
+            if attention is not None:
+                attention = attention.mean(axis=-1).reshape(*batch.index.shape, -1)
+            return found.code, attention
 
         batches = jax.tree.map(lambda x: x.reshape(-1, program.rows, *x.shape[1:]), rows)
         return jax.lax.map(of_batch, batches)
@@ -79,7 +84,7 @@ def attention_within(inside: Activations, start: int, length: int, past: int) ->
       past: turns that the window of the graph holds before an utterance.
 
     Returns:
-      [T, T]: what each turn (row) hears of each (column); rows sum to 1.
+      [T, T]: how much each turn (row) attends to each (column); rows sum to 1.
     """
     window = inside.attention[start : start + length]
     offset = np.arange(length)[None, :] - np.arange(length)[:, None] + past

@@ -1,10 +1,13 @@
 """What the pictures of a run show: the numbers behind them, and which are drawn.
 
 They come from what the run's folder holds (predictions, metrics, the report's figures) and, for
-features and attention, from one more pass of the first sound member over the test split. A picture
-that has no data is left out.
+features and attention, from one more pass of the first sound member over the split that is shown:
+test, or dev where test has no labels. A picture that has no data is left out.
+
+A caption says first what is shown and then how to read it.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +24,7 @@ from cberl_jax.evaluation.generated_quality import project
 from cberl_jax.metrics import summarise
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.plots.attention import STRONG, Conversation, draw_attention
+from cberl_jax.reports.plots.fonts import can_draw, drawable, spell_key, warn_of_numbers
 from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.reports.plots.run import (
     Calibration,
@@ -62,7 +66,7 @@ class TrainedRun(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What the M sound members of a run made of test.
+    """What the M sound members of a run made of a split.
 
     Attributes:
       number: [M] int, their places among all members.
@@ -153,8 +157,8 @@ def choose_points(label: np.ndarray, classes: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def choose_conversation(corpus: Corpus, minority: np.ndarray) -> int:
-    """The test dialogue that shows most, told by its truth alone: always the same one.
+def choose_conversation(corpus: Corpus, minority: np.ndarray, split: str = "test") -> int:
+    """The dialogue of a split that shows most, judged by its true labels: always the same one.
 
     One of 5 to 10 turns or as near to that as there is, with a minority class, with two speakers,
     with all labels, with as many classes as can be; the first of those.
@@ -162,6 +166,7 @@ def choose_conversation(corpus: Corpus, minority: np.ndarray) -> int:
     Args:
       corpus: the corpus.
       minority: [C] bool.
+      split: of the corpus.
 
     Returns:
       Its number.
@@ -175,7 +180,7 @@ def choose_conversation(corpus: Corpus, minority: np.ndarray) -> int:
         rare = bool(minority[known].any())
         return -off, rare, speakers > 1, len(known) == length, len(np.unique(known)), -dialogue
 
-    return max(np.flatnonzero(corpus.split == "test").tolist(), key=worth)
+    return max(np.flatnonzero(corpus.split == split).tolist(), key=worth)
 
 
 def choose_turns(label: np.ndarray, minority: np.ndarray) -> slice:
@@ -203,12 +208,15 @@ def show_conversation(
     whole = slice(start, start + length)
     part = choose_turns(corpus.label[whole], minority)
     names = (*corpus.classes, "")
-    text = None if corpus.utterance is None else corpus.utterance[whole][part].tolist()
+    text = [] if corpus.utterance is None else corpus.utterance[whole][part].tolist()
+    speaker = corpus.speaker[whole][part].tolist()
+    known = list(dict.fromkeys(speaker))
+    shown = dict(zip(known, drawable(known)))
     return Conversation(
         title=str(corpus.dialogue[dialogue]),
         turn=np.arange(length)[part],
-        speaker=corpus.speaker[whole][part].tolist(),
-        text=text if text and any(text) else None,
+        speaker=[shown[name] for name in speaker],
+        text=text if any(line and can_draw(line) for line in text) else None,
         truth=[names[label] for label in corpus.label[whole][part]],
         guess=[names[label] for label in guess[part]],
         attention=attention[part, part],
@@ -220,11 +228,16 @@ class Illustrator:
 
     def __init__(self, run: TrainedRun, report: Mapping[str, Any]):
         """Args: the run and its report, of which at least one member is sound."""
-        self.run, self.report, self.corpus = run, report, run.prepared.corpus
+        self.run, self.report = run, report
+        corpus = run.prepared.corpus
+        self.names, shown = corpus.classes, drawable(corpus.classes)
+        # With its class names as they are drawn.
+        self.corpus = dataclasses.replace(corpus, classes=tuple(shown))
+        self.split = "test" if report["test"] else "dev"
         members = report["members"]
         sound = [n for n, member in enumerate(members) if member["status"] == "ok"]
         stored = run.folder.read_predictions()
-        probability, label = stored["test.probability"], stored["test.label"]
+        probability, label = (stored[f"{self.split}.{name}"] for name in ("probability", "label"))
         self.scored = Scored(np.asarray(sound), probability[sound], label)
         self.kept = {n: members[n]["epoch"] for n in sound}
         self.first = f"the first sound member (seed {members[sound[0]]['seed']})"
@@ -237,7 +250,20 @@ class Illustrator:
         found = [step() for step in steps]
         inside = self._compute_activations()
         found += [self.features(inside), self.generated(), self.attention(inside)]
-        yield from (picture for picture in found if picture is not None)
+        first, *others = (picture for picture in found if picture is not None)
+        yield first._replace(text=first.text + self._notes())
+        yield from others
+
+    def _notes(self) -> str:
+        """What holds for all pictures, for the caption of the first."""
+        text = ""
+        if self.split == "dev":
+            text += " Test has no labels: this picture and the others show dev, which also chose "
+            text += "the epochs, so that its scores are better than those of new conversations."
+        key = spell_key(list(map(plain, self.names)), self.corpus.classes)
+        if key:
+            text += f" Numbers stand for the class names, in all pictures: {key}."
+        return text
 
     def _path(self, name: str):
         return self.run.folder.path / f"report_{name}.png"
@@ -247,22 +273,33 @@ class Illustrator:
         every = {**joint.variables, "params": joint.best}
         variables = jax.tree.map(lambda leaf: leaf[first], every)
         prepared = self.run.prepared
-        return compute_activations(prepared.program, variables, self.corpus, prepared.standardiser)
+        return compute_activations(
+            prepared.program, variables, self.corpus, prepared.standardiser, self.split
+        )
+
+    def _as_drawn(self, by_class: Mapping[str, Any]) -> dict[str, Any]:
+        """What a report holds of each class, by the names that are drawn."""
+        return {shown: by_class[name] for name, shown in zip(self.names, self.corpus.classes)}
 
     def confusion(self) -> Picture:
-        """Who is taken for what."""
+        """True by predicted classes."""
         path = self._path("confusion")
         counts = mean_confusion(self.scored.label, self.scored.probability)
-        draw_confusion(path, self.corpus.classes, counts)
-        text = "Test utterances by true and predicted class, mean over members."
+        draw_confusion(path, self.corpus.classes, counts, self.split)
+        text = f"{self.split.capitalize()} utterances by true class (row) and predicted class "
+        text += "(column), mean over members. A cell has the share of its row in per cent, and "
+        text += "where there is room the number of utterances; the diagonal holds what is right, "
+        text += "and an empty cell no utterance."
         return Picture(path.name, "Confusion", text)
 
     def class_scores(self) -> Picture:
         """F1 of every class."""
         path = self._path("f1")
         names = [name for name, rare in zip(self.corpus.classes, self.minority) if rare]
-        draw_class_scores(path, self.report["test"]["per_class"], names)
-        text = "F1 of every class on test, with the 95 % interval of the mean over members."
+        scores = self._as_drawn(self.report[self.split]["per_class"])
+        draw_class_scores(path, scores, names, self.split)
+        text = f"F1 of every class on {self.split}. A bar is the mean over members, the line on it "
+        text += "the 95 % interval of that mean (none with one member)."
         if names:
             share = 100 * self.run.config.augment.balance
             listed = ", ".join(map(plain, names))
@@ -276,28 +313,37 @@ class Illustrator:
         lines = self.run.folder.read_metrics()
         fields = {f"dev_{select}": f"dev {TITLES[select]}", "total": "total loss on train"}
         draw_curves(path, [read_curve(lines, self.kept, *pair) for pair in fields.items()])
-        text = "Means are over the members that were still training in an epoch. A triangle marks "
-        text += "the epoch that a member was kept from."
+        text = f"Dev {TITLES[select]}, by which the epoch of every member is chosen, and the loss "
+        text += "on train over the epochs. "
+        if len(self.kept) > 1:
+            text += "The line is the mean over the members that were still training in an epoch, "
+            text += "the band reaches from the lowest to the highest of them. "
+        text += "A triangle stands at the epoch that a member was kept from and at that member's "
+        text += "own score or loss in it, not at the mean."
         return Picture(path.name, "Learning", text)
 
     def class_counts(self) -> Picture:
         """Train utterances before and after augmentation."""
         path = self._path("classes")
-        draw_class_counts(path, self.report["augmentation"])
+        draw_class_counts(path, self._as_drawn(self.report["augmentation"]))
         text = "Labelled train utterances of every class, real ones and those that are generated "
-        text += f"in each epoch (augmentation: {self.run.config.augment.method})."
+        text += f"in each epoch (augmentation: {self.run.config.augment.method}). Numbers are real "
+        text += "+ generated."
         return Picture(path.name, "Classes before and after augmentation", text)
 
     def calibration(self) -> Picture:
-        """Whether the probabilities can be believed."""
+        """How far the probabilities can be trusted."""
         path, scored = self._path("calibration"), self.scored
         ensemble = measure_calibration(scored.label, scored.probability.mean(axis=0))
         own = [measure_calibration(scored.label, one).error for one in scored.probability]
         draw_calibration(path, ensemble, summarise(own))
-        text = f"Test predictions in {BINS} bins by the probability of the class that they name. "
-        text += "Below the dashed line they are too sure of themselves. Expected calibration error "
-        text += f"(mean gap, each bin weighs as many utterances as it has): {ensemble.error:.3f} "
-        text += f"of the members' mean probabilities, {np.mean(own):.3f} of a member on average."
+        text = f"{self.split.capitalize()} predictions in {BINS} bins by the probability of the "
+        text += "predicted class: above, the share that is right; below, the share of all "
+        text += "utterances in a bin. On the dashed line a class of probability 0.7 is right in 7 "
+        text += "cases of 10; below it the probabilities are too high, above it too low. Expected "
+        text += "calibration error (mean gap to the line, each bin weighs as many utterances as it "
+        text += f"has): {ensemble.error:.3f} of the members' mean probabilities (ensemble), "
+        text += f"{np.mean(own):.3f} of a member on average."
         return Picture(path.name, "Calibration", text)
 
     def features(self, inside: Activations) -> Picture | None:
@@ -308,8 +354,11 @@ class Illustrator:
             return None
         points, how = project(inside.code[chosen])
         draw_features(path, classes, self.scored.label[chosen], points)
-        text = f"Test utterances by {how} of the features that the context parts of {self.first} "
-        text += f"give them; at most {max(POINTS // len(classes), FEWEST_OF_CLASS)} of a class."
+        text = f"{self.split.capitalize()} utterances by {how} of the features that the context "
+        text += f"parts of {self.first} give them; at most "
+        text += f"{max(POINTS // len(classes), FEWEST_OF_CLASS)} of a class. A panel has one class "
+        text += "in colour and all others in grey. Points that lie close have similar features; "
+        text += "the axes, and distances between groups, have no meaning of their own."
         return Picture(path.name, "Features", text)
 
     def generated(self) -> Picture | None:
@@ -331,37 +380,48 @@ class Illustrator:
         return Picture(path.name, "Generated utterances", text)
 
     def attention(self, inside: Activations) -> Picture | None:
-        """Who hears whom in one conversation."""
+        """Which turn attends to which in one conversation."""
         if inside.attention is None:
             return None
         path, corpus = self._path("attention"), self.corpus
-        dialogue = choose_conversation(corpus, self.minority)
+        dialogue = choose_conversation(corpus, self.minority, self.split)
         length = int(corpus.length[dialogue])
-        test = corpus.in_split("test")
-        start = int(test[: corpus.start[dialogue]].sum())
+        inside_split = corpus.in_split(self.split)
+        start = int(inside_split[: corpus.start[dialogue]].sum())
         past = self.run.prepared.program.model.settings.past
-        heard = attention_within(inside, start, length, past)
+        weights = attention_within(inside, start, length, past)
         guess = self.scored.probability[0, start : start + length].argmax(axis=-1)
-        conversation = show_conversation(corpus, dialogue, self.minority, guess, heard)
+        conversation = show_conversation(corpus, dialogue, self.minority, guess, weights)
         draw_attention(path, conversation)
         text = (
-            f"Test dialogue {plain(conversation.title)}, turns {conversation.turn[0]} to "
-            f"{conversation.turn[-1]} of {length} from 0, in the last graph layer of {self.first}, "
-            f"mean over heads. Drawn are the edges of more than {STRONG} times the weight that "
-            "they had if a turn heard all turns in its window alike; the wider, the heavier. The "
-            "dialogue was chosen by its true labels, not by its predictions."
+            f"{self.split.capitalize()} dialogue {plain(conversation.title)}, turns "
+            f"{conversation.turn[0]} to {conversation.turn[-1]} of {length} from 0: attention in "
+            f"the last graph layer of {self.first}, mean over heads. An arrow leads from the turn "
+            "that is attended to (tail) to the turn that attends (head); the wider, the greater "
+            f"the weight. Drawn are those of more than {STRONG} times the weight that they would "
+            "have if a turn attended to all turns in its window alike. The dialogue was chosen by "
+            "its true labels, not by its predictions."
         )
         return Picture(path.name, "Attention in a conversation", text)
 
 
-def illustrate(run: TrainedRun, report: Mapping[str, Any]) -> list[Picture]:
+def illustrate(
+    run: TrainedRun, report: Mapping[str, Any], say: Callable[[str], None] | None = None
+) -> list[Picture]:
     """Draws the pictures of a run into its folder.
 
     Args:
       run: trained and scored.
       report: from ``create_report``.
+      say: takes a warning where pictures have to number the classes; by default none is given.
 
     Returns:
       The pictures in the order in which they are to be shown; none if all members have diverged.
     """
-    return list(Illustrator(run, report).draw()) if report["test"] else []
+    if not report["dev"]:
+        return []
+    illustrator = Illustrator(run, report)
+    warning = warn_of_numbers(illustrator.names, illustrator.corpus.classes)
+    if warning and say:
+        say(warning)
+    return list(illustrator.draw())

@@ -112,7 +112,8 @@ def report_on(
     report = create_report(corpus, lines, generated=generated, timing=timing, versions=versions())
     if pictures and run.folder.writes:
         progress.say("drawing")
-        report["pictures"] = [picture._asdict() for picture in illustrate(run, report)]
+        drawn = illustrate(run, report, progress.say)
+        report["pictures"] = [picture._asdict() for picture in drawn]
     write_model_card(run.folder, run.config, corpus, report)
     write_report(run.folder, report)
     return report

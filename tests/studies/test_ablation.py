@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tiny import QUIET, tiny_config
 
 from cberl_jax.config.grid import group_points, point_config
@@ -320,10 +321,36 @@ def test_shares_of_the_best_possible_are_stated():
 
 def test_one_difference_far_beyond_the_others_does_not_squeeze_them():
     near = [{"ci95": [-0.01, 0.02]}, {"ci95": [-0.03, 0.01]}, {"ci95": [0.0, 0.0]}]
-    assert forest_end(near) == pytest.approx(0.033)
-    assert forest_end([*near, {"ci95": [-0.4, -0.3]}]) == pytest.approx(0.033)
-    assert forest_end([*near, {"ci95": [-0.08, -0.02]}]) == pytest.approx(0.088)
-    assert forest_end(near[2:]) == 1 and forest_end([{"ci95": [-0.4, -0.3]}]) == pytest.approx(0.44)
+    far = {"ci95": [-0.4, -0.3]}
+    assert forest_end([near]) == pytest.approx(0.033)
+    assert forest_end([[*near, far]]) == pytest.approx(0.033)
+    assert forest_end([[*near, {"ci95": [-0.08, -0.02]}]]) == pytest.approx(0.088)
+    assert forest_end([[far]]) == pytest.approx(0.44)
+
+
+def test_all_panels_have_the_scale_of_the_widest_one_and_an_empty_one_has_it_too():
+    near, wide, none = ([{"ci95": [-x, x]}] * 2 for x in (0.01, 0.2, 0.0))
+    assert forest_end([near, wide, none]) == forest_end([wide]) == pytest.approx(0.22)
+    assert forest_end([near, none]) == pytest.approx(0.011)
+    # No panel has a difference: the axis is as narrow as differences are.
+    assert forest_end([none, none]) == 0.01
+
+
+def test_the_panels_of_a_picture_are_drawn_on_one_scale(tmp_path, monkeypatch):
+    figures = []
+    subplots = Figure.subplots
+
+    def watched(self, *arguments, **options):
+        figures.append(self)
+        return subplots(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "subplots", watched)
+    panels = {
+        name: [{"mean": 0.0, "ci95": [-x, x]}] for name, x in (("a", 0.1), ("b", 0.02), ("c", 0))
+    }
+    draw_forest(tmp_path / "a.png", ["name"], panels, "full")
+    limits = {axes.get_xlim() for axes in figures[0].axes}
+    assert limits == {(pytest.approx(-0.11), pytest.approx(0.11))}
 
 
 @pytest.mark.parametrize("mean, told", [(-0.35, "◀ -0.350"), (0.35, "+0.350 ▶"), (-0.005, None)])

@@ -1,7 +1,8 @@
-"""A conversation as the graph that the model makes of it: who hears whom, and what comes of it.
+"""A conversation as the graph that the model makes of it: which turn attends to which.
 
-Turns stand below each other as in a transcript. An arc leads from the turn that is heard to the
-turn that hears it: those to the left come from earlier turns, those to the right from later ones.
+Turns stand below each other as in a transcript. An arrow leads from the turn that is attended to to
+the turn that attends: those to the left come from earlier turns, those to the right from later
+ones.
 """
 
 import pathlib
@@ -17,17 +18,19 @@ from matplotlib.patches import FancyArrowPatch
 from cberl_jax.reports.plots.style import PALETTE, drawing_figure, shorten
 
 STRONG = 1.25
-# Of the speakers, in order of their first turn; of more than these the last colour is everybody's.
+# Of the speakers, in order of their first turn; of more than these all others have the last colour.
 _SPEAKERS = [
     *(PALETTE[n] for n in ("sky blue", "orange", "green", "yellow", "purple")),
     "#BBBBBB",
 ]
 _PAST, _FUTURE, _WRONG = PALETTE["blue"], PALETTE["vermilion"], PALETTE["vermilion"]
-_TEXT_WIDTH = 52  # letters
-_ROW = 0.72  # inches
-# In units of a row: how far arcs may reach, and where the columns begin.
+_TEXT_WIDTH = 48  # letters
+_NAME_WIDTH = 12
+# In inches: a row's height, and the unit of all that lies side by side.
+_ROW, _UNIT = 0.62, 0.55
+# In these units: how far arcs may reach, and where the columns begin and end.
 _REACH = 2.3
-_SPEAKER, _TRUTH, _GUESS, _TEXT = 2.7, 4.7, 6.7, 8.7
+_SPEAKER, _TRUTH, _GUESS, _TEXT, _END = 2.7, 4.7, 6.7, 8.9, 15.3
 
 
 class Conversation(NamedTuple):
@@ -40,7 +43,7 @@ class Conversation(NamedTuple):
       text: [T] transcripts, or None.
       truth: [T] names of the true classes, empty where unknown.
       guess: [T] names of the predicted classes.
-      attention: [T, T], what each turn (row) hears of each (column).
+      attention: [T, T], how much each turn (row) attends to each (column).
     """
 
     title: str
@@ -61,13 +64,13 @@ class Arc(NamedTuple):
 
 
 def choose_arcs(attention: np.ndarray) -> list[Arc]:
-    """The edges of more than STRONG times the weight of hearing all turns alike; no self loops.
+    """The edges of more than STRONG times the weight that all would have if alike; no self loops.
 
     Args:
-      attention: [T, T], what each turn (row) hears of each (column).
+      attention: [T, T], how much each turn (row) attends to each (column).
     """
-    heard = np.maximum((attention > 0).sum(axis=1, keepdims=True), 1)
-    strong = (attention > STRONG / heard) & ~np.eye(len(attention), dtype=bool)
+    attended = np.maximum((attention > 0).sum(axis=1, keepdims=True), 1)
+    strong = (attention > STRONG / attended) & ~np.eye(len(attention), dtype=bool)
     return [Arc(int(j), int(i), float(attention[i, j])) for i, j in np.argwhere(strong)]
 
 
@@ -79,9 +82,9 @@ def draw_attention(path: pathlib.Path, conversation: Conversation) -> None:
       conversation: what to draw.
     """
     turns = len(conversation.turn)
-    right = _TEXT + (0 if conversation.text is None else 6.6)
+    right = _TEXT if conversation.text is None else _END
     left = -_REACH - 0.4
-    with drawing_figure(path, _ROW * (right - left), _ROW * (turns + 1.5)) as figure:
+    with drawing_figure(path, _UNIT * (right - left), _ROW * (turns + 1.9)) as figure:
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.set_xlim(left, right)
@@ -103,8 +106,8 @@ def _colours_of(speaker: Sequence[str]) -> dict[str, str]:
 def _draw_arc(axes: Axes, arc: Arc, turns: int) -> None:
     """An arrow from sender to receiver, the wider and the darker the more it weighs."""
     span = abs(arc.receiver - arc.sender)
-    # Half the chord times the curvature is how far an arc bulges.
-    bulge = _REACH * (0.35 + 0.65 * span / max(turns - 1, 1))
+    # Half the chord times the curvature is how far an arc bulges, in rows.
+    bulge = _REACH * (0.35 + 0.65 * span / max(turns - 1, 1)) * _UNIT / _ROW
     side = -1 if arc.sender < arc.receiver else 1
     axes.add_patch(
         FancyArrowPatch(
@@ -124,19 +127,20 @@ def _draw_arc(axes: Axes, arc: Arc, turns: int) -> None:
 
 def _draw_turn(axes: Axes, conversation: Conversation, row: int, colour: str) -> None:
     axes.scatter(0, row, s=430, color=colour, edgecolors="black", linewidths=1.1, zorder=3)
+    style = {"va": "center", "fontsize": 11}
     number = str(conversation.turn[row])
     axes.text(0, row, number, ha="center", va="center", fontsize=12, zorder=4)
-    axes.text(_SPEAKER, row, shorten(conversation.speaker[row], 14), va="center", fontsize=12)
+    axes.text(_SPEAKER, row, shorten(conversation.speaker[row], _NAME_WIDTH), **style)
     truth, guess = conversation.truth[row], conversation.guess[row]
-    axes.text(_TRUTH, row, shorten(truth, 14) or "–", va="center", fontsize=12)
+    axes.text(_TRUTH, row, shorten(truth, _NAME_WIDTH) or "–", **style)
     right = truth in ("", guess)
     look = {"color": "black"} if right else {"color": _WRONG, "weight": "bold"}
     mark = "" if truth == "" else "✓ " if right else "✗ "
-    axes.text(_GUESS, row, mark + shorten(guess, 14), va="center", fontsize=12, **look)
+    axes.text(_GUESS, row, mark + shorten(guess, _NAME_WIDTH), **style, **look)
     if conversation.text is not None:
         words = " ".join(conversation.text[row].split())
         lines = textwrap.wrap(words, _TEXT_WIDTH, max_lines=2, placeholder=" …")
-        axes.text(_TEXT, row, "\n".join(lines), va="center", fontsize=11)
+        axes.text(_TEXT, row, "\n".join(lines), va="center", fontsize=10)
 
 
 def _draw_head(axes: Axes, conversation: Conversation) -> None:
@@ -150,7 +154,15 @@ def _draw_head(axes: Axes, conversation: Conversation) -> None:
 
 def _draw_legend(axes: Axes) -> None:
     handles = [
-        Line2D([], [], color=_PAST, linewidth=3, label="hears an earlier turn"),
-        Line2D([], [], color=_FUTURE, linewidth=3, label="hears a later turn"),
+        Line2D([], [], color=_PAST, linewidth=3, label="attends to an earlier turn"),
+        Line2D([], [], color=_FUTURE, linewidth=3, label="attends to a later turn"),
     ]
-    axes.figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=12)
+    axes.figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=2,
+        fontsize=11,
+        title="The arrow's head is at the turn that attends, its tail at the turn attended to.",
+        title_fontsize=11,
+        alignment="left",
+    )

@@ -1,7 +1,7 @@
 """The pictures of a run: confusion, classes, learning, features and calibration.
 
-What is drawn is computed in ``illustrations.py``; the style is that of ``pictures.py``. A
-conversation's attention has a file of its own, ``attention_picture.py``.
+What is drawn is computed in ``reports/pictures.py``; the style is that of ``style.py``. A
+conversation's attention has a file of its own, ``attention.py``.
 """
 
 import pathlib
@@ -14,12 +14,19 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cberl_jax.reports.plots.style import PALETTE, drawing, drawing_figure, shorten
+from cberl_jax.reports.plots.style import MOST, PALETTE, drawing, drawing_figure, shorten
 
 _USUAL, _MINORITY = PALETTE["blue"], PALETTE["vermilion"]
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", PALETTE["blue"], "#00263D"])
 _OTHERS, _EDGE, _HATCH = "#DDDDDD", "#555555", "///"
 _PANELS_ACROSS = 4
+_POINTS = 72  # to the inch
+# In inches: a cell of a confusion matrix and all cells in a line at most, and what a count needs.
+_CELL, _CELLS, _ROOMY = 0.82, MOST - 2.3, 0.54
+# A bar, and all of a picture at most.
+_BAR, _BARS = 0.5, MOST - 1.8
+# Points of type, below which a cell has its colour alone.
+_SMALLEST = 5.0
 # Of the classes, in the order of their numbers; of more classes than these they come again.
 _COLOURS = [
     PALETTE[name]
@@ -63,34 +70,74 @@ class Calibration(NamedTuple):
     error: float
 
 
-def draw_confusion(path: pathlib.Path, classes: Sequence[str], counts: np.ndarray) -> None:
-    """Draws who is taken for what: the share of the true class, and the count.
+def draw_confusion(
+    path: pathlib.Path, classes: Sequence[str], counts: np.ndarray, split: str = "test"
+) -> None:
+    """Draws a confusion matrix: the share of the true class, and where there is room the count.
 
     Args:
       path: of the PNG.
       classes: names of the C classes.
       counts: [C, C], true class (row) by predicted class (column).
+      split: whose utterances they are.
     """
     number = len(classes)
-    share = row_shares(counts)
+    side = min(_CELL, _CELLS / number)
+    size = min(11.0, _POINTS * side * 0.42)
+    shown = np.where(counts.sum(axis=1, keepdims=True) > 0, row_shares(counts), np.nan)
     names = [shorten(name) for name in classes]
-    side = 0.82 * number
-    with drawing(path, max(2.2 + side, 6.4), 1.9 + 0.85 * side) as axes:
-        axes.imshow(share, cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
-        for row, column in np.ndindex(number, number):
-            value, count = share[row, column], counts[row, column]
-            text = f"{100 * value:.0f} %\n{count:.0f}" if round(count) else "0"
-            colour = "white" if value > 0.45 else "black"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
+    with drawing(path, max(2.2 + side * number, 6.4), 1.9 + 0.85 * side * number) as axes:
+        picture = axes.imshow(shown, cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
+        if size >= _SMALLEST:
+            _label_cells(axes, shown, counts if side >= _ROOMY else None, size)
+        else:
+            axes.figure.colorbar(picture, format=PercentFormatter(1, decimals=0))
         totals = counts.sum(axis=1)
-        axes.set_yticks(range(number), [f"{n} ({t:.0f})" for n, t in zip(names, totals)])
-        axes.set_xticks(range(number), names, rotation=30, ha="right", rotation_mode="anchor")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true (test utterances)")
+        steep = 30 if side >= _ROOMY else 60
+        names_size = _label_size(side)
+        axes.set_yticks(
+            range(number), [f"{n} ({t:.0f})" for n, t in zip(names, totals)], fontsize=names_size
+        )
+        axes.set_xticks(
+            range(number), names, rotation=steep, ha="right", rotation_mode="anchor",
+            fontsize=names_size,
+        )  # fmt: skip
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel(f"true class ({split} utterances)")
         axes.grid(False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title("share of the true class; mean utterances")
+        what = "%, and mean utterances" if side >= _ROOMY else "in %"
+        axes.set_title(f"share of the true class {what}")
+
+
+def _label_cells(axes: Axes, share: np.ndarray, counts: np.ndarray | None, size: float) -> None:
+    """Writes shares [C, C] into their cells, and counts [C, C] below them where they are given.
+
+    A cell without utterances stays empty; one with some says so, however few they are.
+    """
+    for row, column in np.argwhere(share > 0):
+        value = share[row, column]
+        text = spell_share(value) if counts is None else f"{spell_share(value)} %"
+        if counts is not None:
+            text += f"\n{spell_count(counts[row, column])}"
+        colour = "white" if value > 0.45 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+
+
+def spell_share(share: float) -> str:
+    """A share above zero in per cent, without the sign: below half a per cent ``<1``."""
+    return f"{100 * share:.0f}" if share >= 0.005 else "<1"
+
+
+def spell_count(count: float) -> str:
+    """A mean count: with a decimal if it is small and not whole, so that 0.5 is not 0."""
+    return f"{count:.0f}" if count >= 10 or count == round(count) else f"{max(count, 0.1):.1f}"
+
+
+def _label_size(row: float) -> float:
+    """Points of a label whose line has ``row`` inches."""
+    return float(np.clip(_POINTS * row * 0.72, 5.0, 13.0))
 
 
 def row_shares(counts: np.ndarray) -> np.ndarray:
@@ -99,7 +146,10 @@ def row_shares(counts: np.ndarray) -> np.ndarray:
 
 
 def draw_class_scores(
-    path: pathlib.Path, classes: Mapping[str, Mapping[str, Any]], minority: Sequence[str]
+    path: pathlib.Path,
+    classes: Mapping[str, Mapping[str, Any]],
+    minority: Sequence[str],
+    split: str = "test",
 ) -> None:
     """Draws a bar per class: its mean F1 with the interval of that mean.
 
@@ -107,9 +157,15 @@ def draw_class_scores(
       path: of the PNG.
       classes: name -> ``f1``, as of ``summarise``, and ``support``.
       minority: names of the minority classes, which differ in colour and hatching.
+      split: that was scored.
     """
-    with drawing(path, 7.2, 1.7 + 0.5 * len(classes)) as axes:
+    bar = _bar_height(len(classes))
+    with drawing(path, 7.2, 1.7 + bar * len(classes)) as axes:
         for row, (name, scores) in enumerate(classes.items()):
+            size = min(12.0, _label_size(bar))
+            if not scores["support"]:
+                axes.text(0.015, row, f"no {split} utterance", va="center", fontsize=size)
+                continue
             mean, ends = scores["f1"]["mean"], scores["f1"]["ci95"]
             axes.barh(row, mean, 0.68, **_look_of_class(name in minority))
             if ends is not None:
@@ -117,16 +173,16 @@ def draw_class_scores(
                 ends = np.clip(ends, 0.0, 1.0)
                 axes.plot(ends, [row, row], color=PALETTE["black"], linewidth=2, marker="|")
             beside = mean if ends is None else max(mean, ends[1])
-            axes.text(beside + 0.015, row, f"{mean:.2f}", va="center", fontsize=12)
+            axes.text(beside + 0.015, row, f"{mean:.2f}", va="center", fontsize=size)
         names = [f"{shorten(name)} ({scores['support']})" for name, scores in classes.items()]
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names, fontsize=_label_size(bar))
         for name, label in zip(classes, axes.get_yticklabels()):
             if name in minority:  # The bar may be too short to be seen.
                 label.set(color=_MINORITY, weight="bold")
         axes.set_xlim(0, 1.1)
         axes.set_xticks(np.linspace(0, 1, 6))
-        axes.set_xlabel("F1 on test")
-        title = "mean over members, 95 % interval; in brackets: test utterances"
+        axes.set_xlabel(f"F1 on {split}")
+        title = f"mean over members, 95 % interval; in brackets: {split} utterances"
         _finish_bars(axes, title, _legend_of_classes(bool(minority)))
 
 
@@ -144,9 +200,15 @@ def _legend_of_classes(any_rare: bool) -> list[Patch]:
     return [Patch(**_look_of_class(rare), label=name) for name, rare in names.items()]
 
 
+def _bar_height(bars: int) -> float:
+    """Inches of one bar among so many."""
+    return min(_BAR, _BARS / bars)
+
+
 def _finish_bars(axes: Axes, title: str, handles: Sequence[Patch]) -> None:
     """Settles what horizontal bars have in common, the first one on top."""
-    axes.invert_yaxis()
+    # Without half a bar of nothing above the first and below the last.
+    axes.set_ylim(len(axes.get_yticks()) - 0.4, -0.6)
     axes.grid(False)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
@@ -164,14 +226,16 @@ def draw_class_counts(path: pathlib.Path, counts: Mapping[str, Mapping[str, int]
     """
     largest = max(own["real"] + own["generated"] for own in counts.values())
     generates = any(own["generated"] for own in counts.values())
-    with drawing(path, 7.2, 1.7 + 0.5 * len(counts)) as axes:
+    bar = _bar_height(len(counts))
+    with drawing(path, 7.2, 1.7 + bar * len(counts)) as axes:
         for row, own in enumerate(counts.values()):
             real, generated = own["real"], own["generated"]
             axes.barh(row, real, 0.68, **_look_of_class(False))
             axes.barh(row, generated, 0.68, left=real, **_look_of_class(True))
             text = f"{real:,} + {generated:,}" if generated else f"{real:,}"
-            axes.text(real + generated + 0.012 * largest, row, text, va="center", fontsize=12)
-        axes.set_yticks(range(len(counts)), map(shorten, counts))
+            size = min(12.0, _label_size(bar))
+            axes.text(real + generated + 0.012 * largest, row, text, va="center", fontsize=size)
+        axes.set_yticks(range(len(counts)), map(shorten, counts), fontsize=_label_size(bar))
         axes.set_xlim(0, 1.18 * largest)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel("train utterances")
@@ -223,24 +287,36 @@ def draw_features(
       points: [n, 2].
     """
     shown = np.unique(label)
-    across = min(len(shown), _PANELS_ACROSS)
+    across, side = _arrange(len(shown))
     down = -(-len(shown) // across)
-    with drawing_figure(path, 2.9 * across, 3.1 * down) as figure:
+    roomy = side > 2
+    with drawing_figure(path, side * across, (side + 0.25) * down) as figure:
         every = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for axes in every.flat[len(shown) :]:
             axes.set_axis_off()
         for axes, number in zip(every.flat, shown):
             own = label == number
-            axes.scatter(*points[~own].T, s=9, color=_OTHERS, linewidths=0)
+            axes.scatter(*points[~own].T, s=9 if roomy else 3, color=_OTHERS, linewidths=0)
             axes.scatter(
-                *points[own].T, s=24, color=_COLOURS[number % len(_COLOURS)],
-                edgecolors="white", linewidths=0.4,
+                *points[own].T, s=24 if roomy else 12, color=_COLOURS[number % len(_COLOURS)],
+                edgecolors="white", linewidths=0.4 if roomy else 0.2,
             )  # fmt: skip
-            axes.set_title(f"{shorten(classes[number])}: {own.sum()} shown", fontsize=13)
+            name = shorten(classes[number], 16 if roomy else 12)
+            title = f"{name}: {own.sum()} shown" if roomy else f"{name} ({own.sum()})"
+            axes.set_title(title, fontsize=13 if roomy else 10)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(True)
             axes.spines[:].set_color(_OTHERS)
+
+
+def _arrange(panels: int) -> tuple[int, float]:
+    """How many panels lie side by side, and how wide one is, in inches."""
+    if panels <= 2 * _PANELS_ACROSS:
+        across = min(panels, _PANELS_ACROSS)
+        return across, min(2.9, MOST / across)
+    across = max(_PANELS_ACROSS + 1, int(np.ceil(np.sqrt(panels))))
+    return across, MOST / across
 
 
 def draw_calibration(path: pathlib.Path, ensemble: Calibration, members: Mapping[str, Any]) -> None:
@@ -263,7 +339,7 @@ def draw_calibration(path: pathlib.Path, ensemble: Calibration, members: Mapping
         above.set_ylabel("share that is right")
         above.set_ylim(0, 1)
         above.set_title(f"calibration error: ensemble {ensemble.error:.3f}, {_error(members)}")
-        above.legend(loc="upper left")
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower right", ncols=2)
         bins = len(ensemble.count)
         share = ensemble.count / ensemble.count.sum()
         below.bar((np.arange(bins) + 0.5) / bins, share, 0.9 / bins, color=_USUAL)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cberl_jax.reports.plots.fonts import use_fonts
 from cberl_jax.runtime.files import replacing
 
 PALETTE = {
@@ -45,6 +46,8 @@ _STYLE = {
     "text.parse_math": False,
 }
 WIDTH, HEIGHT = 6.4, 4.2  # inches
+# Of any picture, in inches: more than 2,000 pixels are shrunk by every page that shows them.
+MOST = 9.9
 
 
 def shorten(name: str, most: int = 16) -> str:
@@ -57,7 +60,7 @@ def shorten(name: str, most: int = 16) -> str:
 def drawing_figure(path: pathlib.Path, width: float, height: float) -> Iterator[Figure]:
     """Gives an empty figure in the style of all pictures, and writes it after the block.
 
-    A letter that matplotlib's own font lacks becomes a box.
+    A letter that no installed font has becomes a box; ``fonts.drawable`` tells names of them.
 
     Args:
       path: of the PNG; written whole or not at all.
@@ -70,6 +73,7 @@ def drawing_figure(path: pathlib.Path, width: float, height: float) -> Iterator[
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+        use_fonts(figure)
         with replacing(path) as file:
             figure.savefig(file, format="png")
 
