@@ -71,7 +71,8 @@ def draw_forest(
     height = 0.6 + down * (0.7 + row * len(names))
     with drawing_figure(path, beside + _PANEL * across, height) as figure:
         every = figure.subplots(down, across, sharey=True, sharex=True, squeeze=False)
-        every[0, 0].set_yticks(range(len(names)), names)
+        size = min(13.0, 72 * 0.75 * row)
+        every[0, 0].set_yticks(range(len(names)), names, fontsize=size)
         every[0, 0].set_ylim(len(names) - 0.5, -0.5)
         end = forest_end(panels.values())
         every[0, 0].set_xlim(-end, end)

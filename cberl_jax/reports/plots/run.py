@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cberl_jax.reports.plots.style import MOST, PALETTE, drawing, drawing_figure, shorten
+from cberl_jax.reports.plots.style import MOST, PALETTE, drawing, drawing_figure, shorten_all
 
 _USUAL, _MINORITY = PALETTE["blue"], PALETTE["vermilion"]
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", PALETTE["blue"], "#00263D"])
@@ -85,13 +85,13 @@ def draw_confusion(
     side = min(_CELL, _CELLS / number)
     size = min(11.0, _POINTS * side * 0.42)
     shown = np.where(counts.sum(axis=1, keepdims=True) > 0, row_shares(counts), np.nan)
-    names = [shorten(name) for name in classes]
+    names = shorten_all(classes)
     with drawing(path, max(2.2 + side * number, 6.4), 1.9 + 0.85 * side * number) as axes:
         picture = axes.imshow(shown, cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
         if size >= _SMALLEST:
             _label_cells(axes, shown, counts if side >= _ROOMY else None, size)
         else:
-            axes.figure.colorbar(picture, format=PercentFormatter(1, decimals=0))
+            axes.figure.colorbar(picture, format=PercentFormatter(1, decimals=0, symbol=" %"))
         totals = counts.sum(axis=1)
         steep = 30 if side >= _ROOMY else 60
         names_size = _label_size(side)
@@ -107,8 +107,11 @@ def draw_confusion(
         axes.grid(False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        what = "%, and mean utterances" if side >= _ROOMY else "in %"
-        axes.set_title(f"share of the true class {what}")
+        edges = np.arange(1, number) - 0.5
+        axes.hlines(edges, -0.5, number - 0.5, color=_OTHERS, linewidth=0.6)
+        axes.vlines(edges, -0.5, number - 0.5, color=_OTHERS, linewidth=0.6)
+        what = "; mean number of utterances" if side >= _ROOMY else ""
+        axes.set_title(f"% of the true class{what}")
 
 
 def _label_cells(axes: Axes, share: np.ndarray, counts: np.ndarray | None, size: float) -> None:
@@ -126,8 +129,10 @@ def _label_cells(axes: Axes, share: np.ndarray, counts: np.ndarray | None, size:
 
 
 def spell_share(share: float) -> str:
-    """A share above zero in per cent, without the sign: below half a per cent ``<1``."""
-    return f"{100 * share:.0f}" if share >= 0.005 else "<1"
+    """A share above zero in per cent, without the sign: 0 and 100 are said of nothing and all."""
+    if share < 0.005:
+        return "<1"
+    return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
 
 
 def spell_count(count: float) -> str:
@@ -174,7 +179,8 @@ def draw_class_scores(
                 axes.plot(ends, [row, row], color=PALETTE["black"], linewidth=2, marker="|")
             beside = mean if ends is None else max(mean, ends[1])
             axes.text(beside + 0.015, row, f"{mean:.2f}", va="center", fontsize=size)
-        names = [f"{shorten(name)} ({scores['support']})" for name, scores in classes.items()]
+        short = shorten_all(list(classes))
+        names = [f"{n} ({own['support']})" for n, own in zip(short, classes.values())]
         axes.set_yticks(range(len(names)), names, fontsize=_label_size(bar))
         for name, label in zip(classes, axes.get_yticklabels()):
             if name in minority:  # The bar may be too short to be seen.
@@ -212,7 +218,8 @@ def _finish_bars(axes: Axes, title: str, handles: Sequence[Patch]) -> None:
     axes.grid(False)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
-    axes.set_title(title)
+    # Over the labels too, however wide they are.
+    axes.figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     if handles:
         axes.figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
 
@@ -235,7 +242,7 @@ def draw_class_counts(path: pathlib.Path, counts: Mapping[str, Mapping[str, int]
             text = f"{real:,} + {generated:,}" if generated else f"{real:,}"
             size = min(12.0, _label_size(bar))
             axes.text(real + generated + 0.012 * largest, row, text, va="center", fontsize=size)
-        axes.set_yticks(range(len(counts)), map(shorten, counts), fontsize=_label_size(bar))
+        axes.set_yticks(range(len(counts)), shorten_all(list(counts)), fontsize=_label_size(bar))
         axes.set_xlim(0, 1.18 * largest)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel("train utterances")
@@ -264,7 +271,9 @@ def draw_curves(path: pathlib.Path, curves: Sequence[Curve]) -> None:
             label = "mean over members" if several else "the member"
             axes.plot(curve.epoch, curve.mean, color=_USUAL, linewidth=2.2, label=label)
             kept = {"color": _MINORITY, "markeredgecolor": "white", "linestyle": "none"}
-            axes.plot(*curve.kept.T, marker="v", markersize=9, label="kept epoch", **kept)
+            axes.plot(
+                *curve.kept.T, marker="v", markersize=9, label="kept epoch of a member", **kept
+            )
             axes.set_title(curve.name, fontsize=13)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -290,18 +299,18 @@ def draw_features(
     across, side = _arrange(len(shown))
     down = -(-len(shown) // across)
     roomy = side > 2
-    with drawing_figure(path, side * across, (side + 0.25) * down) as figure:
+    names = shorten_all([classes[number] for number in shown], 16 if roomy else 12)
+    with drawing_figure(path, side * across, min((side + 0.25) * down, MOST)) as figure:
         every = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for axes in every.flat[len(shown) :]:
             axes.set_axis_off()
-        for axes, number in zip(every.flat, shown):
+        for axes, number, name in zip(every.flat, shown, names):
             own = label == number
             axes.scatter(*points[~own].T, s=9 if roomy else 3, color=_OTHERS, linewidths=0)
             axes.scatter(
                 *points[own].T, s=24 if roomy else 12, color=_COLOURS[number % len(_COLOURS)],
                 edgecolors="white", linewidths=0.4 if roomy else 0.2,
             )  # fmt: skip
-            name = shorten(classes[number], 16 if roomy else 12)
             title = f"{name}: {own.sum()} shown" if roomy else f"{name} ({own.sum()})"
             axes.set_title(title, fontsize=13 if roomy else 10)
             axes.set_xticks([])
@@ -344,7 +353,7 @@ def draw_calibration(path: pathlib.Path, ensemble: Calibration, members: Mapping
         share = ensemble.count / ensemble.count.sum()
         below.bar((np.arange(bins) + 0.5) / bins, share, 0.9 / bins, color=_USUAL)
         below.set_ylabel("utterances")
-        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         below.yaxis.set_major_locator(MaxNLocator(3))
         below.set_xlim(0, 1)
         below.set_xlabel("probability of the most probable class")

@@ -8,7 +8,7 @@ Type and lines are large enough to be read at half the size.
 import contextlib
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -54,6 +54,18 @@ def shorten(name: str, most: int = 16) -> str:
     """A name on one line, of ``most`` letters at most."""
     name = " ".join(name.split())
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def shorten_all(names: Sequence[str], most: int = 16) -> list[str]:
+    """Names of ``most`` letters at most; those that would look alike lose their middle instead."""
+    short = [shorten(name, most) for name in names]
+    tail = most // 2
+    return [
+        own
+        if short.count(own) == 1 or len(name) <= most
+        else f"{own[: most - tail - 1]}…{name[-tail:]}"
+        for own, name in zip(short, (" ".join(name.split()) for name in names))
+    ]
 
 
 @contextlib.contextmanager

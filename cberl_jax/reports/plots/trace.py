@@ -1,7 +1,7 @@
 """The trace of a conversation's emotions: probabilities over turns as a picture.
 
 A strip per class, one bar a turn, and below them who speaks. The most probable class of a turn is
-told by a dark bar among light ones, so that no colour has to be known by heart, however many
+shown by a dark bar among light ones, so that no colour has to be known by heart, however many
 classes there are.
 """
 
@@ -17,10 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cberl_jax.reports.plots.style import PALETTE, drawing, shorten
+from cberl_jax.reports.plots.style import MOST, PALETTE, drawing, shorten, shorten_all
 
 _DARK, _LIGHT, _SPREAD = PALETTE["blue"], "#A9CFE8", PALETTE["black"]
 _TRUTH, _SPEAKER = PALETTE["vermilion"], "#555555"
+# In inches: the strip of a class, and all strips at most.
+_STRIP, _STRIPS = 0.5, MOST - 3.0
 # A probability of 1 fills this share of its strip.
 _FULL = 0.78
 # Conversations shorter than this are drawn as if they had as many turns: bars stay bars.
@@ -60,15 +62,17 @@ def draw_trace(path: pathlib.Path, trace: Trace) -> None:
     """
     turns, classes = trace.probability.shape
     speakers = _name_speakers(trace.speaker)
-    width = float(np.clip(3.2 + 0.22 * turns, 6.4, 16.0))
-    height = 1.5 + 0.5 * classes + 0.26 * len(speakers)
+    width = float(np.clip(3.2 + 0.22 * turns, 6.4, MOST))
+    # A speaker's line is half as high as a strip, and the axes share the height among all.
+    strip = min(_STRIP, _STRIPS / classes)
+    height = 1.5 + strip * classes + 0.52 * strip * len(speakers)
     with drawing(path, width, height) as axes:
         _draw_bars(axes, trace)
         if trace.spread is not None:
             _draw_spread(axes, trace)
         known = np.flatnonzero(trace.truth >= 0)
         above = classes - 1 - trace.truth[known] + (1 + _FULL) / 2
-        axes.scatter(known, above, s=26, marker="v", color=_TRUTH, linewidths=0)
+        axes.scatter(known, above, s=26 * strip / _STRIP, marker="v", color=_TRUTH, linewidths=0)
         _draw_speakers(axes, trace.speaker, speakers)
         _label_axes(axes, trace, speakers)
         axes.figure.legend(
@@ -130,11 +134,12 @@ def _label_axes(axes: Axes, trace: Trace, speakers: Sequence[str]) -> None:
     turns, classes = trace.probability.shape
     strips = [classes - 1 - number for number in range(classes)]
     lines = [_speaker_height(number) for number in range(len(speakers))]
-    names = [shorten(name) for name in [*trace.classes, *speakers]]
-    axes.set_yticks([*(base + _FULL / 2 for base in strips), *lines], names)
+    names = [*shorten_all(trace.classes), *shorten_all(speakers)]
+    size = min(13.0, 72 * 0.72 * min(_STRIP, _STRIPS / classes))
+    axes.set_yticks([*(base + _FULL / 2 for base in strips), *lines], names, fontsize=size)
     for label in axes.get_yticklabels()[classes:]:
         label.set_color(_SPEAKER)
-        label.set_fontsize(11)
+        label.set_fontsize(min(11.0, 0.6 * size) if classes > 14 else 11)
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
     for base in strips:
