@@ -340,11 +340,11 @@ def test_evaluate_refuses_a_folder_without_a_run_and_another_corpus(
     done = start(program("evaluate", f"--workdir={tmp_path}"), program_environment, timeout=120)
     assert done.returncode == 2 and "holds no run" in done.stderr
     corpus = load_corpus("simulated:small")
-    unlabelled = np.where(corpus.in_split("test"), -1, corpus.label)
+    unlabelled = np.where(corpus.in_split("dev"), -1, corpus.label)
     write_npz(dataclasses.replace(corpus, label=unlabelled), tmp_path / "unlabelled.npz")
     arguments = (f"--workdir={finished[0]}", f"--data={tmp_path / 'unlabelled.npz'}")
     done = start(program("evaluate", *arguments), program_environment, timeout=120)
-    assert done.returncode == 2 and "'test' has no labelled utterance" in done.stderr
+    assert done.returncode == 2 and "'dev' has no labelled utterance" in done.stderr
     data = os.environ.get("CBERL_DATA")
     if data is None:
         pytest.skip("CBERL_DATA does not name a folder with real corpora")

@@ -42,4 +42,4 @@ def main() -> int:
             config, given.workdir, seeds, progress, given.pictures, given.fork
         )
     print(format_report(report))
-    return 0 if report["test"] else 1
+    return 0 if report["dev"] else 1

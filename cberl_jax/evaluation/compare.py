@@ -44,7 +44,7 @@ def read_outcome(workdir: str | os.PathLike) -> Outcome:
     """Reads a finished run.
 
     Raises:
-      UserError: there is no finished run, or none of its members is left.
+      UserError: there is no finished run, none of its members is left, or test has no labels.
     """
     folder = Workdir(workdir, create=False)
     folder.read_config()
@@ -55,6 +55,10 @@ def read_outcome(workdir: str | os.PathLike) -> Outcome:
     if not any(sound):
         raise UserError(f"{folder.path}: all members of this run have diverged")
     stored = folder.read_predictions()
+    if not np.any(stored["test.label"] >= 0):
+        raise UserError(
+            f"{folder.path}: its test split has no labels, and test is what is compared"
+        )
     return Outcome(
         folder.path.name,
         stored["classes"].tolist(),

@@ -72,15 +72,15 @@ def score_members(
 
     Returns:
       Per member ``seed``, in a sweep ``settings``, ``status``, ``epoch``, and ``dev`` and ``test``:
-      ``evaluate_predictions``, None where it has diverged.
+      ``evaluate_predictions``, None where it has diverged or the split has no labels.
     """
     lines = []
     for number, (seed, settings, state) in enumerate(zip(members.seeds, members.settings, states)):
         line = {"seed": int(seed), **({"settings": dict(settings)} if settings else {}), **state}
         for split in ("dev", "test"):
             line[split] = None
-            if state["status"] == "ok":
-                label = predictions[f"{split}.label"]
+            label = predictions[f"{split}.label"]
+            if state["status"] == "ok" and np.any(label >= 0):
                 probability = predictions[f"{split}.probability"][number]
                 line[split] = evaluate_predictions(label, probability, classes)
         lines.append(line)

@@ -14,9 +14,11 @@ from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus, fingerprint
 from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.metrics import METRICS
 from cberl_jax.reports.html import plain
+from cberl_jax.reports.run import UNLABELLED_TEST, scored_split
 from cberl_jax.reports.tables import TITLES, format_mean, format_table
 from cberl_jax.runtime.workdir import Workdir
 
+SCORED = ("dev", "test")
 # Of a class, below which an utterance more or less moves its scores by over a point.
 FEW_UTTERANCES = 100
 NOT_FOR = """\
@@ -59,7 +61,7 @@ def write_model_card(
     workdir: Workdir, config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]
 ) -> None:
     """Writes the card into the run's folder; a run without a sound member has none."""
-    if report["test"]:
+    if report["dev"]:
         workdir.write_text(workdir.model_card, format_model_card(config, corpus, report))
 
 
@@ -109,28 +111,31 @@ def _describe_data(corpus: Corpus) -> str:
 
 def _describe_results(report: Mapping[str, Any]) -> str:
     metrics = [
-        [TITLES[name], format_mean(report["dev"][name]), format_mean(report["test"][name])]
+        [TITLES[name], *(format_mean(report[s][name]) if report[s] else "-" for s in SCORED)]
         for name in METRICS
     ]
-    classes = []
-    for name, scores in report["test"]["per_class"].items():
+    classes, split = [], scored_split(report)
+    for name, scores in report[split]["per_class"].items():
         figures = [format_mean(scores[field]) for field in ("precision", "recall", "f1")]
         counts = report["augmentation"][name]
         numbers = (counts["real"], counts["generated"], scores["support"])
         classes.append([plain(name), *figures, *map(str, numbers)])
-    head = ["class", "precision", "recall", "F1 (test)", "train", "generated", "test utterances"]
+    head = ["class", "precision", "recall", f"F1 ({split})", "train", "generated"]
+    head.append(f"{split} utterances")
     return "\n\n".join(
         [
             "Means over members, each scored by itself, with the 95 % interval of the mean where "
-            "there are several. The epoch is chosen on dev; test is read once.",
-            format_table(["metric", "dev", "test"], metrics),
+            "there are several. The epoch is chosen on "
+            + ("dev; test is read once." if report["test"] else f"dev. {UNLABELLED_TEST}"),
+            format_table(["metric", *SCORED], metrics),
             format_table(head, classes),
         ]
     )
 
 
 def _list_limits(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> list[str]:
-    scores = report["test"]["per_class"]
+    split = scored_split(report)
+    scores = report[split]["per_class"]
     held = {name: own for name, own in scores.items() if own["support"]}
     weakest = min(held, key=lambda name: held[name]["recall"]["mean"])
     recall = held[weakest]["recall"]["mean"]
@@ -139,12 +144,16 @@ def _list_limits(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) 
     few = [f"{name} ({count})" for name, count in support.items() if count < FEW_UTTERANCES]
     if few:
         limits.append(
-            f"Few test utterances: {', '.join(few)}. One more or less that is recognised moves "
+            f"Few {split} utterances: {', '.join(few)}. One more or less that is recognised moves "
             "such a class's recall by over a point."
         )
     unseen = [plain(name) for name in scores if name not in held]
     if unseen:
-        limits.append(f"Not measured, since the test split has none: {', '.join(unseen)}.")
+        limits.append(f"Not measured, since the {split} split has none: {', '.join(unseen)}.")
+    if split == "dev":
+        limits.append(
+            "Not measured on conversations other than those that its epochs were chosen by."
+        )
     sound = sum(member["status"] == "ok" for member in report["members"])
     if sound == 1:
         limits.append("A single member: nothing is known of what another seed would give.")

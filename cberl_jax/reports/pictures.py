@@ -36,7 +36,7 @@ from cberl_jax.reports.plots.run import (
     draw_curves,
     draw_features,
 )
-from cberl_jax.reports.run import Picture
+from cberl_jax.reports.run import Picture, scored_split
 from cberl_jax.reports.tables import TITLES
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.epoch import MemberState
@@ -233,7 +233,7 @@ class Illustrator:
         self.names, shown = corpus.classes, drawable(corpus.classes)
         # With its class names as they are drawn.
         self.corpus = dataclasses.replace(corpus, classes=tuple(shown))
-        self.split = "test" if report["test"] else "dev"
+        self.split = scored_split(report)
         members = report["members"]
         sound = [n for n, member in enumerate(members) if member["status"] == "ok"]
         stored = run.folder.read_predictions()

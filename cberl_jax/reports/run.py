@@ -13,6 +13,11 @@ from cberl_jax.reports.tables import TITLES, format_table
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.workdir import Workdir
 
+UNLABELLED_TEST = (
+    "Test has no labels: the figures of classes are of dev, by which the epochs of the training were "
+    "chosen, so that new conversations will score lower."
+)
+
 
 class Picture(NamedTuple):
     """A picture in a report: its file beside the report, its heading, and what it shows."""
@@ -40,7 +45,8 @@ def create_report(
       versions: of packages.
 
     Returns:
-      The contents of ``report.json``.
+      The contents of ``report.json``; ``test`` is None where that split has no labels, and it and
+      ``dev`` are where no member is sound.
     """
     sound = [m for m in members if m["status"] == "ok"]
     real = corpus.class_counts("train")
@@ -48,7 +54,9 @@ def create_report(
         "corpus": corpus.source,
         "classes": list(corpus.classes),
         "members": list(members),
-        "test": summarise_members([m["test"] for m in sound]) if sound else None,
+        "test": summarise_members([m["test"] for m in sound])
+        if sound and sound[0]["test"]
+        else None,
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
         "best_on_test": _best_on_test(sound),
         "bayes": best_possible(corpus),
@@ -60,6 +68,11 @@ def create_report(
         "versions": dict(versions),
         "pictures": [],
     }
+
+
+def scored_split(report: Mapping[str, Any]) -> str:
+    """The split of which a report shows the classes: test, or dev where test has no labels."""
+    return "test" if report["test"] else "dev"
 
 
 def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -79,7 +92,8 @@ def _cell(summary: Mapping[str, Any]) -> str:
 def _result_table(report: Mapping[str, Any]) -> str:
     """The metrics on dev and test; where asked for, or simulated, the best on test or possible."""
     head = ["metric", "dev", "test"]
-    rows = [[TITLES[n], _cell(report["dev"][n]), _cell(report["test"][n])] for n in METRICS]
+    test = {n: _cell(report["test"][n]) if report["test"] else "-" for n in METRICS}
+    rows = [[TITLES[n], _cell(report["dev"][n]), test[n]] for n in METRICS]
     if report["best_on_test"]:
         head.append("best on test (epoch chosen on test)")
         for name, row in zip(METRICS, rows):
@@ -94,10 +108,12 @@ def _result_table(report: Mapping[str, Any]) -> str:
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
-    """A line per class: scores on test, and how many utterances there were."""
-    head = ["class", "precision", "recall", "F1 (test)", "test utterances", "train", "generated"]
+    """A line per class: scores on test, or dev without it, and how many utterances there were."""
+    split = scored_split(report)
+    head = ["class", "precision", "recall", f"F1 ({split})", f"{split} utterances", "train"]
+    head.append("generated")
     rows = []
-    for name, scores in report["test"]["per_class"].items():
+    for name, scores in report[split]["per_class"].items():
         counts = report["augmentation"][name]
         figures = [f"{scores[field]['mean']:.3f}" for field in ("precision", "recall")]
         numbers = (scores["support"], counts["real"], counts["generated"])
@@ -132,7 +148,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         return "\n\n".join([*parts, "No member is left to report on."]) + "\n"
     parts += [
         "Mean ± standard deviation [95 % interval of the mean] over seeds. The epoch is chosen on "
-        "dev; test is read once.",
+        + ("dev; test is read once." if report["test"] else f"dev. {UNLABELLED_TEST}"),
         _result_table(report),
         _class_table(report),
         _member_table(report),

@@ -71,7 +71,7 @@ def _create_point(
         "settings": dict(settings),
         "seeds": [member["seed"] for member in members],
         "diverged": len(members) - len(sound),
-        **{s: _summarise([m[s] for m in sound], select) if sound else None for s in SCORED_SPLITS},
+        **{s: _summarise([m[s] for m in sound], select) for s in SCORED_SPLITS},
         "members": [
             {"seed": m["seed"], "status": m["status"], "epoch": m["epoch"]}
             | {split: _member_scores(m[split], select) for split in SCORED_SPLITS}
@@ -80,7 +80,10 @@ def _create_point(
     }
 
 
-def _summarise(scores: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
+def _summarise(scores: Sequence[Mapping[str, Any] | None], select: str) -> dict[str, Any] | None:
+    """Sums up members; None where there is none, or the split has no labels."""
+    if not scores or scores[0] is None:
+        return None
     selected = summarise([select_score(member, select) for member in scores])
     return summarise_members(scores) | {select: selected}
 
@@ -98,11 +101,9 @@ def _point_table(report: Mapping[str, Any]) -> str:
     rows = []
     for point in report["points"]:
         cells = [plain(spell_value(point["settings"][name])) for name in grid]
-        if point["dev"]:
-            cells.append(format_mean(point["dev"][select]))
-            cells += [format_mean(point["test"][name]) for name in _TEST_METRICS]
-        else:
-            cells += ["-"] * (1 + len(_TEST_METRICS))
+        dev, test = point["dev"], point["test"]
+        cells.append(format_mean(dev[select]) if dev else "-")
+        cells += [format_mean(test[name]) if test else "-" for name in _TEST_METRICS]
         rows.append([*cells, f"{point['diverged']} of {len(point['seeds'])}"])
     return format_table([*head, "diverged"], rows)
 
@@ -177,7 +178,7 @@ def _scores_by_value(report: Mapping[str, Any], name: str, split: str) -> list[l
             for point in report["points"]
             if point["settings"][name] == value
             for member in point["members"]
-            if member["status"] == "ok"
+            if member[split]
         ]
         for value in report["grid"][name]
     ]

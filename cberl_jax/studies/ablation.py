@@ -21,7 +21,7 @@ from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.best_point import write_point_run
 from cberl_jax.studies.sweep import best_at, check_points, chunks, train_points
-from cberl_jax.training.prepare import load_data, prepare
+from cberl_jax.training.prepare import check_labelled, load_data, prepare
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
 
@@ -89,6 +89,7 @@ def ablate(
     points = list_points(preset)
     check_points(config, points)
     corpus = load_data(config)
+    check_labelled(corpus)
     prepared = prepare(config, corpus)
     if config.augment.method != "none" and not prepared.generated.any():
         share = f"{config.augment.balance:g}"

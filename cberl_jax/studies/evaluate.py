@@ -21,10 +21,10 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
       A report; its ``timing`` is empty.
 
     Raises:
-      UserError: as of ``restore_run``, or there is nothing labelled to score.
+      UserError: as of ``restore_run``, or dev has no labelled utterance.
     """
     run = restore_run(workdir, data)
-    check_labelled(run.corpus)
+    check_labelled(run.corpus, ("dev",))
     states = member_states(run.state)
     if data is not None:
         # The best epoch on the run's own test split is no figure of another corpus.

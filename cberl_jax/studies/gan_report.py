@@ -15,7 +15,7 @@ from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.training.outcome import member_states
-from cberl_jax.training.prepare import prepare
+from cberl_jax.training.prepare import check_labelled, prepare
 
 
 def read_run(workdir: str | os.PathLike, data: str | None = None) -> GanSamples:
@@ -27,7 +27,7 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> GanSamples:
 
     Raises:
       UserError: there is no finished run, it has no GAN or no sound member, or the corpus is not
-        the one it was trained on.
+        the one it was trained on or has no labels in test.
     """
     run = restore_run(workdir, data)
     corpus, states = run.corpus, member_states(run.state)
@@ -35,6 +35,7 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> GanSamples:
         raise UserError(f"{workdir}: this run has no GAN, so there is nothing to report on")
     if fingerprint(corpus) != Workdir(workdir, create=False).read_config()["corpus"]:
         raise corpus.error("is not the corpus that this run and its GAN were trained on")
+    check_labelled(corpus)
     if all(state["status"] != "ok" for state in states):
         raise UserError(f"{workdir}: all members of this run have diverged")
 

@@ -98,13 +98,17 @@ def load_data(config: ConfigDict) -> Corpus:
     return kept
 
 
-def check_labelled(corpus: Corpus) -> None:
-    """Refuses a corpus without anything to choose an epoch or to report a score by.
+def check_labelled(corpus: Corpus, splits: Sequence[str] = ("dev", "test")) -> None:
+    """Refuses a corpus without anything to choose an epoch or to compare scores by.
+
+    Args:
+      corpus: the corpus.
+      splits: those whose labels are needed.
 
     Raises:
-      UserError: dev or test has no labelled utterance.
+      UserError: one of them has no labelled utterance.
     """
-    for split in ("dev", "test"):
+    for split in splits:
         if not corpus.class_counts(split).any():
             raise corpus.error(f"split {split!r} has no labelled utterance")
 
@@ -113,9 +117,10 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
     """Standardises and packs a corpus, and plans its generated utterances.
 
     Raises:
-      UserError: as of ``check_labelled``.
+      UserError: dev has no labelled utterance, or test has none and is to be looked at
+        (``train.best_on_test``).
     """
-    check_labelled(corpus)
+    check_labelled(corpus, ("dev", "test") if config.train.best_on_test else ("dev",))
     standardiser = fit_standardiser(corpus, config.data.components)
     method = config.augment.method
     placement = place_generated(

@@ -196,13 +196,13 @@ def test_generated_utterances_take_the_place_of_their_sources_and_lack_what_thos
         np.testing.assert_array_equal(np.asarray(values)[kept], expected)
 
 
-def test_a_corpus_without_labels_to_choose_or_report_by_is_refused():
+@pytest.mark.parametrize("split, settings", [("dev", {}), ("test", {"train.best_on_test": True})])
+def test_a_corpus_without_labels_to_choose_an_epoch_by_is_refused(split, settings):
     corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
-    for split in ("dev", "test"):
-        label = np.where(corpus.in_split(split), -1, corpus.label)
-        unlabelled = dataclasses.replace(corpus, label=label)
-        with pytest.raises(UserError, match=f"split '{split}' has no labelled utterance"):
-            prepare(tiny_config(), unlabelled)
+    label = np.where(corpus.in_split(split), -1, corpus.label)
+    unlabelled = dataclasses.replace(corpus, label=label)
+    with pytest.raises(UserError, match=f"split '{split}' has no labelled utterance"):
+        prepare(tiny_config(**settings), unlabelled)
 
 
 def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces):

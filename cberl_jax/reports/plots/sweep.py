@@ -51,7 +51,7 @@ def draw_setting(
       name: of the setting.
       values: of the setting, different from each other.
       dev: per value the scores of its sound members; at least one in all.
-      test: the same.
+      test: the same, all empty where test has no labels.
       metric: the scores' name.
     """
     numbers = _are_numbers(values)
@@ -66,10 +66,11 @@ def draw_setting(
         axes.set_ylabel(metric)
         axes.set_title(_explain(scores["dev"]))
         where = place_values(axes, name, values, labels)
-        for split, own in scores.items():
+        shown = {split: own for split, own in scores.items() if any(own)}
+        for split, own in shown.items():
             _draw_split(axes, split, where, own, joined=numbers)
         axes.set_ylim(_score_limits([*scores["dev"], *scores["test"]]))
-        axes.figure.legend(loc="outside upper right", ncols=len(scores))
+        axes.figure.legend(loc="outside upper right", ncols=len(shown))
 
 
 def _score_limits(scores: Sequence[Sequence[float]]) -> tuple[float, float]:

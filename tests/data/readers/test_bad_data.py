@@ -264,10 +264,6 @@ ARCHIVES = {
         {"label": np.array([0, 1, -1, 1, 0])},
         "split 'dev' has no labelled utterance",
     ),
-    "test without labels": (
-        {"label": np.array([0, 1, 1, -1, -1])},
-        "split 'test' has no labelled utterance",
-    ),
     "too few labels": (
         {"label": np.zeros(4, int)},
         "label has 4 rows, but the dialogues' lengths sum to 5.",
