@@ -24,14 +24,17 @@ from cberl_jax.data.readers.options import parse_options
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import compare as comparison
+from cberl_jax.metrics import METRICS
 from cberl_jax.reports.ablation import format_ablation
 from cberl_jax.reports.compare import format_comparison
 from cberl_jax.reports.run import format_report
 from cberl_jax.reports.sweep import format_sweep
+from cberl_jax.reports.tables import TITLES
 from cberl_jax.runtime.files import expand, explaining_failure
 from cberl_jax.runtime.numerics import pinned
 from cberl_jax.runtime.processes import explaining_devices
 from cberl_jax.runtime.progress import Progress, show_progress
+from cberl_jax.runtime.summary import Summarised, Summary, list_names
 from cberl_jax.runtime.workdir import Workdir, check_unrelated
 from cberl_jax.serving.export import LENGTH, export_run
 from cberl_jax.serving.model import Model
@@ -44,6 +47,9 @@ from cberl_jax.training.prepare import load_data
 
 Path = str | os.PathLike[str]
 Data = Path | Corpus | None
+
+# In the order in which a run shows its scores.
+_SPLITS = ("dev", "test")
 
 
 class Report(dict[str, Any]):
@@ -105,7 +111,7 @@ class ReportPicture:
         return self.path.read_bytes()
 
 
-class Run:
+class Run(Summarised):
     """A finished run in its folder."""
 
     def __init__(self, workdir: Path):
@@ -114,6 +120,28 @@ class Run:
 
     def __fspath__(self) -> str:
         return os.fspath(self.workdir)
+
+    def _summarise(self) -> Summary:
+        head = ["metric", *_SPLITS]
+        try:
+            report = self.report()
+        except UserError as error:
+            return Summary([f"Run {self.workdir}", str(error)], head, [])
+        seeds = [str(member["seed"]) for member in report["members"]]
+        lost = sum(member["status"] != "ok" for member in report["members"])
+        figures = {
+            split: [f"{report[split][n]['mean']:.3f}" if report[split] else "-" for n in METRICS]
+            for split in _SPLITS
+        }
+        titles = [TITLES[name] for name in METRICS]
+        lines = [
+            f"Run {self.workdir} on {report['corpus']}",
+            f"members: {len(seeds)} (seeds {list_names(seeds)}), {lost} diverged",
+        ]
+        for split, own in figures.items():
+            scores = ", ".join(f"{title} {figure}" for title, figure in zip(titles, own))
+            lines.append(f"{split}: {scores}" if report[split] else f"{split}: no scores")
+        return Summary(lines, head, list(zip(titles, *figures.values())))
 
     def report(self) -> Report:
         """The scores of the run.

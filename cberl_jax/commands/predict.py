@@ -17,7 +17,10 @@ def define_flags() -> None:
         required=True,
     )
     flags.DEFINE_string(
-        "output", None, "JSON lines to write or replace, one per turn.", required=True
+        "output",
+        None,
+        "File to write or replace, a line per turn: .jsonl (JSON lines), .csv or .parquet.",
+        required=True,
     )
     flags.DEFINE_string("traces", None, "Folder for a picture of each conversation.")
 

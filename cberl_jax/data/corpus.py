@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cberl_jax.errors import UserError
+from cberl_jax.runtime.summary import Summarised, Summary, list_names
 
 SPLITS = ("train", "dev", "test")
 # How files call them, in small letters.
@@ -31,8 +32,8 @@ MODALITY_NAME = re.compile(r"[\w-]{1,64}")
 TEXT_LAYER = "roberta"
 
 
-@dataclasses.dataclass(frozen=True)
-class Corpus:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Corpus(Summarised):
     """Conversations as flat arrays: G dialogues, N utterances in dialogue order, C classes.
 
     Attributes:
@@ -96,6 +97,25 @@ class Corpus:
         """[C] labelled utterances per class in one split."""
         label = self.label[self.in_split(split)]
         return np.bincount(label[label >= 0], minlength=len(self.classes))
+
+    def _summarise(self) -> Summary:
+        counts = {split: self.class_counts(split) for split in SPLITS}
+        inside = {split: int(self.length[self.split == split].sum()) for split in SPLITS}
+        widths = [f"{name} ({width})" for name, width in self.widths.items()]
+        lines = [
+            f"Corpus {self.source}: {len(self.dialogue)} dialogues, {len(self.label)} utterances, "
+            f"{len(np.unique(self.speaker))} speakers",
+            "labelled utterances: "
+            + ", ".join(f"{split} {own.sum()} of {inside[split]}" for split, own in counts.items()),
+            f"classes: {len(self.classes)} ({list_names(self.classes)})",
+            f"features: {list_names(widths)}",
+        ]
+        head = ["split", "dialogues", "utterances", *self.classes]
+        rows = [
+            [split, int(np.sum(self.split == split)), inside[split], *own.tolist()]
+            for split, own in counts.items()
+        ]
+        return Summary(lines, head, rows)
 
     def place(self, utterance: int) -> str:
         """The place of an utterance in words, for messages."""

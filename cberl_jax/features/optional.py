@@ -1,4 +1,4 @@
-"""The libraries of the extra ``features``, which only the extraction needs."""
+"""Libraries that only a part of the package needs, each in an extra of the installation."""
 
 import importlib
 from types import ModuleType
@@ -6,8 +6,12 @@ from types import ModuleType
 from cberl_jax.errors import UserError
 
 
-def load_library(name: str) -> ModuleType:
-    """Imports a library of the extra.
+def load_library(name: str, extra: str = "features") -> ModuleType:
+    """Imports a library of an extra.
+
+    Args:
+      name: of the library.
+      extra: that it comes with.
 
     Raises:
       UserError: it is not installed; the message says how it would be.
@@ -17,5 +21,5 @@ def load_library(name: str) -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"{name} is needed for this and cannot be imported ({error}); install it with: "
-            "pip install 'cberl-jax[features]'"
+            f"pip install 'cberl-jax[{extra}]'"
         ) from error

@@ -14,8 +14,8 @@ from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.workdir import Workdir
 
 UNLABELLED_TEST = (
-    "Test has no labels: the figures of classes are of dev, by which the epochs of the training were "
-    "chosen, so that new conversations will score lower."
+    "Test has no labels: the figures of classes are of dev, by which the epochs of the training "
+    "were chosen, so that new conversations will score lower."
 )
 
 

@@ -27,6 +27,8 @@ from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.numerics import pinned
+from cberl_jax.runtime.summary import Summarised, Summary, list_names
+from cberl_jax.serving.formats import check_format
 from cberl_jax.serving.predictions import Predictions
 from cberl_jax.serving.restore import read_settings, restore_members
 from cberl_jax.serving.stream import Stream
@@ -49,7 +51,7 @@ def round_up(count: int, unit: int) -> int:
     return unit
 
 
-class Model:
+class Model(Summarised):
     """The sound members of a finished run, their parameters on the devices.
 
     Attributes:
@@ -99,6 +101,19 @@ class Model:
         self._spread = self._fleet.shard(variables)
         # What the fleet's stages take besides, and this one has no use for.
         self._nothing = self._fleet.shard(np.zeros(len(seeds), np.float32))
+
+    def _summarise(self) -> Summary:
+        sight = "turns before it" if self.network.settings.causal else "turns before and after it"
+        found = {
+            "members": f"{len(self.seeds)} (seeds {list_names(self.seeds)})",
+            "classes": f"{len(self.classes)} ({list_names(self.classes)})",
+            "features": list_names([f"{name} ({width})" for name, width in self.widths.items()]),
+            "sees of an utterance": f"the {sight}",
+        }
+        if self.diverged:
+            found["diverged and left out"] = f"seeds {list_names(self.diverged)}"
+        lines = ["CBERL model", *(f"{name}: {text}" for name, text in found.items())]
+        return Summary(lines, ("", ""), list(found.items()))
 
     def predict(self, conversations: Conversations) -> list[np.ndarray]:
         """The most probable emotion of every turn.
@@ -280,7 +295,7 @@ def predict_file(
     Args:
       workdir: folder of a finished run.
       source: as of ``Model.predict``.
-      output: the JSON lines to write or replace, see ``Predictions.lines``.
+      output: the file to write or replace, as of ``Predictions.write``.
       traces: folder for a picture of each conversation, made if it is not there.
 
     Returns:
@@ -305,6 +320,7 @@ def _check_output(output: pathlib.Path, source: pathlib.Path) -> None:
         raise UserError(f"{output}: is a folder; the output has to be a file")
     if not output.parent.is_dir():
         raise UserError(f"{output}: there is no folder {output.parent}")
+    check_format(output)
     if output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"{output}: is the input, which the output would replace")
 
