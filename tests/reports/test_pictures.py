@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from matplotlib.image import imread
 from tiny import QUIET, tiny_config
 from webpage import Page, check_self_contained
 
@@ -24,14 +23,9 @@ from cberl_jax.reports.pictures import (
     measure_calibration,
     read_curve,
 )
-from cberl_jax.reports.plots.attention import Conversation, choose_arcs, draw_attention
-from cberl_jax.reports.plots.run import (
-    draw_class_counts,
-    draw_class_scores,
-    draw_confusion,
-    draw_features,
-    row_shares,
-)
+from cberl_jax.reports.plots.attention import choose_arcs
+from cberl_jax.reports.plots.fonts import warn_of_numbers
+from cberl_jax.reports.plots.run import row_shares
 from cberl_jax.reports.run import write_report
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
@@ -138,29 +132,6 @@ def test_arcs_are_the_heavy_edges():
     assert choose_arcs(attention) == [(1, 0, 0.8), (0, 1, 0.5)]
 
 
-# The pictures
-
-
-def test_pictures_of_any_size_are_drawn(tmp_path):
-    """Many classes with long names, a class without utterances, one member."""
-    classes = [f"class of number {n} with $ and <b>" for n in range(12)]
-    one = {"mean": 0.5, "std": None, "ci95": None}
-    scores = {name: {"f1": one, "support": 3} for name in classes}
-    counts = {name: {"real": n, "generated": n % 2} for n, name in enumerate(classes)}
-    draw_confusion(tmp_path / "a.png", classes, np.diag(np.arange(12.0)))
-    draw_class_scores(tmp_path / "b.png", scores, classes[:2])
-    # Two members that disagree have an interval far beyond what a score can be.
-    wide = {"mean": 0.5, "std": 0.5, "ci95": [-4.0, 5.0]}
-    draw_class_scores(tmp_path / "wide.png", {"joy": {"f1": wide, "support": 3}}, [])
-    draw_class_counts(tmp_path / "c.png", counts)
-    label = np.asarray([0, 1, 11])
-    draw_features(tmp_path / "d.png", classes, label, np.zeros((3, 2)))
-    lonely = Conversation("$", np.arange(1), ["$A$"], ["\\frac 喜"], [""], ["<b>"], np.ones((1, 1)))
-    draw_attention(tmp_path / "e.png", lonely)
-    shapes = {path.stem: imread(path).shape for path in tmp_path.glob("*.png")}
-    assert len(shapes) == 6 and shapes["a"][1] > 2000
-
-
 # A run
 
 
@@ -240,7 +211,7 @@ def test_a_finished_run_is_not_drawn_again(finished):
 def test_pictures_show_the_figures_of_the_report(trained, finished, drawn):
     report = finished[1]
     given, _ = drawn()
-    classes, counts = given["draw_confusion"]
+    classes, counts, _ = given["draw_confusion"]
     support = [s["support"] for s in report["test"]["per_class"].values()]
     np.testing.assert_allclose(counts.sum(axis=1), support)
     np.testing.assert_allclose(row_shares(counts).sum(axis=1), np.sign(support))
@@ -252,7 +223,7 @@ def test_pictures_show_the_figures_of_the_report(trained, finished, drawn):
     assert [own["generated"] for own in shown.values()] == prepared.generated.tolist()
     totals = [own["real"] + own["generated"] for own in shown.values()]
     assert totals == prepared.data.counts.tolist() and prepared.generated.any()
-    scores, minority = given["draw_class_scores"]
+    scores, minority, _ = given["draw_class_scores"]
     assert scores == report["test"]["per_class"]
     assert {n for n, own in shown.items() if own["generated"]} <= set(minority) < set(classes)
     dev = given["draw_curves"][0][0]
@@ -300,6 +271,43 @@ def test_a_run_whose_members_have_all_diverged_has_a_report_without_pictures(
     write_report(Workdir(tmp_path), report)
     page = (tmp_path / "report.html").read_text()
     assert check_self_contained(page) == [] and "No member is left" in page
+
+
+def test_classes_that_no_font_has_are_numbered_in_every_picture(
+    trained, finished, drawn, monkeypatch
+):
+    monkeypatch.setattr(
+        "cberl_jax.reports.plots.fonts._installed", lambda letters, known: {"none": frozenset()}
+    )
+    names = ("高兴", "悲伤", "中性", "惊讶", "恐惧", "厌恶", "a|b")
+    corpus = trained.prepared.corpus
+    before = dict(zip(corpus.classes, names))
+    report = json.loads(json.dumps(finished[1]))
+    for split in ("dev", "test"):
+        own = report[split]["per_class"]
+        report[split]["per_class"] = {before[name]: scores for name, scores in own.items()}
+    report["augmentation"] = {before[n]: own for n, own in report["augmentation"].items()}
+    prepared = trained.prepared._replace(
+        corpus=dataclasses.replace(corpus, classes=names, speaker=np.full(len(corpus.label), "李"))
+    )
+    given, said = drawn()[0], []
+    pictures = illustrate(trained._replace(prepared=prepared), report, said.append)
+    numbers = ["1", "2", "3", "4", "5", "6", "7"]
+    assert list(given["draw_confusion"][0]) == list(given["draw_features"][0]) == numbers
+    scores, minority, _ = given["draw_class_scores"]
+    assert list(scores.values()) == list(finished[1]["test"]["per_class"].values())
+    assert list(scores) == list(given["draw_class_counts"][0]) == numbers and minority
+    (conversation,) = given["draw_attention"]
+    assert set(conversation.truth) | set(conversation.guess) <= set(numbers)
+    assert set(conversation.speaker) == {"1"}
+    assert said == [warn_of_numbers(names, numbers)] and "1 = 高兴" in said[0]
+    assert r"1 = 高兴, 2 = 悲伤" in pictures[0].text and r"7 = a\|b" in pictures[0].text
+
+
+def test_a_caption_says_which_end_attends_and_whose_score_a_triangle_is(finished):
+    texts = {own["file"]: own["text"] for own in finished[1]["pictures"]}
+    assert "to the turn that attends (head)" in texts["report_attention.png"]
+    assert "that member's own score" in " ".join(texts["report_curves.png"].split())
 
 
 def test_a_model_without_a_graph_has_no_picture_of_attention(trained, finished, drawn, monkeypatch):

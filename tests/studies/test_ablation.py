@@ -349,8 +349,9 @@ def test_the_panels_of_a_picture_are_drawn_on_one_scale(tmp_path, monkeypatch):
         name: [{"mean": 0.0, "ci95": [-x, x]}] for name, x in (("a", 0.1), ("b", 0.02), ("c", 0))
     }
     draw_forest(tmp_path / "a.png", ["name"], panels, "full")
-    limits = {axes.get_xlim() for axes in figures[0].axes}
-    assert limits == {(pytest.approx(-0.11), pytest.approx(0.11))}
+    assert len(figures[0].axes) == 3
+    for axes in figures[0].axes:
+        assert axes.get_xlim() == pytest.approx((-0.11, 0.11))
 
 
 @pytest.mark.parametrize("mean, told", [(-0.35, "◀ -0.350"), (0.35, "+0.350 ▶"), (-0.005, None)])
