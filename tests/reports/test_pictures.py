@@ -331,7 +331,8 @@ def test_the_generated_utterances_are_the_first_sound_members(trained, finished,
 
 
 def test_a_run_without_a_gan_has_no_picture_of_generated_utterances(trained, finished, drawn):
-    bare = trained._replace(program=dataclasses.replace(trained.prepared.program, gan=None))
+    program = dataclasses.replace(trained.prepared.program, gan=None)
+    bare = trained._replace(prepared=trained.prepared._replace(program=program))
     names = [picture.file for picture in illustrate(bare, finished[1])]
     assert "report_features.png" in names and "report_generated.png" not in names
 

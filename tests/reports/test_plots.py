@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.patches import Patch
+from matplotlib.patches import Rectangle
 
 from cberl_jax.reports.pictures import measure_calibration
 from cberl_jax.reports.plots.attention import Conversation, draw_attention
@@ -128,7 +128,7 @@ def test_an_arrow_ends_at_the_turn_that_attends(tmp_path, monkeypatch):
     arrows = []
     monkeypatch.setattr(
         "cberl_jax.reports.plots.attention.FancyArrowPatch",
-        lambda tail, head, **look: arrows.append((tail[1], head[1])) or Patch(),
+        lambda tail, head, **look: arrows.append((tail[1], head[1])) or Rectangle((0, 0), 1, 1),
     )
     # Turn 1 attends to turn 0, and turn 0 to itself alone.
     attention = np.asarray([[1.0, 0.0], [0.9, 0.1]])

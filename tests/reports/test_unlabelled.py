@@ -72,7 +72,7 @@ def test_what_compares_on_test_refuses_it(run, config, tmp_path):
         read_outcome(run.workdir)
     with pytest.raises(UserError, match="split 'test' has no labelled utterance"):
         gan_report(run.workdir)
-    preset = Preset("a", [Variant("a", {}), Variant("b", {"loss.gamma": 1.0})])
+    preset = Preset([Variant("a", {}), Variant("b", {"loss.gamma": 1.0})], "a")
     with pytest.raises(UserError, match="split 'test' has no labelled utterance"):
         ablate(config, str(tmp_path / "ablation"), [0, 1], preset)
     assert not (tmp_path / "ablation").exists()

@@ -13,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from tiny import tiny_config
+from webpage import Page
 
 import cberl_jax as cberl
 from cberl_jax import api
@@ -337,6 +338,7 @@ def test_a_wrong_input_is_one_sentence_and_leaves_what_was_there(run, tmp_path, 
         ({"source": "nowhere.jsonl"}, "nowhere.jsonl: cannot be read"),
         ({"output": "nowhere/y.jsonl"}, "there is no folder"),
         ({"output": "."}, "is a folder; the output has to be a file"),
+        ({"output": "y.xlsx"}, r"use one of \.jsonl, \.csv, \.parquet"),
         ({"output": "c.jsonl"}, "is the input, which the output would replace"),
         ({"traces": "c.jsonl"}, "is a file; the pictures need a folder"),
         ({"traces": "nowhere/traces"}, "there is no folder"),
@@ -479,6 +481,30 @@ def test_a_trace_of_any_size_is_drawn(tmp_path, turns, speakers):
     draw_trace(tmp_path / "a.png", trace)
     height, width, _ = matplotlib.image.imread(tmp_path / "a.png").shape
     assert 1200 <= width <= 3200 and 1000 <= height <= 1500
+
+
+def test_a_run_and_its_model_print_as_a_few_lines(run, model, tmp_path):
+    report = run.report()
+    lines = repr(run).splitlines()
+    assert lines[0] == f"Run {run.workdir} on {report['corpus']}"
+    assert lines[1] == "members: 2 (seeds 0, 1), 0 diverged"
+    for split, line in zip(("dev", "test"), lines[2:], strict=True):
+        assert line.startswith(f"{split}: accuracy {report[split]['accuracy']['mean']:.3f}, ")
+    figures = [f"{report[split]['macro_f1']['mean']:.3f}" for split in ("dev", "test")]
+    cells = Page(run._repr_html_()).cells
+    assert cells[:3] == ["metric", "dev", "test"]
+    assert cells[cells.index("macro F1") + 1 :][:2] == figures
+    assert repr(model).splitlines() == [
+        "CBERL model",
+        "members: 2 (seeds 0, 1)",
+        f"classes: 7 ({', '.join(model.classes)})",
+        f"features: {', '.join(f'{name} ({width})' for name, width in model.widths.items())}",
+        "sees of an utterance: the turns before and after it",
+    ]
+    assert "2 (seeds 0, 1)" in Page(model._repr_html_()).cells
+    nothing = api.Run(tmp_path / "<nothing>")
+    assert "holds no run" in repr(nothing)
+    assert "<nothing>" in Page(nothing._repr_html_()).text
 
 
 def test_a_run_in_python_gives_its_report_and_can_be_saved(run, path, tmp_path):
