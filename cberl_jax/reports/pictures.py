@@ -27,6 +27,7 @@ from cberl_jax.reports.plots.attention import STRONG, Conversation, draw_attenti
 from cberl_jax.reports.plots.fonts import can_draw, drawable, spell_key, warn_of_numbers
 from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.reports.plots.run import (
+    FEW_IN_BIN,
     Calibration,
     Curve,
     draw_calibration,
@@ -211,7 +212,7 @@ def show_conversation(
     text = [] if corpus.utterance is None else corpus.utterance[whole][part].tolist()
     speaker = corpus.speaker[whole][part].tolist()
     known = list(dict.fromkeys(speaker))
-    shown = dict(zip(known, drawable(known)))
+    shown = dict(zip(known, drawable(known, "speaker ")))
     return Conversation(
         title=str(corpus.dialogue[dialogue]),
         turn=np.arange(length)[part],
@@ -340,7 +341,8 @@ class Illustrator:
         text = f"{self.split.capitalize()} predictions in {BINS} bins by the probability of the "
         text += "predicted class: above, the share that is right; below, the share of all "
         text += "utterances in a bin. On the dashed line a class of probability 0.7 is right in 7 "
-        text += "cases of 10; below it the probabilities are too high, above it too low. Expected "
+        text += "cases of 10; below it the probabilities are too high, above it too low. A hollow "
+        text += f"point stands for under {FEW_IN_BIN} utterances, which say little. Expected "
         text += "calibration error (mean gap to the line, each bin weighs as many utterances as it "
         text += f"has): {ensemble.error:.3f} of the members' mean probabilities (ensemble), "
         text += f"{np.mean(own):.3f} of a member on average."

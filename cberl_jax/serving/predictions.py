@@ -234,7 +234,7 @@ class Predictions(Summarised):
         """What is drawn of each conversation, with the classes' names as they are drawn."""
         corpus = self.corpus
         speakers = list(dict.fromkeys(corpus.speaker.tolist()))
-        shown = dict(zip(speakers, drawable(speakers)))
+        shown = dict(zip(speakers, drawable(speakers, "speaker ")))
         for number, (name, start, length) in enumerate(
             zip(corpus.dialogue, corpus.start, corpus.length), start=1
         ):

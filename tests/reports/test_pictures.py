@@ -299,7 +299,7 @@ def test_classes_that_no_font_has_are_numbered_in_every_picture(
     assert list(scores) == list(given["draw_class_counts"][0]) == numbers and minority
     (conversation,) = given["draw_attention"]
     assert set(conversation.truth) | set(conversation.guess) <= set(numbers)
-    assert set(conversation.speaker) == {"1"}
+    assert set(conversation.speaker) == {"speaker 1"}
     assert said == [warn_of_numbers(names, numbers)] and "1 = 高兴" in said[0]
     assert r"1 = 高兴, 2 = 悲伤" in pictures[0].text and r"7 = a\|b" in pictures[0].text
 

@@ -135,3 +135,20 @@ def test_an_arrow_ends_at_the_turn_that_attends(tmp_path, monkeypatch):
     conversation = Conversation("x", np.arange(2), ["A", "B"], None, ["", ""], ["", ""], attention)
     draw_attention(tmp_path / "a.png", conversation)
     assert arrows == [(0, 1)]
+
+
+def test_a_share_of_few_utterances_is_a_hollow_point(tmp_path, monkeypatch):
+    plotted = []
+    plot = Axes.plot
+
+    def watched(self, *data, **look):
+        plotted.append((data, look))
+        return plot(self, *data, **look)
+
+    monkeypatch.setattr(Axes, "plot", watched)
+    first = np.repeat([0.65, 0.75, 0.95], [9, 10, 30])
+    found = measure_calibration(np.zeros(49, int), np.stack([first, 1 - first], axis=-1))
+    draw_calibration(tmp_path / "a.png", found, {"mean": 0.1, "std": None})
+    ((data, look),) = (own for own in plotted if own[1].get("color") == "white")
+    np.testing.assert_allclose(data[0], [0.65])
+    assert look["label"] == "under 10 utterances"

@@ -169,7 +169,7 @@ def test_traces_number_classes_that_no_font_has_and_leave_the_key(
     )
     Predictions(corpus, predictions.members).draw(tmp_path / "traces", said.append)
     assert [trace.classes for trace in drawn] == [["1", "2", "3", "4", "5", "6", "7"]] * 3
-    assert drawn[0].speaker == ["1"] * 4
+    assert drawn[0].speaker == ["speaker 1"] * 4
     assert [trace.title for trace in drawn] == ["a,b", "<script>", "conversation 3"]
     assert len(said) == 1 and "1 = joy, 2 = \U0001fae8" in said[0]
     key = (tmp_path / "traces" / "classes.txt").read_text(encoding="utf-8").splitlines()

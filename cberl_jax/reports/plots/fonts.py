@@ -79,11 +79,16 @@ def can_draw(text: str) -> bool:
     return not find_fonts(missing_letters([text]))[1]
 
 
-def drawable(names: Sequence[str]) -> list[str]:
-    """Names as pictures show them: as they are, or all as numbers from 1 if one cannot be drawn."""
+def drawable(names: Sequence[str], kind: str = "") -> list[str]:
+    """Names as pictures show them: as they are, or all as numbers from 1 if one cannot be drawn.
+
+    Args:
+      names: all of one kind.
+      kind: what stands before the numbers.
+    """
     if all(map(can_draw, names)):
         return list(names)
-    return [str(number) for number in range(1, len(names) + 1)]
+    return [f"{kind}{number}" for number in range(1, len(names) + 1)]
 
 
 def spell_key(names: Sequence[str], shown: Sequence[str]) -> str:

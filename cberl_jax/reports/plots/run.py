@@ -25,6 +25,8 @@ _POINTS = 72  # to the inch
 _CELL, _CELLS, _ROOMY = 0.82, MOST - 2.3, 0.54
 # A bar, and all of a picture at most.
 _BAR, _BARS = 0.5, MOST - 1.8
+# Utterances in a bin of the calibration, below which its share says little.
+FEW_IN_BIN = 10
 # Points of type, below which a cell has its colour alone.
 _SMALLEST = 5.0
 # Of the classes, in the order of their numbers; of more classes than these they come again.
@@ -339,16 +341,22 @@ def draw_calibration(path: pathlib.Path, ensemble: Calibration, members: Mapping
     with drawing_figure(path, 5.6, 6.0) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         above.plot([0, 1], [0, 1], color=_EDGE, linewidth=1.2, linestyle="--", label="perfect")
-        held = ensemble.count > 0
+        held, few = ensemble.count > 0, (ensemble.count > 0) & (ensemble.count < FEW_IN_BIN)
         above.plot(
             ensemble.confidence[held], ensemble.accuracy[held], color=_USUAL, marker="o",
             markersize=8, markeredgecolor="white", linewidth=1.6, label="ensemble", clip_on=False,
             zorder=3,
         )  # fmt: skip
+        if few.any():
+            above.plot(
+                ensemble.confidence[few], ensemble.accuracy[few], color="white", marker="o",
+                markersize=8, markeredgecolor=_USUAL, linestyle="none", clip_on=False, zorder=4,
+                label=f"under {FEW_IN_BIN} utterances",
+            )  # fmt: skip
         above.set_ylabel("share that is right")
         above.set_ylim(0, 1)
         above.set_title(f"calibration error: ensemble {ensemble.error:.3f}, {_error(members)}")
-        figure.legend(*above.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower right", ncols=3)
         bins = len(ensemble.count)
         share = ensemble.count / ensemble.count.sum()
         below.bar((np.arange(bins) + 0.5) / bins, share, 0.9 / bins, color=_USUAL)
