@@ -24,6 +24,7 @@ from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoi
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.serving.restore import restore_run
+from cberl_jax.studies.train import train_and_evaluate
 
 ROOT = Path(__file__).parents[2]
 BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
@@ -236,9 +237,7 @@ def config_of(corpus, **changes):
 
 
 def train(config, workdir, progress=QUIET, **options):
-    return train.train_and_evaluate(
-        config, str(workdir), [0, 1], progress, pictures=False, **options
-    )
+    return train_and_evaluate(config, str(workdir), [0, 1], progress, pictures=False, **options)
 
 
 def stop_after(beginning):

@@ -16,7 +16,7 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import Interrupted
 from cberl_jax.runtime import progress as progress_module
 from cberl_jax.runtime.progress import Epoch, LiveProgress, Progress, spell_seconds
-from cberl_jax.studies import train
+from cberl_jax.studies.train import train_and_evaluate
 
 BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 
@@ -128,9 +128,9 @@ def test_tensorboard_shows_what_the_metrics_file_holds_also_of_a_run_that_went_o
     run = tmp_path / "run"
     arguments = (config, str(run), [3, 5])
     with pytest.raises(Interrupted):
-        train.train_and_evaluate(*arguments, stop_after(2), pictures=False)
+        train_and_evaluate(*arguments, stop_after(2), pictures=False)
     assert len(read_curves(run / "tensorboard" / "member_000")) > 0
-    train.train_and_evaluate(*arguments, QUIET, pictures=False)
+    train_and_evaluate(*arguments, QUIET, pictures=False)
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for member in (0, 1):

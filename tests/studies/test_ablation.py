@@ -177,7 +177,7 @@ def test_variants_that_nothing_can_follow_are_refused_by_name():
     [
         ("{", "cannot be read as JSON"),
         ("[]", "has to be of the form"),
-        ('{"a": 3}', "variant 'a': its settings have to be an object"),
+        ('{"a": 3}', "variant 'a': its settings have to be names and values"),
         ('{"a": {"loss.gama": 3}}', "variant 'a': .*nearest is 'loss.gamma'"),
         ('{"a": {"data.path": "b.npz"}}', "variant 'a': data.path cannot be swept"),
         ('{"a": {"loss.gamma": 2}, "a": {}}', "'a' is there twice"),

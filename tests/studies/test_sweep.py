@@ -16,9 +16,9 @@ from cberl_jax.errors import UserError
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir, list_differences
 from cberl_jax.studies import sweep as sweeps
-from cberl_jax.studies import train
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.sweep import best_at, even_chunks, fit_fleet, sweep
+from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training import run_folder
 from cberl_jax.training.prepare import list_members, load_data, prepare
 
@@ -97,9 +97,7 @@ def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     report = sweep(*arguments, progress=QUIET, pictures=False)
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
-    train.train_and_evaluate(
-        config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False
-    )
+    train_and_evaluate(config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False)
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
     chunk = tmp_path / "sweep" / "chunks" / "001-000"
     together = np.load(chunk / "predictions.npz")["test.probability"][1]
@@ -141,11 +139,11 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     # As if it had been trained alone: the same command finds it finished.
     said = []
     alone = config(corpus, **changes, **settings)
-    assert train.train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
+    assert train_and_evaluate(alone, str(best.path), seeds, Progress(said.append)) == found
     assert said == ["this run is finished"]
     # It can be gone on with: nobody is left to train, and the report is the same.
     best.report_file.unlink()
-    resumed = train.train_and_evaluate(alone, str(best.path), seeds, QUIET, False)
+    resumed = train_and_evaluate(alone, str(best.path), seeds, QUIET, False)
     assert resumed["members"] == found["members"]
 
 

@@ -16,7 +16,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.serving import restore as inference
-from cberl_jax.studies import train
+from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training import epoch as epochs
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.prepare import list_members, prepare
@@ -214,7 +214,7 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces
     reduced |= dict.fromkeys([f"model.{part}" for part in parts], False)
     config = tiny_config(**reduced)
     lines = []
-    report = train.train_and_evaluate(
+    report = train_and_evaluate(
         config, str(tmp_path / "run"), [3, 5], Progress(lines.append), False
     )
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
@@ -293,7 +293,7 @@ def test_looking_at_test_changes_nothing_but_one_column(tmp_path):
     for looks in (False, True):
         config = tiny_config(**bare, **{"train.best_on_test": looks})
         folder = str(tmp_path / f"run {looks}")
-        reports[looks] = train.train_and_evaluate(config, folder, [3, 5], QUIET, pictures=False)
+        reports[looks] = train_and_evaluate(config, folder, [3, 5], QUIET, pictures=False)
     for field in ("dev", "test"):
         assert reports[True][field] == reports[False][field]
     assert reports[False]["best_on_test"] is None

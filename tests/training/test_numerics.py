@@ -15,7 +15,7 @@ from tiny import QUIET, tiny_config
 from cberl_jax import losses
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
-from cberl_jax.studies import train
+from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.epoch import NEVER
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.outcome import find_divergence
@@ -141,7 +141,7 @@ def test_the_figures_of_a_known_run_have_not_changed(tmp_path):
     corpus = simulate_corpus(create_process(), SimulatedSize(40, 8, 8, 6, 8), seed=0)
     write_npz(corpus, tmp_path / "corpus.npz")
     config = tiny_config(**{"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2})
-    train.train_and_evaluate(config, str(tmp_path / "run"), [0, 1], QUIET, pictures=False)
+    train_and_evaluate(config, str(tmp_path / "run"), [0, 1], QUIET, pictures=False)
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     if RENEW in os.environ:
         GOLDEN.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -12,7 +12,7 @@ from tiny import tiny_config
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.runtime.progress import Progress
-from cberl_jax.studies import train
+from cberl_jax.studies.train import train_and_evaluate
 
 PROCESS = Path("/proc/self")
 EPOCHS = 200
@@ -44,7 +44,7 @@ def test_two_hundred_epochs_of_eight_members_grow_nothing(traces, tmp_path):
                 gc.collect()
                 seen[epoch] = resident(), len(os.listdir(PROCESS / "fd")), threading.active_count()
 
-    report = train.train_and_evaluate(
+    report = train_and_evaluate(
         config, str(tmp_path / "run"), range(8), Progress(look), pictures=False
     )
     assert len(report["members"]) == 8 and sorted(traces) == ["gan_epoch", "joint_epoch"]
