@@ -47,7 +47,7 @@ _TABLES: dict[str, Callable[[BinaryIO, Columns], None]] = {
 _LINES = ".jsonl"
 
 
-def check_format(path: str | os.PathLike) -> None:
+def check_format(path: str | os.PathLike[str]) -> None:
     """Refuses a file that predictions cannot be written to, before there is any work.
 
     Raises:
@@ -65,7 +65,7 @@ def check_format(path: str | os.PathLike) -> None:
 
 
 def write_predictions(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     lines: Callable[[], Iterable[Mapping[str, Any]]],
     columns: Callable[[], Columns],
 ) -> None:
@@ -88,5 +88,5 @@ def write_predictions(
             write(file, columns())
 
 
-def _suffix(path: str | os.PathLike) -> str:
+def _suffix(path: str | os.PathLike[str]) -> str:
     return pathlib.Path(path).suffix.lower()

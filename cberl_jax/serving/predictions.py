@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from cberl_jax.reports.plots.trace import Trace, draw_trace
 from cberl_jax.runtime.files import expand, explaining_failure, write_text
 from cberl_jax.runtime.summary import Summarised, Summary
 from cberl_jax.serving.formats import write_predictions
-
-if TYPE_CHECKING:
-    import pandas
 
 _DECIMALS = 8
 # Of a file's name: with four bytes a letter it fits what file systems allow.
@@ -142,11 +139,11 @@ class Predictions(Summarised):
                 found |= {f"{kind}_{name}": own for name, own in zip(corpus.classes, rounded)}
         return found
 
-    def to_pandas(self) -> "pandas.DataFrame":
+    def to_pandas(self) -> Any:
         """The predictions as a data frame with a row per turn.
 
         Returns:
-          The columns of ``columns``.
+          A pandas DataFrame with the columns of ``columns``.
 
         Raises:
           UserError: pandas is not installed.

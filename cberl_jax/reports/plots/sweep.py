@@ -11,7 +11,7 @@ from matplotlib.transforms import ScaledTranslation, Transform
 from cberl_jax.config.grid import spell_value
 from cberl_jax.config.settings import Value
 from cberl_jax.metrics import summarise
-from cberl_jax.reports.plots.style import PALETTE, WIDTH, drawing
+from cberl_jax.reports.plots.style import MOST, PALETTE, WIDTH, drawing
 
 # In points: what two values need between them, for their labels and for their marks.
 _LABEL_GAP, _MARK_GAP = 8, 34
@@ -62,7 +62,7 @@ def draw_setting(
         spell_value(value) + ("" if own else "\ndiverged")
         for value, own in zip(values, scores["dev"])
     ]
-    with drawing(path, width=max(WIDTH, 1.2 + 0.55 * len(values))) as axes:
+    with drawing(path, width=min(max(WIDTH, 1.2 + 0.55 * len(values)), MOST)) as axes:
         axes.set_ylabel(metric)
         axes.set_title(_explain(scores["dev"]))
         where = place_values(axes, name, values, labels)
