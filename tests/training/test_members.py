@@ -15,10 +15,11 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.runtime.progress import Progress
-from cberl_jax.serving import restore as inference
+from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training import epoch as epochs
 from cberl_jax.training.fleet import Fleet, members_like
+from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import list_members, prepare
 
 SEEDS = np.arange(5, dtype=np.int32)
@@ -137,7 +138,7 @@ def test_a_diverging_member_is_marked_and_the_others_are_bit_identical(
     # The update breaks the parameters; the losses of the same step were still finite, those of the
     # next step are not.
     broke = {"epoch": 1, "term": "identity" if stage == "gan" else "focal", "stage": stage}
-    lines = inference.member_states(state)
+    lines = member_states(state)
     assert lines[2]["status"] == "diverged" and lines[2]["diverged"] == broke
     assert [line["status"] for line in lines].count("ok") == 4
     for number in (0, 1, 3, 4):
@@ -228,7 +229,7 @@ def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces
         assert (tmp_path / "run" / name).stat().st_mode == usual.stat().st_mode
     # The principal axes come back from the checkpoint.
     assert dict(prepare(config, corpus).program.model.widths)["text"] == 3 < corpus.widths["text"]
-    assert inference.evaluate_run(str(tmp_path / "run"))["test"] == report["test"]
+    assert evaluate_run(str(tmp_path / "run"))["test"] == report["test"]
 
 
 def remedy(method, seed=0):
