@@ -24,6 +24,8 @@ from cberl_jax.data.readers.options import parse_options
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import compare as comparison
+from cberl_jax.evaluation.outcomes import read_outcome
+from cberl_jax.evaluation.outside import read_predictions
 from cberl_jax.metrics import METRICS
 from cberl_jax.reports.ablation import format_ablation
 from cberl_jax.reports.compare import format_comparison
@@ -344,9 +346,13 @@ def ablate(
 
 
 def compare(
-    first: Path, second: Path, metrics: Sequence[str] = ("weighted_f1", "macro_f1")
+    first: Path,
+    second: Path | None = None,
+    metrics: Sequence[str] = ("weighted_f1", "macro_f1"),
+    *,
+    predictions: Path | None = None,
 ) -> Comparison:
-    """Compares two finished runs on test: paired bootstrap over dialogues and seeds.
+    """Compares two models on test: intervals for other dialogues and other seeds, in pairs.
 
     Args:
       first: a Run or its folder.
@@ -354,15 +360,25 @@ def compare(
       metrics: ``weighted_f1``, ``macro_f1``, ``accuracy``, ``balanced_accuracy``, ``mean_f1``,
         ``F1 <class>``, ``recall <class>``. P values are corrected for as many as are named.
 
+      predictions: in place of ``second`` a ``.csv`` or ``.npz`` file of another model's test
+        predictions, as ``cberl compare --help`` describes it.
+
     Returns:
       The Comparison, a list of a line per metric, for members and for ensembles.
 
     Raises:
-      UserError: a run is not finished, the runs cannot be compared, or there is no such metric.
+      UserError: a run is not finished, the models cannot be compared, there is no such metric, or
+        the file cannot be read.
     """
-    runs = comparison.read_outcome(first), comparison.read_outcome(second)
-    lines = comparison.compare(*runs, metrics)
-    return Comparison(lines, format_comparison(*runs, lines))
+    run = read_outcome(first)
+    if predictions is not None and second is None:
+        other = read_predictions(predictions, run)
+    elif second is not None and predictions is None:
+        other = read_outcome(second)
+    else:
+        raise UserError("name a second run, or predictions, a file in its place")
+    lines = comparison.compare(run, other, metrics)
+    return Comparison(lines, format_comparison(run, other, lines))
 
 
 def convert(

@@ -49,7 +49,8 @@ def run(
       main: the command; reads its flags from ``absl.flags.FLAGS`` and returns its exit status.
       define_flags: defines them.
       help_text: what ``--help`` prints above the flags.
-      arguments: names of the arguments that it takes besides flags, all of them required.
+      arguments: names of the arguments that it takes besides flags; those in square brackets, the
+        last ones, may be left out.
     """
 
     def guarded(given: Sequence[str]) -> int | None:
@@ -61,7 +62,7 @@ def run(
             if given[len(arguments) :]:
                 surplus = given[len(arguments)]
                 raise UserError(f"unexpected argument {surplus!r}; flags start with --.")
-            if len(given) < len(arguments):
+            if len(given) < sum(not name.startswith("[") for name in arguments):
                 raise UserError(f"the arguments {' '.join(arguments)} are needed")
             return _work(main, given)
         except UserError as error:
@@ -106,6 +107,17 @@ def show(text: str) -> None:
     except BrokenPipeError:
         # Python flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show_report(text: str, folder: str, name: str) -> None:
+    """Prints the tables of a report, and last where all of it is.
+
+    Args:
+      text: the tables.
+      folder: that it was written to.
+      name: of its file.
+    """
+    print(f"{text}\nreport: {os.path.join(folder, name)}")
 
 
 def _help(text: str, module: str) -> str:

@@ -16,6 +16,8 @@ METRICS = ("accuracy", "weighted_f1", "macro_f1", "balanced_accuracy")
 # What may pick an epoch or a setting: also the mean of weighted and macro F1.
 SELECTIONS = (*METRICS, "mean_f1")
 PER_CLASS = ("precision", "recall", "f1")
+# Under so many seeds their spread is not known well enough to say what others would give.
+FEWEST_SEEDS = 4
 
 Array = np.ndarray | jax.Array
 
@@ -118,26 +120,32 @@ def select_score(scores: Mapping[str, Any], select: str) -> float:
 def summarise(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation and Student's 95 % interval of the mean over members.
 
-    With a single member the deviation and the interval are None.
+    With a single member the deviation is None; under ``FEWEST_SEEDS`` the interval is None, too:
+    so few do not say what other seeds would give. The dialogues are taken as they are: the
+    intervals of test scores, in which they count, are those of ``evaluation/bootstrap.py``.
     """
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
-    if len(array) < 2:
-        return {"mean": mean, "std": None, "ci95": None}
-    std = float(array.std(ddof=1))
+    std = float(array.std(ddof=1)) if len(array) > 1 else None
+    if len(array) < FEWEST_SEEDS:
+        return {"mean": mean, "std": std, "ci95": None}
     half = float(scipy.stats.t.ppf(0.975, len(array) - 1) * std / np.sqrt(len(array)))
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half]}
 
 
 def summarise_members(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarises ``evaluate_predictions`` of several members, entry by entry."""
-    summary: dict[str, Any] = {name: summarise([s[name] for s in scores]) for name in METRICS}
+    """Mean and standard deviation of ``evaluate_predictions`` of several members, entry by entry.
+
+    For a split that has chosen the epochs: its scores have no interval (``ci95`` is None).
+    """
+
+    def spread(values: Sequence[float]) -> dict[str, Any]:
+        return summarise(values) | {"ci95": None}
+
+    summary: dict[str, Any] = {name: spread([s[name] for s in scores]) for name in METRICS}
     summary["per_class"] = {
         name: {
-            **{
-                field: summarise([s["per_class"][name][field] for s in scores])
-                for field in PER_CLASS
-            },
+            **{field: spread([s["per_class"][name][field] for s in scores]) for field in PER_CLASS},
             "support": first["support"],
         }
         for name, first in scores[0]["per_class"].items()

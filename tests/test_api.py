@@ -76,6 +76,13 @@ def test_runs_are_compared_as_the_command_does(swept):
         (kind, metric) for kind in ("members", "ensemble") for metric in ("macro_f1", "accuracy")
     ]
     assert all(line["difference"] == 0 and line["p"] == 1 for line in found)
+    with pytest.raises(UserError, match="name a second run, or predictions"):
+        cberl.compare(run)
+    stored = np.load(run.workdir / "predictions.npz")
+    own = {n: stored[f"test.{n}"] for n in ("dialogue", "utterance", "probability")}
+    np.savez(swept[1] / "other.npz", **own)
+    other = cberl.compare(run, predictions=swept[1] / "other.npz")
+    assert all(line["difference"] == 0 for line in other)
     assert "# best against best" in repr(found) and "+0.000" in found._repr_markdown_()
 
 

@@ -157,15 +157,22 @@ def test_summarise_is_the_interval_of_scipy():
 
 
 def test_summarise_by_hand():
-    # (0.5, 0.7): mean 0.6, std sqrt(2 * 0.01 / 1) = 0.14142136, standard error 0.1;
-    # t(0.975, 1 degree) = tan(0.475 pi) = 12.7062047: 0.6 -+ 1.27062047.
+    # (0.5, 0.5, 0.7, 0.7): mean 0.6, std sqrt(4 * 0.01 / 3) = 0.11547005, error 0.05773503;
+    # t(0.975, 3 degrees) = 3.18244631: 0.6 -+ 0.18373862.
+    found = summarise([0.5, 0.7, 0.5, 0.7])
+    assert found["std"] == pytest.approx(0.11547005)
+    assert found["ci95"] == pytest.approx([0.6 - 0.18373862, 0.6 + 0.18373862])
+
+
+def test_few_members_have_a_deviation_and_no_interval():
+    # std sqrt(2 * 0.01 / 1) = 0.14142136.
     found = summarise([0.5, 0.7])
-    assert found["std"] == pytest.approx(0.14142136)
-    assert found["ci95"] == pytest.approx([0.6 - 1.27062047, 0.6 + 1.27062047])
+    assert found["std"] == pytest.approx(0.14142136) and found["ci95"] is None
+    assert summarise([0.5, 0.6, 0.7])["ci95"] is None
 
 
 def test_equal_members_have_an_interval_without_width():
-    found = summarise([0.25, 0.25, 0.25])
+    found = summarise([0.25, 0.25, 0.25, 0.25])
     assert (found["mean"], found["std"], found["ci95"]) == (0.25, 0.0, [0.25, 0.25])
 
 
@@ -177,12 +184,14 @@ def test_members_are_summarised_entry_by_entry():
     label, guess = draw_case("all classes")
     members = [
         evaluate_predictions(label, probabilities(other), CLASSES)
-        for other in (guess, label, (label + 1) % 4)
+        for other in (guess, label, (label + 1) % 4, label)
     ]
     found = summarise_members(members)
     for name in METRICS:
-        assert found[name] == summarise([m[name] for m in members])
+        # What has chosen the epochs has no interval, however many members there are.
+        assert found[name] == summarise([m[name] for m in members]) | {"ci95": None}
     fear = found["per_class"]["fear"]
-    assert fear["recall"] == summarise([m["per_class"]["fear"]["recall"] for m in members])
+    recall = summarise([m["per_class"]["fear"]["recall"] for m in members])
+    assert recall["ci95"] and fear["recall"] == recall | {"ci95": None}
     assert fear["support"] == np.sum(label == 2)
     assert set(found["per_class"]) == set(CLASSES)

@@ -19,6 +19,7 @@ from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.standardize import fit_standardiser
 from cberl_jax.errors import UserError
+from cberl_jax.reports.run import format_scores
 
 # Each starts programs, most of them on a run at the widths that learn.
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def test_a_run_leaves_the_files_and_names_that_other_programs_read(finished):
     report = json.loads((workdir / "report.json").read_text())
     assert set(report) == {
         *("corpus", "classes", "members", "test", "dev", "augmentation", "timing", "versions"),
-        *("bayes", "best_on_test", "pictures"),
+        *("bayes", "best_on_test", "pictures", "ensemble", "provenance"),
     }
     assert [set(m) for m in report["members"]] == [{"seed", "status", "epoch", "dev", "test"}] * 2
     for split in ("dev", "test"):
@@ -96,7 +97,10 @@ def test_a_run_leaves_the_files_and_names_that_other_programs_read(finished):
     assert report["augmentation"]["disgust"]["generated"] > 0
     card = (workdir / "MODEL_CARD.md").read_text()
     assert f"{report['test']['macro_f1']['mean']:.3f}" in card and "simulated" in card
-    assert (workdir / "report.md").read_text().strip() in printed
+    assert {"provenance", "ensemble"} <= report.keys() and "report.tex" in os.listdir(workdir)
+    # What is read first in a terminal is what it ends with: the scores, and where the report is.
+    assert printed.endswith(f"{format_scores(report)}\nreport: {workdir / 'report.html'}\n")
+    assert "![" not in printed and str(workdir) in report["provenance"]["command"]
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     joint = [(x["epoch"], x["member"]) for x in lines if x["stage"] == "joint"]
     assert len(set(joint)) == len(joint) and (0, 0) in joint and (0, 1) in joint
@@ -142,7 +146,10 @@ def test_evaluate_gives_the_runs_own_result(finished, program_environment):
     "arguments, message",
     [
         (["RUN", "RUN", "--metrics=weighted_f1,F1 fear"], None),
-        (["RUN"], "the arguments A B are needed"),
+        ([], "the arguments A [B] are needed"),
+        (["RUN"], "name a second run B, or --predictions"),
+        (["RUN", "--predictions=nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["RUN", "RUN", "--output=a.docx"], "a.docx: a comparison is written to a file ending in"),
         (["RUN", "RUN", "RUN"], "unexpected argument"),
         (["RUN", "nowhere"], "nowhere"),
         (["RUN", "RUN", "--metrics=luck"], "there is no metric 'luck'"),
@@ -164,7 +171,7 @@ def test_the_same_command_on_a_finished_run_trains_nothing(finished, program_env
     done = start(command, program_environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("this run is finished")
-    assert (workdir / "report.md").read_text().strip() in done.stdout
+    assert format_scores(json.loads((workdir / "report.json").read_text())) in done.stdout
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 

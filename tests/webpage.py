@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 ALLOWED = {
     *("html", "head", "meta", "title", "style", "body", "img", "h1", "h2", "p", "ul", "li", "hr"),
-    *("table", "thead", "tbody", "tr", "th", "td", "code", "pre", "em"),
+    *("table", "thead", "tbody", "tr", "th", "td", "wbr", "caption", "code", "pre", "em"),
 }
 
 

@@ -38,7 +38,7 @@ def define_flags() -> None:
 def main() -> int:
     """Trains, compares and prints the tables."""
     from cberl_jax.config.variants import choose_variants, list_variants, read_variants
-    from cberl_jax.reports.ablation import format_ablation
+    from cberl_jax.reports.ablation import format_scores
     from cberl_jax.runtime.progress import show_progress
     from cberl_jax.studies.ablation import ablate
     from cberl_jax.training.prepare import load_data
@@ -51,5 +51,5 @@ def main() -> int:
     seeds, progress, most = range(given.seeds), show_progress(), given.members_per_device
     with cli.explaining_interrupts():
         report = ablate(config, given.workdir, seeds, preset, most, progress, given.pictures)
-    print(format_ablation(report))
+    cli.show_report(format_scores(report), given.workdir, "ablation.html")
     return 0 if any(line["test"] for line in report["variants"]) else 1

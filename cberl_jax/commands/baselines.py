@@ -39,4 +39,4 @@ def main() -> None:
     folder = Workdir(given.out)
     report = measure_baselines(config, given.kinds, print_now, given.ceiling)
     write_baselines(folder, report)
-    print(format_baselines(report))
+    cli.show_report(format_baselines(report), given.out, "baselines.md")

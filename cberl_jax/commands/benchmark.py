@@ -69,4 +69,4 @@ def main() -> None:
     train = ["-m", "cberl_jax", "train", f"--config={source}"]
     reference = find_reference()
     result = benchmark(config, given.out, train, reference, given.sections, given.repeats)
-    print(format_benchmark(result))
+    cli.show_report(format_benchmark(result), given.out, "benchmark.md")

@@ -43,6 +43,7 @@ def main() -> None:
     print(describe_with_notices(corpus))
     if flags.FLAGS.probe:
         print(probe(corpus))
+    print(f"written: {flags.FLAGS.output}")
 
 
 def _convert() -> "Corpus":

@@ -15,8 +15,8 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Prints the report of the run on the corpus."""
-    from cberl_jax.reports.run import format_report
+    """Prints the scores of the run on the corpus."""
+    from cberl_jax.reports.run import format_scores
     from cberl_jax.studies.evaluate import evaluate_run
 
-    print(format_report(evaluate_run(flags.FLAGS.workdir, flags.FLAGS.data)))
+    print(format_scores(evaluate_run(flags.FLAGS.workdir, flags.FLAGS.data)))

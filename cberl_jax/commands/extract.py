@@ -64,3 +64,4 @@ def main() -> None:
         dev_share=given.dev_share,
     )
     print(describe_with_notices(extract(sources, given.output)))
+    print(f"written: {given.output}")

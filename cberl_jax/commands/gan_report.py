@@ -19,4 +19,6 @@ def main() -> None:
     from cberl_jax.reports.gan import format_gan_report
     from cberl_jax.studies.gan_report import gan_report
 
-    print(format_gan_report(gan_report(flags.FLAGS.workdir, flags.FLAGS.data)))
+    given = flags.FLAGS
+    report = gan_report(given.workdir, given.data)
+    cli.show_report(format_gan_report(report), given.workdir, "gan_report.md")

@@ -32,7 +32,7 @@ def define_flags() -> None:
 def main() -> int:
     """Sweeps and prints the table."""
     from cberl_jax.config.grid import parse_grid
-    from cberl_jax.reports.sweep import format_sweep
+    from cberl_jax.reports.sweep import format_scores
     from cberl_jax.runtime.progress import show_progress
     from cberl_jax.studies.sweep import sweep
 
@@ -42,5 +42,5 @@ def main() -> int:
     seeds, progress, most = range(given.seeds), show_progress(), given.members_per_device
     with cli.explaining_interrupts():
         report = sweep(config, given.workdir, seeds, grid, most, progress, given.pictures)
-    print(format_sweep(report))
+    cli.show_report(format_scores(report), given.workdir, "sweep.html")
     return 0 if report["best"] else 1

@@ -28,8 +28,8 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    """Trains and prints the report."""
-    from cberl_jax.reports.run import format_report
+    """Trains and prints the scores."""
+    from cberl_jax.reports.run import format_scores
     from cberl_jax.runtime.progress import show_progress
     from cberl_jax.studies.train import train_and_evaluate
 
@@ -41,5 +41,5 @@ def main() -> int:
         report = train_and_evaluate(
             config, given.workdir, seeds, progress, given.pictures, given.fork
         )
-    print(format_report(report))
+    cli.show_report(format_scores(report), given.workdir, "report.html")
     return 0 if report["dev"] else 1

@@ -1,24 +1,47 @@
 """The report of an ablation: variants against their reference, as figures, tables and a picture.
 
-Scores are means over members with Student's interval; differences are those of ``compare.py``, a
-bootstrap over dialogues and seeds, in pairs: the members of two variants share their seeds.
+Scores and differences have the intervals of ``evaluation/bootstrap.py``; differences are in pairs,
+since the members of two variants share their seeds.
 """
 
 import csv
 import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cberl_jax.config.grid import spell_point
 from cberl_jax.config.variants import Preset
-from cberl_jax.evaluation.compare import Outcome, compare, confusions, holm, named_scores
-from cberl_jax.metrics import summarise
+from cberl_jax.evaluation.bootstrap import (
+    FEWEST_UTTERANCES,
+    class_metric,
+    confusions,
+    summarise_named,
+)
+from cberl_jax.evaluation.compare import compare, holm
+from cberl_jax.evaluation.outcomes import Outcome, average, has_several_dialogues
+from cberl_jax.metrics import FEWEST_SEEDS, summarise
+from cberl_jax.reports import latex
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.reports.plots.ablation import draw_forest
-from cberl_jax.reports.tables import BAYES_METRICS, TITLES, format_mean, format_shares, format_table
+from cberl_jax.reports.provenance import format_provenance
+from cberl_jax.reports.tables import (
+    AVERAGE,
+    BAYES_METRICS,
+    DEFINITIONS,
+    MARK,
+    MEMBERS,
+    TITLES,
+    WHICH_MODEL,
+    describe_intervals,
+    format_mean,
+    format_shares,
+    format_spread,
+    format_table,
+    mark_rare,
+)
 from cberl_jax.runtime.files import write_json, write_text
 
 MAIN_METRICS = ("weighted_f1", "macro_f1", "balanced_accuracy")
@@ -27,6 +50,8 @@ SIGNIFICANT = 0.05
 PICTURE = "ablation.png"
 # The folder of the reference's run, in the ablation's.
 REFERENCE = "reference"
+# Metrics beside each other in a table.
+MOST_COLUMNS = 6
 # Members of a variant, as ``score_members`` gives them, and what the sound ones predicted.
 Found = tuple[Sequence[Mapping[str, Any]], Outcome | None]
 
@@ -37,6 +62,7 @@ def create_ablation_report(
     found: Mapping[str, Found],
     minority: Sequence[str],
     bayes: Mapping[str, Mapping[str, Mapping[str, float]] | None],
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Sums up the variants and compares each with the reference.
 
@@ -46,12 +72,17 @@ def create_ablation_report(
       found: variant -> its members.
       minority: names of the minority classes.
       bayes: variant -> ``best_possible`` with what it sees.
+      provenance: from ``create_provenance``, of the settings that the variants start from.
 
     Returns:
       The contents of ``ablation.json``. ``p_holm`` of a difference is corrected for as many
-      variants as are compared in that metric.
+      variants as are compared in that metric; ``star`` is whether it is significant, and False
+      under ``FEWEST_SEEDS`` common seeds or ``FEWEST_UTTERANCES`` utterances, where intervals do
+      not cover.
     """
-    metrics = [*MAIN_METRICS, *(f"{kind} {name}" for name in minority for kind in ("F1", "recall"))]
+    support = _count_minority(found, minority)
+    held = [name for name in minority if support[name]]
+    metrics = [*MAIN_METRICS, *(class_metric(f, n) for n in held for f in ("f1", "recall"))]
     reference = found[preset.reference][1]
     lines = [
         _create_line(variant.name, variant.settings, found[variant.name], metrics, reference)
@@ -62,13 +93,24 @@ def create_ablation_report(
         compared = [line["difference"][name] for line in lines if line["difference"]]
         for difference, p in zip(compared, holm([d["p"] for d in compared])):
             difference["p_holm"] = float(p)
+            difference["star"] = difference["star"] and bool(p < SIGNIFICANT)
     return {
         "corpus": corpus,
         "reference": preset.reference,
         "minority": list(minority),
+        "support": support,
         "metrics": metrics,
         "variants": lines,
+        "provenance": dict(provenance),
     }
+
+
+def _count_minority(found: Mapping[str, Found], minority: Sequence[str]) -> dict[str, int]:
+    """Minority class -> labelled test utterances; all variants have the same."""
+    outcome = next((own for _, own in found.values() if own is not None), None)
+    if outcome is None:
+        return dict.fromkeys(minority, 0)
+    return {n: int(np.sum(outcome.label == outcome.classes.index(n))) for n in minority}
 
 
 def _create_line(
@@ -90,21 +132,17 @@ def _create_line(
     }
     if outcome is None:
         return line
-    line["dev"] = {n: summarise([member["dev"][n] for member in sound]) for n in DEV_METRICS}
-    scores = _scores(outcome.probability, outcome)
-    wanted = ["accuracy", *metrics]
-    line["test"] = {n: summarise(scores[n]) for n in wanted}
-    together = _scores(outcome.probability.mean(axis=0, keepdims=True), outcome)
-    line["ensemble"] = {n: float(together[n][0]) for n in wanted}
+    line["dev"] = {
+        # Dev chose the epochs, so that an interval would not hold.
+        n: summarise([member["dev"][n] for member in sound]) | {"ci95": None}
+        for n in DEV_METRICS
+    }
+    for key, one in (("test", outcome), ("ensemble", average(outcome))):
+        counts = confusions(one.probability, one.label, one.dialogue)
+        line[key] = summarise_named(counts, one.classes, ["accuracy", *metrics])
     if reference is not None and name != reference.name:
         line["difference"] = _compare_with(outcome, reference, metrics)
     return line
-
-
-def _scores(probability: np.ndarray, outcome: Outcome) -> dict[str, np.ndarray]:
-    """Metric -> [S] of probabilities [S, n, C]."""
-    counts = confusions(probability, outcome.label, outcome.dialogue)
-    return named_scores(counts.sum(axis=0), outcome.classes)
 
 
 def _compare_with(
@@ -112,7 +150,7 @@ def _compare_with(
 ) -> dict[str, dict[str, Any]] | None:
     """Metric -> difference to the reference, over the seeds that are sound in both."""
     common = np.intersect1d(outcome.seeds, reference.seeds)
-    if not len(common):
+    if not len(common) or not has_several_dialogues(reference):
         return None
     pair = []
     for one in (outcome, reference):
@@ -121,57 +159,76 @@ def _compare_with(
         pair.append(one._replace(seeds=common, probability=own))
     lines = compare(*pair, metrics)
     return {
-        line["metric"]: {"mean": line["difference"], "ci95": line["ci95"], "p": line["p"]}
+        line["metric"]: {
+            "mean": line["difference"],
+            "ci95": line["ci95"],
+            "p": line["p"],
+            "star": len(common) >= FEWEST_SEEDS and line["support"] >= FEWEST_UTTERANCES,
+        }
         for line in lines
         if line["kind"] == "members"
     }
 
 
-def _title(metric: str) -> str:
-    return TITLES.get(metric, metric)
+def _title(report: Mapping[str, Any], metric: str) -> str:
+    """A metric's title, marked if its class has few test utterances."""
+    support = report["support"].get(metric.split(" ", 1)[-1], FEWEST_UTTERANCES)
+    return mark_rare(TITLES.get(metric, metric), support)
 
 
-def _column(metric: str) -> str:
-    """The title of a metric at the head of a table."""
-    return plain(_title(metric))
+def _in_parts(metrics: Sequence[str]) -> list[Sequence[str]]:
+    """As many metrics as fit a page side by side."""
+    return [metrics[n : n + MOST_COLUMNS] for n in range(0, len(metrics), MOST_COLUMNS)]
+
+
+def _tables(
+    report: Mapping[str, Any], key: str, cell: Callable[[Mapping[str, Any]], str], caption: str
+) -> list[str]:
+    """Tables of one of the figures of all variants: a line per variant, a column per metric."""
+    lines = [line for line in report["variants"] if line[key]]
+    tables = []
+    for metrics in _in_parts(report["metrics"]):
+        head = ["variant", *(plain(_title(report, n)) for n in metrics)]
+        rows = [[plain(line["name"]), *(cell(line[key][n]) for n in metrics)] for line in lines]
+        tables.append(format_table(head, rows, caption))
+    return tables
 
 
 def _gap(difference: Mapping[str, Any]) -> str:
-    star = " *" if difference["p_holm"] < SIGNIFICANT else ""
-    return format_mean(difference, "+.3f") + star
+    return format_mean(difference, "+.3f") + (" *" if difference["star"] else "")
 
 
-def _score_table(report: Mapping[str, Any]) -> str:
-    metrics = report["metrics"]
-    head = ["variant", *(f"dev {_title(n)}" for n in DEV_METRICS), *map(_column, metrics)]
-    rows = []
-    for line in report["variants"]:
-        if line["test"] is None:
-            rows.append([plain(line["name"]), *["diverged"] * (len(head) - 1)])
-            continue
-        dev = [f"{line['dev'][n]['mean']:.3f}" for n in DEV_METRICS]
-        rows.append([plain(line["name"]), *dev, *(format_mean(line["test"][n]) for n in metrics)])
-    return format_table(head, rows)
-
-
-def _difference_table(report: Mapping[str, Any]) -> str:
-    metrics = report["metrics"]
+def _dev_table(report: Mapping[str, Any]) -> str:
+    head = ["variant", *(f"dev {TITLES[n]}" for n in DEV_METRICS), "diverged"]
     rows = [
-        [plain(line["name"]), *(_gap(line["difference"][n]) for n in metrics)]
+        [
+            plain(line["name"]),
+            *(format_spread(line["dev"][n]) if line["dev"] else "diverged" for n in DEV_METRICS),
+            f"{line['diverged']} of {len(line['seeds'])}",
+        ]
         for line in report["variants"]
-        if line["difference"]
     ]
-    return format_table(["variant", *map(_column, metrics)], rows)
+    return format_table(head, rows, f"variants on dev, which chose the epochs: {MEMBERS}.")
 
 
-def _ensemble_table(report: Mapping[str, Any]) -> str:
-    metrics = report["metrics"]
-    rows = [
-        [plain(line["name"]), *(f"{line['ensemble'][n]:.3f}" for n in metrics)]
-        for line in report["variants"]
-        if line["ensemble"]
-    ]
-    return format_table(["variant", *map(_column, metrics)], rows)
+def _explain_stars(report: Mapping[str, Any]) -> str:
+    most = max(len(line["seeds"]) - line["diverged"] for line in report["variants"])
+    if most < FEWEST_SEEDS:
+        return (
+            f"No stars: under {FEWEST_SEEDS} seeds the intervals are for other dialogues alone and "
+            "do not cover what other seeds would give, so nothing is called significant."
+        )
+    return (
+        f"A star: p < {SIGNIFICANT} after Holm's correction for the variants of a column; none "
+        f"under {FEWEST_SEEDS} common seeds, nor for a class of under {FEWEST_UTTERANCES} test "
+        f"utterances ({MARK})."
+    )
+
+
+def _count_seeds(report: Mapping[str, Any]) -> int:
+    """The fewest sound members of a variant that has any."""
+    scored = [line for line in report["variants"] if line["test"]]
+    return min((len(line["seeds"]) - line["diverged"] for line in scored), default=0)
 
 
 def _shares(report: Mapping[str, Any]) -> str:
@@ -185,28 +242,37 @@ def _shares(report: Mapping[str, Any]) -> str:
     )
 
 
+def _difference_parts(report: Mapping[str, Any]) -> list[str]:
+    """The sections that compare the variants with the reference."""
+    reference = plain(report["reference"])
+    caption = f"differences to {reference} on test: {MEMBERS}."
+    return [
+        f"## Difference to: {reference}",
+        "Mean [95 % interval], in pairs: the same seeds, the same dialogues (bootstrap). "
+        f"{_explain_stars(report)} The picture's colours follow the interval alone.",
+        *_tables(report, "difference", _gap, caption),
+    ]
+
+
 def format_ablation(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     reference, lines = report["reference"], report["variants"]
     seeds = len(lines[0]["seeds"])
-    parts = [
-        f"# {plain(report['corpus'])}: {len(lines)} variants, {seeds} seeds each",
-        "Test split, epochs chosen on dev. Mean [95 % interval of the mean] over seeds.",
-        _score_table(report),
-    ]
+    parts = [f"# {plain(report['corpus'])}: {len(lines)} variants, {seeds} seeds each"]
+    if any(line["test"] for line in lines):
+        parts += [WHICH_MODEL, f"{describe_intervals(_count_seeds(report))} {DEFINITIONS}"]
+    parts += _tables(report, "test", format_mean, f"variants on test: {MEMBERS}.")
+    unseen = [plain(name) for name, count in report["support"].items() if not count]
+    if unseen and parts[1:]:
+        parts.append(f"Not measured, since the test split has none: {', '.join(unseen)}.")
+    parts.append(_dev_table(report))
     if next(line["test"] for line in lines if line["name"] == reference):
         parts.append(f"The members of {plain(reference)} are a run of their own in `{REFERENCE}/`.")
     if any(line["difference"] for line in lines):
-        parts += [
-            f"## Difference to: {plain(reference)}",
-            "Mean [95 % interval], bootstrap over dialogues and seeds, in pairs; a star: p < "
-            f"{SIGNIFICANT} after Holm's correction for the variants of a column. The picture's "
-            "colours follow the interval alone.",
-            _difference_table(report),
-            f"![differences]({PICTURE})",
-        ]
+        parts += [*_difference_parts(report), f"![differences]({PICTURE})"]
     if any(line["ensemble"] for line in lines):
-        parts += ["## Ensembles", "Probabilities averaged over seeds.", _ensemble_table(report)]
+        parts.append(f"## {AVERAGE.capitalize()}")
+        parts += _tables(report, "ensemble", format_mean, f"variants on test: {AVERAGE}.")
     if lines[0]["bayes"]:
         parts.append(_shares(report))
     listed = "\n".join(
@@ -214,7 +280,20 @@ def format_ablation(report: Mapping[str, Any]) -> str:
         + (f"; {line['diverged']} of {seeds} members diverged" if line["diverged"] else "")
         for line in lines
     )
-    parts += ["## Settings", listed]
+    parts += ["## Settings", listed, format_provenance(report["provenance"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_scores(report: Mapping[str, Any]) -> str:
+    """The tables for a terminal: scores, and differences last."""
+    lines = report["variants"]
+    parts = [f"# {plain(report['corpus'])}: {len(lines)} variants"]
+    if not any(line["test"] for line in lines):
+        return f"{parts[0]}\n\nNo member is left to report on.\n"
+    parts.append(describe_intervals(_count_seeds(report)))
+    parts += _tables(report, "test", format_mean, f"variants on test: {MEMBERS}.")
+    if any(line["difference"] for line in lines):
+        parts += _difference_parts(report)
     return "\n\n".join(parts) + "\n"
 
 
@@ -232,7 +311,7 @@ def format_csv(report: Mapping[str, Any]) -> str:
             row = [line["name"], len(line["seeds"]), line["diverged"], name]
             if line["test"]:
                 test = line["test"][name]
-                row += [test["mean"], *(test["ci95"] or ["", ""]), line["ensemble"][name]]
+                row += [test["mean"], *(test["ci95"] or ["", ""]), line["ensemble"][name]["mean"]]
             if line["difference"]:
                 gap = line["difference"][name]
                 row += [gap["mean"], *gap["ci95"], gap["p"], gap["p_holm"]]
@@ -241,59 +320,48 @@ def format_csv(report: Mapping[str, Any]) -> str:
 
 
 def format_latex(report: Mapping[str, Any]) -> str:
-    """Two tables for a paper, in per cent: scores, and differences with their paired intervals.
-
-    Scores have half of Student's interval over seeds. The package booktabs is needed.
-    """
-    lines = report["variants"]
-    scores = [
-        [line["name"], *(_latex_score(line["test"] and line["test"][n]) for n in report["metrics"])]
-        for line in lines
-    ]
-    differences = [
-        [line["name"], *(_latex_gap(line["difference"][n]) for n in report["metrics"])]
-        for line in lines
-        if line["difference"]
-    ]
-    titles = ["", *map(_title, report["metrics"])]
-    tables = [_tabular(titles, scores)]
-    if differences:
-        titles[0] = f"difference to: {report['reference']}"
-        tables.append(_tabular(titles, differences))
+    """Tables for a paper, in per cent: scores, and differences with their paired intervals."""
+    source = latex.escape(report["corpus"])
+    meaning = latex.to_latex(f"{describe_intervals(_count_seeds(report))} {DEFINITIONS}")
+    scores = f"Variants on {source}, test, {latex.to_latex(MEMBERS)}, in per cent. {meaning}"
+    tables = _latex_tables(report, "test", scores, latex.format_score)
+    if any(line["difference"] for line in report["variants"]):
+        gaps = (
+            f"Differences to {latex.escape(report['reference'])} on {source}, test, "
+            f"{latex.to_latex(MEMBERS)}, in percentage points. In square brackets 95 \\% "
+            "intervals, in pairs: the same seeds, the same dialogues (bootstrap). "
+            + latex.to_latex(_explain_stars(report))
+        )
+        tables += _latex_tables(report, "difference", gaps, _latex_gap)
     return "\n".join(tables)
 
 
-def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A tabular; the first column and the head are escaped, the cells are LaTeX already."""
-    body = [" & ".join([_escape(row[0]), *row[1:]]) + r" \\" for row in rows]
-    top = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
-    title = " & ".join(map(_escape, head)) + r" \\"
-    end = [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join([*top, title, r"\midrule", *body, *end])
-
-
-def _latex_score(summary: Mapping[str, Any] | None) -> str:
-    if summary is None:
+def _latex_gap(difference: Mapping[str, Any] | None, digits: int) -> str:
+    if difference is None:
         return "--"
-    mean = f"{100 * summary['mean']:.1f}"
-    if summary["ci95"] is None:
-        return mean
-    half = (summary["ci95"][1] - summary["ci95"][0]) / 2
-    return rf"{mean} $\pm$ {100 * half:.1f}"
+    return latex.format_difference(difference, digits, difference["star"])
 
 
-def _latex_gap(difference: Mapping[str, Any]) -> str:
-    low, high = (100 * end for end in difference["ci95"])
-    return rf"${100 * difference['mean']:+.1f}$ [${low:+.1f}$, ${high:+.1f}$]"
-
-
-def _escape(text: str) -> str:
-    special = {c: "\\" + c for c in "&%$#_{}"} | {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    return "".join(special.get(c, c) for c in text)
+def _latex_tables(
+    report: Mapping[str, Any],
+    key: str,
+    caption: str,
+    cell: Callable[[Mapping[str, Any] | None, int], str],
+) -> list[str]:
+    lines = report["variants"]
+    if key == "difference":
+        lines = [line for line in lines if line[key]]
+    tables = []
+    for number, metrics in enumerate(_in_parts(report["metrics"])):
+        own = [{n: line[key] and line[key][n] for n in metrics} for line in lines]
+        digits = latex.count_digits([x for each in own for x in each.values()])
+        rows = [
+            [line["name"], *(cell(each[n], digits) for n in metrics)]
+            for line, each in zip(lines, own)
+        ]
+        head = ["variant", *(_title(report, n) for n in metrics)]
+        tables.append(latex.format_table(f"{key}-{number + 1}", caption, head, rows))
+    return tables
 
 
 def write_ablation_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
@@ -301,7 +369,7 @@ def write_ablation_report(folder: pathlib.Path, report: Mapping[str, Any]) -> No
     compared = [line for line in report["variants"] if line["difference"]]
     if compared:
         shown = [n for n in report["metrics"] if not n.startswith("recall ")]
-        panels = {_title(n): [line["difference"][n] for line in compared] for n in shown}
+        panels = {_title(report, n): [line["difference"][n] for line in compared] for n in shown}
         names = [line["name"] for line in compared]
         draw_forest(folder / PICTURE, names, panels, report["reference"])
     text = format_ablation(report)

@@ -7,7 +7,15 @@ import numpy as np
 
 from cberl_jax.evaluation.baselines import FOLDS, NAMED_BY, SEEDS
 from cberl_jax.metrics import METRICS
-from cberl_jax.reports.tables import format_shares, format_table
+from cberl_jax.reports.html import plain
+from cberl_jax.reports.tables import (
+    DEFINITIONS,
+    NOTHING,
+    RARE,
+    format_shares,
+    format_table,
+    mark_rare,
+)
 from cberl_jax.runtime.workdir import Workdir
 
 
@@ -15,17 +23,19 @@ def format_baselines(report: Mapping[str, Any]) -> str:
     """The baselines as Markdown."""
     minority = report["minority"]
     head = [*NAMED_BY, "dev weighted F1", "dev macro F1"]
-    scores = ["weighted F1", "macro F1", "accuracy", *(f"F1 {name}" for name in minority)]
+    scores = ["weighted F1", "macro F1", "accuracy", *(f"F1 {plain(name)}" for name in minority)]
     head += scores
     parts = [
         f"# {report['corpus']}: classifiers of scikit-learn",
         f"Test, settings chosen on dev; classifiers that are drawn: mean of {SEEDS} seeds.",
+        f"{DEFINITIONS} {RARE}",
         format_table(
             head,
             [
                 [*_name(line), *_figures(line["dev"], [])[:2], *_figures(line["test"], minority)]
                 for line in report["lines"]
             ],
+            "classifiers.",
         ),
     ]
     if report["bayes"]:
@@ -39,6 +49,7 @@ def format_baselines(report: Mapping[str, Any]) -> str:
             format_table(
                 [*NAMED_BY, *scores],
                 [[*_name(x), *_figures(x["ceiling"], minority)] for x in report["lines"]],
+                "classifiers that have learnt from other test dialogues.",
             ),
         ]
     return "\n\n".join(parts) + "\n"
@@ -56,9 +67,12 @@ def _mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _figures(scores: Sequence[Mapping[str, Any]], minority: Sequence[str]) -> list[str]:
     """Weighted F1, macro F1, accuracy and the F1 of some classes, means over seeds."""
     mean = _mean_scores(scores)
-    means = [mean[n] for n in ("weighted_f1", "macro_f1", "accuracy")]
-    means += [np.mean([s["per_class"][n]["f1"] for s in scores]) for n in minority]
-    return [f"{x:.3f}" for x in means]
+    cells = [f"{mean[n]:.3f}" for n in ("weighted_f1", "macro_f1", "accuracy")]
+    for name in minority:
+        support = scores[0]["per_class"][name]["support"]
+        f1 = np.mean([own["per_class"][name]["f1"] for own in scores])
+        cells.append(mark_rare(f"{f1:.3f}", support) if support else NOTHING)
+    return cells
 
 
 def write_baselines(folder: Workdir, report: Mapping[str, Any]) -> None:

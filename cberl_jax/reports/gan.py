@@ -90,10 +90,10 @@ def _utility_table(report: Mapping[str, Any]) -> str:
 
 
 def _tell_best(bayes: Mapping[str, Mapping[str, float]]) -> str:
-    single, whole = (bayes[view]["macro_f1"] for view in ("context_free", "full"))
+    single, whole = (bayes[view]["balanced_accuracy"] for view in ("context_free", "full"))
     return (
-        f"The exact Bayes result on test: macro F1 {single:.3f} from single utterances, "
-        f"{whole:.3f} from whole conversations."
+        f"The exact Bayes result on test, expected: balanced accuracy {single:.3f} from single "
+        f"utterances, {whole:.3f} from whole conversations."
     )
 
 

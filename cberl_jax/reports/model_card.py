@@ -12,13 +12,18 @@ from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus, fingerprint
 from cberl_jax.data.simulate import SIMULATED
-from cberl_jax.metrics import METRICS
+from cberl_jax.metrics import FEWEST_SEEDS
 from cberl_jax.reports.html import plain
-from cberl_jax.reports.run import UNLABELLED_TEST, scored_split
-from cberl_jax.reports.tables import TITLES, format_mean, format_table
+from cberl_jax.reports.run import (
+    class_table,
+    count_sound,
+    list_meanings,
+    result_table,
+    scored_split,
+)
+from cberl_jax.reports.tables import format_table
 from cberl_jax.runtime.workdir import Workdir
 
-SCORED = ("dev", "test")
 # Of a class, below which an utterance more or less moves its scores by over a point.
 FEW_UTTERANCES = 100
 NOT_FOR = """\
@@ -74,7 +79,7 @@ def _describe_model(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any
         "GAN augmentation": config.augment.method == "gan",
     }
     widths = ", ".join(f"{plain(name)} ({width})" for name, width in corpus.widths.items())
-    sound = sum(member["status"] == "ok" for member in report["members"])
+    sound = count_sound(report)
     members = "one member" if sound == 1 else f"{sound} members, trained with different seeds"
     return (
         "Gives every utterance of a conversation the probability of each of "
@@ -110,32 +115,19 @@ def _describe_data(corpus: Corpus) -> str:
 
 
 def _describe_results(report: Mapping[str, Any]) -> str:
-    metrics = [
-        [TITLES[name], *(format_mean(report[s][name]) if report[s] else "-" for s in SCORED)]
-        for name in METRICS
-    ]
-    classes, split = [], scored_split(report)
-    for name, scores in report[split]["per_class"].items():
-        figures = [format_mean(scores[field]) for field in ("precision", "recall", "f1")]
-        counts = report["augmentation"][name]
-        numbers = (counts["real"], counts["generated"], scores["support"])
-        classes.append([plain(name), *figures, *map(str, numbers)])
-    head = ["class", "precision", "recall", f"F1 ({split})", "train", "generated"]
-    head.append(f"{split} utterances")
     return "\n\n".join(
         [
-            "Means over members, each scored by itself, with the 95 % interval of the mean where "
-            "there are several. The epoch is chosen on "
-            + ("dev; test is read once." if report["test"] else f"dev. {UNLABELLED_TEST}"),
-            format_table(["metric", *SCORED], metrics),
-            format_table(head, classes),
+            *list_meanings(report),
+            result_table(report),
+            class_table(report),
         ]
     )
 
 
 def _list_limits(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> list[str]:
     split = scored_split(report)
-    scores = report[split]["per_class"]
+    # Of the model that is used, the average of the members' probabilities, if that is scored.
+    scores = (report["ensemble"] or report["dev"])["per_class"]
     held = {name: own for name, own in scores.items() if own["support"]}
     weakest = min(held, key=lambda name: held[name]["recall"]["mean"])
     recall = held[weakest]["recall"]["mean"]
@@ -154,9 +146,11 @@ def _list_limits(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) 
         limits.append(
             "Not measured on conversations other than those that its epochs were chosen by."
         )
-    sound = sum(member["status"] == "ok" for member in report["members"])
+    sound = count_sound(report)
     if sound == 1:
         limits.append("A single member: nothing is known of what another seed would give.")
+    elif sound < FEWEST_SEEDS:
+        limits.append(f"{sound} members: too few to say what other seeds would give.")
     if sound < len(report["members"]):
         lost = len(report["members"]) - sound
         limits.append(f"{lost} of {len(report['members'])} trainings diverged and are left out.")

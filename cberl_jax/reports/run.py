@@ -7,12 +7,33 @@ import numpy as np
 
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.metrics import METRICS, summarise, summarise_members
+from cberl_jax.data.notices import HEADING, notices
+from cberl_jax.evaluation.bootstrap import summarise_models
+from cberl_jax.metrics import METRICS, PER_CLASS, summarise, summarise_members
+from cberl_jax.reports import latex
 from cberl_jax.reports.html import plain, write_page
-from cberl_jax.reports.tables import TITLES, format_table
+from cberl_jax.reports.provenance import format_provenance
+from cberl_jax.reports.tables import (
+    AVERAGE,
+    BAYES_METRICS,
+    DEFINITIONS,
+    EXPECTED,
+    MEMBERS,
+    NOTHING,
+    RARE,
+    SINGLE,
+    TITLES,
+    WHICH_MODEL,
+    best_whole,
+    describe_intervals,
+    format_spread,
+    format_table,
+    mark_rare,
+)
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.workdir import Workdir
 
+CHOSEN_ON_DEV = "The epoch is chosen on dev, so dev has no interval; test is read once."
 UNLABELLED_TEST = (
     "Test has no labels: the figures of classes are of dev, by which the epochs of the training "
     "were chosen, so that new conversations will score lower."
@@ -30,23 +51,28 @@ class Picture(NamedTuple):
 def create_report(
     corpus: Corpus,
     members: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, np.ndarray],
     *,
+    causal: bool,
     generated: np.ndarray,
     timing: Mapping[str, Any],
-    versions: Mapping[str, str],
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Sums up the members of a run; diverged ones are named and left out of the means.
 
     Args:
       corpus: the corpus.
       members: from ``score_members``.
+      predictions: from ``predict_splits``.
+      causal: whether the members see no later turn.
       generated: [C] generated utterances per class.
       timing: seconds and bytes.
-      versions: of packages.
+      provenance: from ``create_provenance``.
 
     Returns:
-      The contents of ``report.json``; ``test`` is None where that split has no labels, and it and
-      ``dev`` are where no member is sound.
+      The contents of ``report.json``. ``test`` has the means over members, ``ensemble`` the scores
+      of the average of their probabilities on test, from ``summarise_models``; both are None where
+      that split has no labels, and so is ``dev`` where no member is sound.
     """
     sound = [m for m in members if m["status"] == "ok"]
     real = corpus.class_counts("train")
@@ -54,20 +80,57 @@ def create_report(
         "corpus": corpus.source,
         "classes": list(corpus.classes),
         "members": list(members),
-        "test": summarise_members([m["test"] for m in sound])
-        if sound and sound[0]["test"]
-        else None,
+        "notices": notices(corpus),
+        **_score_test(corpus, members, predictions),
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
         "best_on_test": _best_on_test(sound),
-        "bayes": best_possible(corpus),
+        "bayes": best_possible(corpus, causal),
         "augmentation": {
             name: {"real": int(real[c]), "generated": int(generated[c])}
             for c, name in enumerate(corpus.classes)
         },
         "timing": dict(timing),
-        "versions": dict(versions),
+        "versions": dict(provenance["versions"]),
+        "provenance": dict(provenance),
         "pictures": [],
     }
+
+
+def _score_test(
+    corpus: Corpus, members: Sequence[Mapping[str, Any]], predictions: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """``test`` and ``ensemble`` of a report."""
+    sound = [m["status"] == "ok" for m in members]
+    if not any(sound) or not np.any(predictions["test.label"] >= 0):
+        return {"test": None, "ensemble": None}
+    label, dialogue = predictions["test.label"], predictions["test.dialogue"]
+    own = predictions["test.probability"][sound]
+    return summarise_models(own, label, dialogue, corpus.classes)
+
+
+def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The scores of the epochs that are best on test, None where test was not looked at."""
+    if not sound or "best_on_test" not in sound[0]:
+        return None
+    own = {name: summarise([m["best_on_test"][name] for m in sound]) for name in METRICS}
+    # They were chosen on test: no interval would hold.
+    return {name: summary | {"ci95": None} for name, summary in own.items()}
+
+
+def count_sound(report: Mapping[str, Any]) -> int:
+    """Members that did not diverge."""
+    return sum(m["status"] == "ok" for m in report["members"])
+
+
+def _result_rows(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What is scored, and its summaries."""
+    rows = [
+        (f"{MEMBERS}, test", report["test"]),
+        (f"{AVERAGE}, test", report["ensemble"]),
+        (f"{MEMBERS}, dev", report["dev"]),
+        (f"{MEMBERS}, test (epoch chosen on test)", report["best_on_test"]),
+    ]
+    return [(name, own) for name, own in rows if own]
 
 
 def scored_split(report: Mapping[str, Any]) -> str:
@@ -75,50 +138,61 @@ def scored_split(report: Mapping[str, Any]) -> str:
     return "test" if report["test"] else "dev"
 
 
-def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The scores of the epochs that are best on test, None where nobody looked."""
-    if not sound or "best_on_test" not in sound[0]:
-        return None
-    return {name: summarise([m["best_on_test"][name] for m in sound]) for name in METRICS}
+def _class_scores(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What classes are scored of: title of the column -> class -> its scores."""
+    if not report["test"]:
+        return {"mean": report["dev"]["per_class"]}
+    return {"mean": report["test"]["per_class"], "average": report["ensemble"]["per_class"]}
 
 
-def _cell(summary: Mapping[str, Any]) -> str:
-    if summary["ci95"] is None:
-        return f"{summary['mean']:.3f}"
-    low, high = summary["ci95"]
-    return f"{summary['mean']:.3f} ± {summary['std']:.3f} [{low:.3f}, {high:.3f}]"
+def result_table(report: Mapping[str, Any]) -> str:
+    """A line per model and split; on a simulated corpus also what could be reached."""
+    rows = [[name, *(format_spread(own[n]) for n in METRICS)] for name, own in _result_rows(report)]
+    if report["bayes"] and report["test"]:
+        title, whole = best_whole(report["bayes"])
+        bounds = (
+            (f"{title}, expected", whole),
+            (f"{SINGLE}, expected", report["bayes"]["context_free"]),
+        )
+        rows += [
+            [name, *(f"{own[n]:.3f}" if n in own else NOTHING for n in METRICS)]
+            for name, own in bounds
+        ]
+        for name, key in ((MEMBERS, "test"), (AVERAGE, "ensemble")):
+            shares = (
+                f"{100 * report[key][n]['mean'] / whole[n]:.1f} %"
+                if n in BAYES_METRICS
+                else NOTHING
+                for n in METRICS
+            )
+            rows.append([f"{name}, share of the {title}", *shares])
+    head = ["model", *(TITLES[n] for n in METRICS)]
+    return format_table(head, rows, "scores of the members and of the model that is used.")
 
 
-def _result_table(report: Mapping[str, Any]) -> str:
-    """The metrics on dev and test; where asked for, or simulated, the best on test or possible."""
-    head = ["metric", "dev", "test"]
-    test = {n: _cell(report["test"][n]) if report["test"] else "-" for n in METRICS}
-    rows = [[TITLES[n], _cell(report["dev"][n]), test[n]] for n in METRICS]
-    if report["best_on_test"]:
-        head.append("best on test (epoch chosen on test)")
-        for name, row in zip(METRICS, rows):
-            row.append(_cell(report["best_on_test"][name]))
-    if report["bayes"]:
-        head += ["best from single utterances", "best possible", "share of it"]
-        for name, row in zip(METRICS, rows):
-            single, best = report["bayes"]["context_free"][name], report["bayes"]["full"][name]
-            share = report["test"][name]["mean"] / best
-            row += [f"{single:.3f}", f"{best:.3f}", f"{100 * share:.0f} %"]
-    return format_table(head, rows)
-
-
-def _class_table(report: Mapping[str, Any]) -> str:
+def class_table(report: Mapping[str, Any]) -> str:
     """A line per class: scores on test, or dev without it, and how many utterances there were."""
-    split = scored_split(report)
-    head = ["class", "precision", "recall", f"F1 ({split})", f"{split} utterances", "train"]
-    head.append("generated")
+    split, models = scored_split(report), _class_scores(report)
+    fields = ("precision", "recall", "F1")
+    head = ["class", *(f"{field}, {title}" for title in models for field in fields)]
+    head += [f"{split} utterances", "train", "generated"]
     rows = []
-    for name, scores in report[split]["per_class"].items():
+    for name, own in models["mean"].items():
+        figures = [_class_cell(model[name], f) for model in models.values() for f in PER_CLASS]
         counts = report["augmentation"][name]
-        figures = [f"{scores[field]['mean']:.3f}" for field in ("precision", "recall")]
-        numbers = (scores["support"], counts["real"], counts["generated"])
-        rows.append([plain(name), *figures, _cell(scores["f1"]), *map(str, numbers)])
-    return format_table(head, rows)
+        numbers = (own["support"], counts["real"], counts["generated"])
+        rows.append([mark_rare(plain(name), own["support"]), *figures, *map(str, numbers)])
+    caption = f'classes on {split}: "mean" is the {MEMBERS}'
+    caption += f', "average" the {AVERAGE}.' if "average" in models else "."
+    return format_table(head, rows, caption)
+
+
+def _class_cell(scores: Mapping[str, Any], field: str) -> str:
+    if not scores["support"]:
+        return NOTHING
+    if field == "f1":
+        return format_spread(scores[field])
+    return f"{scores[field]['mean']:.3f}"
 
 
 def _member_table(report: Mapping[str, Any]) -> str:
@@ -127,9 +201,9 @@ def _member_table(report: Mapping[str, Any]) -> str:
     rows = []
     for member in report["members"]:
         test = member["test"]
-        figures = [f"{test[name]:.3f}" if test else "-" for name in METRICS]
+        figures = [f"{test[name]:.3f}" if test else NOTHING for name in METRICS]
         rows.append([str(member["seed"]), member["status"], str(member["epoch"]), *figures])
-    return format_table(head, rows)
+    return format_table(head, rows, "members on test.")
 
 
 def _tell_loss(member: Mapping[str, Any]) -> str:
@@ -137,32 +211,113 @@ def _tell_loss(member: Mapping[str, Any]) -> str:
     return f"seed {member['seed']} ({broke['stage']} epoch {broke['epoch']}, {broke['term']})"
 
 
-def format_report(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: results, classes, members, pictures."""
-    sound = sum(m["status"] == "ok" for m in report["members"])
+def list_meanings(report: Mapping[str, Any]) -> list[str]:
+    """The sentences that say what the tables mean."""
+    if not report["test"]:
+        spread = "±: standard deviation over members. "
+        return [f"{spread}The epoch is chosen on dev. {UNLABELLED_TEST}", f"{DEFINITIONS} {RARE}"]
+    parts = [
+        WHICH_MODEL,
+        f"{describe_intervals(count_sound(report))} {CHOSEN_ON_DEV}",
+        f"{DEFINITIONS} {RARE}",
+    ]
+    return [*parts, EXPECTED] if report["bayes"] else parts
+
+
+def _list_notices(report: Mapping[str, Any]) -> list[str]:
+    """What in the data is worth a look; empty where nothing is."""
+    if not report["notices"]:
+        return []
+    return [f"## {HEADING}", "\n".join(f"- {plain(line)}" for line in report["notices"])]
+
+
+def _list_scores(report: Mapping[str, Any]) -> list[str]:
+    """Title, legend and tables."""
+    sound = count_sound(report)
     lost = [_tell_loss(m) for m in report["members"] if m["status"] != "ok"]
     parts = [f"# {plain(report['corpus'])}: {sound} of {len(report['members'])} seeds"]
     if lost:
         parts.append(f"Diverged and left out: {', '.join(lost)}.")
     if not sound:
-        return "\n\n".join([*parts, "No member is left to report on."]) + "\n"
-    parts += [
-        "Mean ± standard deviation [95 % interval of the mean] over seeds. The epoch is chosen on "
-        + ("dev; test is read once." if report["test"] else f"dev. {UNLABELLED_TEST}"),
-        _result_table(report),
-        _class_table(report),
+        return [*parts, "No member is left to report on."]
+    return [
+        *parts,
+        *list_meanings(report),
+        class_table(report),
         _member_table(report),
+        result_table(report),
     ]
+
+
+def format_scores(report: Mapping[str, Any]) -> str:
+    """The tables for a terminal, the scores of the run last."""
+    return "\n\n".join(_list_scores(report)) + "\n"
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The report as Markdown: results, classes, members, pictures, how it was made."""
+    parts = _list_scores(report)
+    if report["dev"]:
+        *before, classes, members, results = parts
+        parts = [*before, results, classes, members]
+    parts += _list_notices(report)
     for picture in (Picture(**own) for own in report["pictures"]):
         parts += [f"## {picture.title}", picture.text, f"![{picture.title}]({picture.file})"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, format_provenance(report["provenance"])]) + "\n"
+
+
+def format_latex(report: Mapping[str, Any]) -> str:
+    """Two tables for a paper: models, and classes on test.
+
+    Returns:
+      LaTeX; empty where there is no score on test.
+    """
+    if not report["test"]:
+        return ""
+    sound, models = count_sound(report), _result_rows(report)
+    meaning = latex.to_latex(f"{describe_intervals(sound)} {CHOSEN_ON_DEV} {DEFINITIONS}")
+    digits = latex.count_digits([own[n] for _, own in models[:2] for n in METRICS])
+    source = latex.escape(report["corpus"])
+    rows = [[name, *(latex.format_score(own[n], digits) for n in METRICS)] for name, own in models]
+    members = "1 member" if sound == 1 else f"{sound} members"
+    scores = latex.format_table(
+        "scores",
+        f"CBERL on {source}, {members}, in per cent. {meaning}",
+        ["", *(TITLES[n] for n in METRICS)],
+        rows,
+    )
+    return f"{scores}\n{_latex_classes(report, source)}"
+
+
+def _latex_classes(report: Mapping[str, Any], source: str) -> str:
+    pairs = {
+        name: (scores, report["ensemble"]["per_class"][name])
+        for name, scores in report["test"]["per_class"].items()
+    }
+    digits = latex.count_digits([own["f1"] for pair in pairs.values() for own in pair])
+    rows = [
+        [
+            mark_rare(name, own[0]["support"]),
+            str(own[0]["support"]),
+            *(latex.format_score(x["f1"] if x["support"] else None, digits) for x in own),
+        ]
+        for name, own in pairs.items()
+    ]
+    meaning = latex.to_latex(f"{describe_intervals(count_sound(report))} {RARE}")
+    return latex.format_table(
+        "classes",
+        f"F1 of the classes on test, CBERL on {source}, in per cent. {meaning}",
+        ["class", "utterances", MEMBERS, AVERAGE],
+        rows,
+    )
 
 
 def write_report(workdir: Workdir, report: Mapping[str, Any]) -> None:
-    """Writes ``report.md``, ``report.html`` with the pictures inside, and last ``report.json``."""
+    """Writes ``report.md``, ``.tex`` and ``.html``, pictures inside, and last ``report.json``."""
     if not workdir.writes:
         return
     text = format_report(report)
     write_text(workdir.report_text, text)
+    write_text(workdir.path / "report.tex", format_latex(report))
     write_page(workdir.report_page, text, [own["file"] for own in report["pictures"]])
     write_json(workdir.report_file, report)

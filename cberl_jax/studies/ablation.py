@@ -8,19 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, point_config
 from cberl_jax.config.variants import Preset, Variant
 from cberl_jax.data.augmentation import name_minority
-from cberl_jax.evaluation.compare import Outcome
+from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.reports.ablation import REFERENCE, create_ablation_report, write_ablation_report
+from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.best_point import write_point_run
-from cberl_jax.studies.sweep import best_at, check_points, chunks, train_points
+from cberl_jax.studies.sweep import best_at, check_points, chunks, read_members, train_points
 from cberl_jax.training.prepare import check_labelled, load_data, prepare
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
@@ -40,17 +40,7 @@ def read_variant(
     """
     own = [line for line in lines if line["settings"] == variant.settings]
     sound = [line for line in own if line["status"] == "ok"]
-    if not sound:
-        return own, None
-    probability = []
-    for line in sound:
-        chunk = Workdir(chunks(folder) / line["chunk"], create=False)
-        stored = chunk.read_predictions()
-        probability.append(stored["test.probability"][line["place"]])
-        classes = stored["classes"].tolist()
-        label, dialogue = stored["test.label"], stored["test.dialogue"]
-    seeds = np.asarray([line["seed"] for line in sound])
-    return own, Outcome(variant.name, classes, seeds, np.stack(probability), label, dialogue)
+    return own, read_members(folder, variant.name, sound)
 
 
 def list_points(preset: Preset) -> list[Point]:
@@ -105,6 +95,7 @@ def ablate(
             {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
             name_minority(corpus, config.augment.balance),
             {variant.name: best(variant.settings) for variant in preset.variants},
+            create_provenance(config, corpus),
         )
         if processes.is_main():
             write_ablation_report(folder.path, report)

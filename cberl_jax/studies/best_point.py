@@ -79,12 +79,13 @@ def write_point_run(
         with open_checkpoints(folder.checkpoints) as checkpoints:
             step = max(list_steps(chunk.checkpoints)[0] for chunk, _ in parts)
             checkpoints.save(step, state, standardiser)
-        folder.write_predictions(_gather_predictions(parts))
+        predictions = _gather_predictions(parts)
+        folder.write_predictions(predictions)
         folder.keep_metrics({})
         folder.append_metrics(list(_renumber(parts)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
         run = TrainedRun(folder, config, prepared, state)
-        report_on(run, members, {}, progress, pictures)
+        report_on(run, members, predictions, {}, progress, pictures)
 
 
 def _clear(path: pathlib.Path, identity: Mapping[str, Any]) -> None:

@@ -3,11 +3,11 @@
 from typing import Any
 
 from cberl_jax.evaluation.predict_splits import predict_splits, score_members
+from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.run import create_report
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import check_labelled
-from cberl_jax.version import versions
 
 
 def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
@@ -33,7 +33,9 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     return create_report(
         run.corpus,
         score_members(run.members, states, predictions, run.corpus.classes),
+        predictions,
+        causal=run.config.model.causal,
         generated=run.generated,
         timing={},
-        versions=versions(),
+        provenance=create_provenance(run.config, run.corpus),
     )

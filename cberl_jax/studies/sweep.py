@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Group, Point, expand, group_points, point_config, spell_point
@@ -19,6 +20,9 @@ from cberl_jax.config.settings import Value
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.errors import UserError
+from cberl_jax.evaluation.bootstrap import summarise_models
+from cberl_jax.evaluation.outcomes import Outcome
+from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.sweep import BEST, create_sweep_report, write_sweep_report
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import PLAIN, Progress
@@ -159,7 +163,7 @@ class Sweep:
     ) -> None:
         """Trains the members of a chunk, and writes what their lines are made from."""
         run = Training(prepared, config, members, fleet, chunk, self.stopper, self.progress)
-        _, lines = train_and_score(run)
+        _, lines, _ = train_and_score(run)
         done = {"members": lines, "timing": run.timing(), "versions": versions()}
         chunk.write_json(chunk.report_file, done)
         processes.wait_for_others(f"{chunk.path} is done")
@@ -182,16 +186,59 @@ def chunks(folder: Workdir) -> pathlib.Path:
 
 
 def best_at(config: ConfigDict) -> Callable[[Point], dict[str, dict[str, float]] | None]:
-    """A function: a point -> ``best_possible`` with the modalities that its members see."""
+    """A function: a point -> ``best_possible`` with the modalities and turns its members see."""
     if not config.data.path.startswith(SIMULATED):
         # Nothing is known of it, so there is no need to read it.
         return lambda point: None
 
     @functools.cache
-    def best_with(modalities: str) -> dict[str, dict[str, float]]:
-        return best_possible(load_data(point_config(config, {"data.modalities": modalities})))
+    def best_with(modalities: str, causal: bool) -> dict[str, dict[str, float]]:
+        corpus = load_data(point_config(config, {"data.modalities": modalities}))
+        return best_possible(corpus, causal)
 
-    return lambda point: best_with(point.get("data.modalities", config.data.modalities))
+    return lambda point: best_with(
+        point.get("data.modalities", config.data.modalities),
+        point.get("model.causal", config.model.causal),
+    )
+
+
+def read_members(folder: Workdir, name: str, lines: Sequence[Mapping[str, Any]]) -> Outcome | None:
+    """What members of a sweep predicted on test.
+
+    Args:
+      folder: of the sweep.
+      name: of what they are.
+      lines: of sound members, from ``train_points``.
+
+    Returns:
+      Their outcome; None where there are none.
+
+    Raises:
+      UserError: a file of a chunk is damaged.
+    """
+    if not lines:
+        return None
+    probability, stored, chunk = [], {}, None
+    for line in lines:
+        if line["chunk"] != chunk:
+            chunk = line["chunk"]
+            stored = Workdir(chunks(folder) / chunk, create=False).read_predictions()
+        probability.append(stored["test.probability"][line["place"]])
+    return Outcome(
+        name,
+        stored["classes"].tolist(),
+        np.asarray([line["seed"] for line in lines]),
+        np.stack(probability),
+        stored["test.label"],
+        stored["test.dialogue"],
+        stored["test.utterance"],
+    )
+
+
+def _score_test(folder: Workdir, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``summarise_models`` of sound members."""
+    found = read_members(folder, "members", lines)
+    return summarise_models(found.probability, found.label, found.dialogue, found.classes)
 
 
 def check_points(config: ConfigDict, points: Sequence[Point]) -> None:
@@ -275,7 +322,14 @@ def sweep(
     }
     with open_workdir(workdir, identity) as folder:
         lines = train_points(config, folder, seeds, points, members_per_device, progress)
-        report = create_sweep_report(grid, lines, config.train.select, best_at(config))
+        report = create_sweep_report(
+            grid,
+            lines,
+            config.train.select,
+            best_at(config),
+            functools.partial(_score_test, folder),
+            create_provenance(config, prepared.corpus),
+        )
         if processes.is_main():
             write_sweep_report(folder.path, report)
         if report["best"] is not None:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import check_config
 from cberl_jax.evaluation.predict_splits import predict_splits, score_members
 from cberl_jax.reports.model_card import write_model_card
 from cberl_jax.reports.pictures import TrainedRun, illustrate
+from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.run import create_report, write_report
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
@@ -19,7 +21,6 @@ from cberl_jax.training.loop import Training
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import Prepared, list_members, load_data, prepare
 from cberl_jax.training.run_folder import open_workdir, run_identity
-from cberl_jax.version import versions
 
 
 def train_and_evaluate(
@@ -70,28 +71,33 @@ def _train(
     fleet = Fleet(prepared.program, len(members.seeds))
     with Stopper(progress.say).listening() as stopper:
         training = Training(prepared, config, members, fleet, folder, stopper, progress)
-        state, lines = train_and_score(training)
+        state, lines, predictions = train_and_score(training)
         run = TrainedRun(folder, config, prepared, state)
-        return report_on(run, lines, training.timing(), progress, pictures)
+        return report_on(run, lines, predictions, training.timing(), progress, pictures)
 
 
-def train_and_score(training: Training) -> tuple[MemberState, list[dict[str, Any]]]:
+def train_and_score(
+    training: Training,
+) -> tuple[MemberState, list[dict[str, Any]], dict[str, np.ndarray]]:
     """Trains the members of a run and writes their ``predictions.npz``.
 
     Returns:
-      The members' states, on the host, and a line per member, from ``score_members``.
+      The members' states, on the host; a line per member, from ``score_members``; and what they
+      predict, from ``predict_splits``.
     """
     state = training.execute()
     corpus, standardiser = training.prepared.corpus, training.prepared.standardiser
     predictions = predict_splits(training.fleet, state, corpus, standardiser)
     training.workdir.write_predictions({"seed": training.members.seeds, **predictions})
     ended = member_states(state)
-    return state, score_members(training.members, ended, predictions, corpus.classes)
+    lines = score_members(training.members, ended, predictions, corpus.classes)
+    return state, lines, predictions
 
 
 def report_on(
     run: TrainedRun,
     lines: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, np.ndarray],
     timing: Mapping[str, Any],
     progress: Progress,
     pictures: bool,
@@ -101,6 +107,7 @@ def report_on(
     Args:
       run: with its predictions and metrics in its folder.
       lines: a line per member, from ``score_members``.
+      predictions: of all members, from ``predict_splits``.
       timing: from ``Training.timing``, or empty.
       progress: says that pictures are drawn.
       pictures: whether they are.
@@ -108,8 +115,16 @@ def report_on(
     Returns:
       The report, as in ``report.json``.
     """
-    corpus, generated = run.prepared.corpus, run.prepared.generated
-    report = create_report(corpus, lines, generated=generated, timing=timing, versions=versions())
+    corpus = run.prepared.corpus
+    report = create_report(
+        corpus,
+        lines,
+        predictions,
+        causal=run.config.model.causal,
+        generated=run.prepared.generated,
+        timing=timing,
+        provenance=create_provenance(run.config, corpus),
+    )
     if pictures and run.folder.writes:
         progress.say("drawing")
         drawn = illustrate(run, report, progress.say)

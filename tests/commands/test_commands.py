@@ -92,7 +92,7 @@ def test_the_help_of_a_command_is_its_text_its_flags_and_the_settings(name):
     assert text.strip() == find(name).__doc__.strip()
     wanted = {
         "train": {"config", "data", "workdir", "seeds", "fork", "[no]pictures", "coordinator"},
-        "compare": {"metrics"},
+        "compare": {"metrics", "predictions", "output"},
         "gan-report": {"data", "workdir"},
     }[name]
     named = set(re.findall(r"^  --([\w\[\]]+):", flags, re.M))

@@ -454,9 +454,9 @@ def test_a_table_shows_what_the_report_says(reported):
         cell = row.split("|")[2].strip()
         assert cell == "-" if share is None else cell.startswith(f"{share['mean']:.3f}")
     assert "Bayes" not in text and reported["bayes"] is None
-    views = {"context_free": {"macro_f1": 0.41}, "full": {"macro_f1": 0.72}}
+    views = {"context_free": {"balanced_accuracy": 0.41}, "full": {"balanced_accuracy": 0.72}}
     told = format_gan_report(reported | {"bayes": views})
-    assert "macro F1 0.410 from single utterances, 0.720 from whole conversations" in told
+    assert "accuracy 0.410 from single utterances, 0.720 from whole conversations" in told
     whole = reported["real"]["utility"]["test"]["macro_f1"]
     row = next(line for line in text.splitlines() if line.startswith("| all real  "))
     assert row.split("|")[5].strip() == f"{whole:.3f}"
@@ -548,7 +548,8 @@ def test_the_program_prints_and_writes_the_report(finished, program_environment,
     corpus = shutil.copy(finished.parent / "corpus.npz", tmp_path / "moved.npz")
     done = start(program_environment, f"--workdir={path}", f"--data={corpus}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == (path / "gan_report.md").read_text().strip()
+    written = path / "gan_report.md"
+    assert done.stdout == f"{written.read_text()}\nreport: {written}\n"
     assert FILES < {file.name for file in path.iterdir()}
     assert "Warning" not in done.stderr
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from made import MADE
 from webpage import Page, check_self_contained
 
 from cberl_jax.config.variants import Preset, Variant
-from cberl_jax.evaluation.compare import Outcome
-from cberl_jax.metrics import evaluate_predictions
+from cberl_jax.evaluation.outcomes import Outcome
+from cberl_jax.metrics import evaluate_predictions, summarise_members
 from cberl_jax.reports.ablation import create_ablation_report, write_ablation_report
 from cberl_jax.reports.html import plain, render_page, write_page
 from cberl_jax.reports.sweep import create_sweep_report, write_sweep_report
@@ -64,6 +65,18 @@ def test_pictures_are_embedded_where_they_belong(tmp_path):
     assert "no" in Page(page).text
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_caption_of_a_table_is_a_part_of_it(name):
+    shown = " ".join(name.split())
+    table = format_table(["a"], [["0.500 ± 0.100 [0.400, 0.600]"]], f"scores of {plain(name)}.")
+    page = render_page(f"# T\n\nTable: no table follows\n\nText\n\n{table}\n", {})
+    assert not check_self_contained(page) and Page(page).tags.count("caption") == 1
+    inside = page[page.index("<table>") : page.index("</table>")]
+    assert f"scores of {shown}." in Page(inside).text and "Table: no table follows" in page
+    # A line may end before the interval and nowhere else.
+    assert "0.500\xa0±\xa00.100 [0.400,\xa00.600]" in page
+
+
 def scores(value):
     metrics = ("weighted_f1", "macro_f1", "accuracy", "balanced_accuracy")
     return dict.fromkeys(metrics, value) | {
@@ -79,7 +92,14 @@ def test_the_page_of_a_sweep_holds_its_table_and_pictures(tmp_path):
         for value in values
     ]
     report = create_sweep_report(
-        {"data.modalities": values}, members, "macro_f1", lambda point: None
+        {"data.modalities": values},
+        members,
+        "macro_f1",
+        lambda point: None,
+        lambda own: dict.fromkeys(
+            ("test", "ensemble"), summarise_members([m["test"] for m in own])
+        ),
+        MADE,
     )
     write_sweep_report(tmp_path, report)
     page = (tmp_path / "sweep.html").read_text()
@@ -97,11 +117,13 @@ def test_the_page_of_an_ablation_holds_its_tables_and_picture(tmp_path):
         member = {"seed": 0, "status": "ok", "epoch": 1}
         member |= dict.fromkeys(("dev", "test"), evaluate_predictions(label, probability, classes))
         dialogue = np.repeat(np.arange(10).astype(str), 4)
-        outcome = Outcome(name, classes, np.zeros(1, int), probability[None], label, dialogue)
+        outcome = Outcome(
+            name, classes, np.zeros(1, int), probability[None], label, dialogue, label
+        )
         found[name] = ([member], outcome)
     preset = Preset([Variant(name, {}) for name in found], "full")
     report = create_ablation_report(
-        "<corpus>.npz", preset, found, classes[1:], dict.fromkeys(found)
+        "<corpus>.npz", preset, found, classes[1:], dict.fromkeys(found), MADE
     )
     write_ablation_report(tmp_path, report)
     page = (tmp_path / "ablation.html").read_text()

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made import MADE
 from tiny import tiny_config
 
 from cberl_jax.data.corpus import fingerprint
@@ -23,19 +24,31 @@ def corpus():
 
 def create_scored(corpus, seeds, lost=()):
     """A report whose members are right on every other utterance, but never about class 1."""
-    members = []
+    members, probability = [], []
+    test = corpus.in_split("test")
     for seed in seeds:
         line = {"seed": seed, "status": "diverged" if seed in lost else "ok", "epoch": 2}
         for split in ("dev", "test"):
             label = corpus.label[corpus.in_split(split)]
             guess = np.where((np.arange(len(label)) + seed) % 2 & (label != 1), label, 0)
-            probability = np.eye(len(corpus.classes))[guess]
-            scores = evaluate_predictions(label, probability, corpus.classes)
+            own = np.eye(len(corpus.classes))[guess] * 0.4 + 0.1
+            scores = evaluate_predictions(label, own, corpus.classes)
             line[split] = None if seed in lost else scores
         members.append(line)
+        probability.append(own)
+    predictions = {
+        "test.probability": np.stack(probability),
+        "test.label": corpus.label[test],
+        "test.dialogue": corpus.dialogue[corpus.dialogue_of[test]],
+    }
     generated = np.arange(len(corpus.classes))
-    versions = {"cberl-jax": "0.0.7"}
-    return create_report(corpus, members, generated=generated, timing={}, versions=versions)
+    return create_report(
+        *(corpus, members, predictions),
+        causal=False,
+        generated=generated,
+        timing={},
+        provenance=MADE,
+    )
 
 
 def cells(card, first):
@@ -50,14 +63,19 @@ def test_a_card_holds_the_runs_own_figures(corpus):
     assert card.startswith("# Model card: CBERL on my\\|corpus.npz\n")
     assert "cberl-jax 0.0.7" in card and "3 members" in card and fingerprint(corpus) in card
     for name in corpus.classes:
-        scores, counts = report["test"]["per_class"][name], report["augmentation"][name]
-        own = cells(card, name)
-        assert own[3].startswith(f"{scores['f1']['mean']:.3f} [")
-        numbers = [counts["real"], counts["generated"], scores["support"]]
-        assert own[4:] == [str(number) for number in numbers]
-    for split, column in (("dev", 1), ("test", 2)):
-        mean = report[split]["weighted_f1"]["mean"]
-        assert cells(card, "weighted F1")[column].startswith(f"{mean:.3f} [")
+        own, counts = cells(card, name), report["augmentation"][name]
+        for column, key in ((3, "test"), (6, "ensemble")):
+            scores = report[key]["per_class"][name]
+            assert own[column].startswith(f"{scores['f1']['mean']:.3f}")
+        numbers = [scores["support"], counts["real"], counts["generated"]]
+        assert own[7:] == [str(number) for number in numbers]
+    for row, key in (
+        ("mean of the members, test", "test"),
+        ("average of the members' probabilities, test", "ensemble"),
+        ("mean of the members, dev", "dev"),
+    ):
+        assert cells(card, row)[2].startswith(f"{report[key]['weighted_f1']['mean']:.3f}")
+    assert "`predict` and `export` use" in card
     test = corpus.in_split("test")
     speakers = len(np.unique(corpus.speaker[test]))
     counts = [30, test.sum(), (corpus.label[test] >= 0).sum(), speakers]
@@ -78,6 +96,9 @@ def test_limits_are_this_runs(corpus):
     without = dataclasses.replace(corpus, label=label, source="simulated:small")
     config = tiny_config(**{"train.best_on_test": True})
     card = format_model_card(config, without, create_scored(without, [0, 1], lost=[1]))
+    assert "3 members: too few to say" in format_model_card(
+        tiny_config(), corpus, create_scored(corpus, [0, 1, 2])
+    )
     assert "A single member" in card and "1 of 2 trainings diverged" in card
     assert f"the test split has none: {corpus.classes[3]}." in card
     assert "The data is simulated" in card and "was looked at in training" in card

@@ -8,16 +8,19 @@ import matplotlib
 import numpy as np
 import pytest
 from absl import flags
+from made import MADE
 from matplotlib.image import imread
 from ml_collections import config_flags
 
 from cberl_jax.config.grid import expand, parse_grid, point_config
 from cberl_jax.config.settings import default_config, flatten
+from cberl_jax.metrics import METRICS, select_score, summarise, summarise_members
 from cberl_jax.reports.plots import style
 from cberl_jax.reports.plots import sweep as plots
 from cberl_jax.reports.sweep import (
     create_sweep_report,
     format_flags,
+    format_scores,
     format_sweep,
     write_sweep_report,
 )
@@ -48,7 +51,17 @@ def member(settings, seed, dev=None, test=None):
 
 def create_report(grid, members, select, best_at=lambda point: None):
     """The report on a real corpus, unless told otherwise."""
-    return create_sweep_report(grid, members, select, best_at)
+    return create_sweep_report(grid, members, select, best_at, score_test, MADE)
+
+
+def score_test(own):
+    """Members' scores on test as they are, and an average that is always right."""
+    test = summarise_members([m["test"] for m in own])
+    test["mean_f1"] = summarise([select_score(m["test"], "mean_f1") for m in own])
+    # As of a bootstrap: within 0 and 1.
+    test |= {n: test[n] | {"ci95": [0.25, 0.75]} for n in METRICS}
+    right = {"mean": 1.0, "std": None, "ci95": None}
+    return {"test": test, "ensemble": dict.fromkeys((*METRICS, "mean_f1"), right)}
 
 
 def sweep_members():
@@ -72,8 +85,9 @@ def report():
 
 
 def cells(text):
-    """The table of a report, by row."""
-    rows = [line for line in text.splitlines() if line.startswith("|")]
+    """The first table of a report, by row."""
+    table = next(part for part in text.split("\n\n") if part.startswith("|"))
+    rows = table.splitlines()
     split = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return [split[0], *split[2:]]
 
@@ -107,11 +121,11 @@ def test_points_of_equal_score_stay_in_order():
 def test_summaries_by_hand(report):
     best = report["points"][0]
     # mean_f1 on dev: (0.5 + 0.4) / 2 = 0.45 and (0.7 + 0.4) / 2 = 0.55. Mean 0.5, standard
-    # deviation sqrt(2 * 0.05^2) = 0.0707107, standard error 0.05, t(0.975, 1) = 12.7062047.
+    # deviation sqrt(2 * 0.05^2) = 0.0707107. Dev chose the epochs: no interval.
     found = best["dev"]["mean_f1"]
     assert found["mean"] == pytest.approx(0.5)
     assert found["std"] == pytest.approx(0.0707107, rel=1e-5)
-    assert found["ci95"] == pytest.approx([0.5 - 0.635310235, 0.5 + 0.635310235])
+    assert found["ci95"] is None
     # On test: (0.4 + 0.3) / 2 = 0.35 and (0.6 + 0.3) / 2 = 0.45.
     assert best["test"]["mean_f1"]["mean"] == pytest.approx(0.4)
     means = [best["test"][n]["mean"] for n in ("accuracy", "balanced_accuracy", "macro_f1")]
@@ -146,14 +160,18 @@ def test_the_table_has_a_line_per_point_with_the_swept_settings(report):
         *("loss.gamma", "model.hidden", "dev mean F1", "test weighted F1", "test macro F1"),
         *("test accuracy", "test balanced accuracy", "diverged"),
     ]
-    # Weighted F1 and accuracy on test differ by 0.2 between the two members, as dev's by 0.1.
     assert best == [
-        *("2", "64", "0.500 [-0.135, 1.135]", "0.500 [-0.771, 1.771]", "0.300 [0.300, 0.300]"),
-        *("0.600 [-0.671, 1.871]", "0.300 [-0.971, 1.571]", "0 of 2"),
+        *("2", "64", "0.500 ± 0.071", "0.500 [0.250, 0.750]", "0.300 [0.250, 0.750]"),
+        *("0.600 [0.250, 0.750]", "0.300 [0.250, 0.750]", "0 of 2"),
     ]
-    assert second[:3] == ["0", "64", "0.400 [0.400, 0.400]"]
-    assert third == ["2", "128", "0.300", "0.800", "0.000", "0.000", "0.000", "1 of 2"]
+    assert second[:3] == ["0", "64", "0.400 ± 0.000"]
+    assert third[:4] == ["2", "128", "0.300", "0.800 [0.250, 0.750]"] and third[-1] == "1 of 2"
     assert lost == ["0", "128", *["-"] * 5, "2 of 2"]
+    # The average of a point's members is another model, with a table of its own.
+    tables = [part for part in format_sweep(report).split("\n\n") if part.startswith("|")]
+    rows = [[x.strip() for x in row.strip("|").split("|")] for row in tables[1].splitlines()]
+    assert rows[0][2:] == head[3:-1] and rows[2] == ["2", "64", *["1.000"] * 4]
+    assert len(rows) == 2 + 3
 
 
 def test_the_text_names_the_choice_and_its_limits(report):
@@ -162,6 +180,9 @@ def test_the_text_names_the_choice_and_its_limits(report):
     assert "sorted by dev mean F1" in text
     assert "test is shown beside it and decides nothing" in text
     assert "optimistic" in text
+    # One point has a single member, so nothing is claimed of other seeds.
+    assert "for other dialogues alone" in text and "one seed does not tell" in text
+    assert text.count("train.py --workdir='runs/a b' --seeds=4") == 1
     assert "\nBest on dev:\n\n```\n--config.loss.gamma=2 --config.model.hidden=64\n```\n" in text
 
 
@@ -173,7 +194,7 @@ def test_on_a_simulated_corpus_a_points_share_of_its_best_possible_is_told():
     report = create_report(GRID, sweep_members(), "mean_f1", best_at)
     assert report["points"][0]["bayes"] == best_at({"model.hidden": 64})
     # The best point has 0.6 and 0.3 on test, and the one whose members all diverged has no line.
-    told = format_sweep(report).split("## Share of the best possible")[1].split("\n\n")[2]
+    told = format_sweep(report).split("## Share of the best possible")[1].split("\n\n")[3]
     assert len(told.splitlines()) == 2 + 3
     for share in ("75.0 % of 0.800", "150.0 % of 0.400", "40.0 % of 0.750", "80.0 % of 0.375"):
         assert share in told.splitlines()[2]
@@ -211,17 +232,20 @@ def test_a_sweep_without_settings_or_without_survivors_is_reported():
     one = create_report({}, [member({}, 0, scores(0.5), scores(0.4))], "accuracy")
     assert one["best"] == {}
     text = format_sweep(one)
-    assert cells(text)[1] == ["0.000", "0.400", "0.000", "0.000", "0.000", "0 of 1"]
+    assert cells(text)[1] == [
+        *("0.000", "0.400 [0.250, 0.750]", *["0.000 [0.250, 0.750]"] * 3, "0 of 1")
+    ]
     assert "Best on dev" not in text and "Pictures" not in text
     lost = create_report({"loss.gamma": [1.0, 2.0]}, [member({"loss.gamma": 1.0}, 0)], "accuracy")
     assert lost["best"] is None
-    assert format_sweep(lost).endswith("No member is left to report on.\n")
+    assert "No member is left to report on.\n" in format_sweep(lost)
+    assert format_scores(lost).endswith("No member is left to report on.\n")
 
 
 def test_the_files_are_there_and_hold_the_report(report, tmp_path):
     write_sweep_report(tmp_path, report)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("sweep.json", "sweep.md", "sweep.html"),
+        *("sweep.json", "sweep.md", "sweep.html", "sweep.tex"),
         *("sweep_loss.gamma.png", "sweep_model.hidden.png"),
     }
     assert json.loads((tmp_path / "sweep.json").read_text()) == report
@@ -309,17 +333,17 @@ def test_pictures_of_other_scores_differ_and_of_the_same_do_not(tmp_path):
 
 
 def test_intervals_and_members_are_drawn_where_there_are_several(tmp_path):
-    # Dev: mean 0.5, interval 0.5 -+ t(0.975, 2) * 0.05 / sqrt(3) = 0.5 -+ 0.124, which with its
-    # margins of 8 % fills 1 / 1.16 of the axis. Test is one point within it.
-    several = draw(tmp_path / "several.png", [1.0], [[0.45, 0.5, 0.55]], [[0.5, 0.5, 0.5]])
+    # Dev: mean 0.5, deviation sqrt(0.005 / 3) = 0.0408, interval 0.5 -+ t(0.975, 3) * 0.0408 / 2 =
+    # 0.5 -+ 0.065, which with its margins of 8 % fills 1 / 1.16 of the axis. Test is one point.
+    several = draw(tmp_path / "several.png", [1.0], [[0.45, 0.5, 0.5, 0.55]], [[0.5] * 4])
     single = draw(tmp_path / "single.png", [1.0], [[0.5]])
     axis = np.ptp(rows_in(several, (0, 0, 0)))
     assert 0.6 * axis < np.ptp(rows_in(several, BLUE)) < axis
     assert np.ptp(rows_in(several, VERMILION)) < 0.1 * axis
-    # Members, 40 % of the colour on white, span 0.1 of the interval's 0.248.
+    # Members, 40 % of the colour on white, span 0.1 of the interval's 0.130.
     faint = 0.4 * np.array(BLUE) + 0.6 * 255
     span = np.ptp(rows_in(several, faint)) / np.ptp(rows_in(several, BLUE))
-    assert span == pytest.approx(0.1 / 0.248, rel=0.1)
+    assert span == pytest.approx(0.1 / 0.130, rel=0.1)
     assert len(rows_in(single, faint)) < 20 < len(rows_in(several, faint))
     assert np.ptp(rows_in(single, BLUE)) < 0.1 * axis
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made import MADE
 from tiny import QUIET, tiny_config
 
 from cberl_jax.api import Run
@@ -11,7 +12,7 @@ from cberl_jax.config.variants import Preset, Variant
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.evaluation.compare import read_outcome
+from cberl_jax.evaluation.outcomes import read_outcome
 from cberl_jax.reports.sweep import create_sweep_report, write_sweep_report
 from cberl_jax.studies.ablation import ablate
 from cberl_jax.studies.evaluate import evaluate_run
@@ -41,9 +42,11 @@ def test_its_report_and_card_have_scores_of_dev_and_say_why(run, config):
     assert report["test"] is None and all(member["test"] is None for member in report["members"])
     assert 0 < report["dev"]["macro_f1"]["mean"] < 1
     text = (run.workdir / "report.md").read_text()
-    assert "Test has no labels" in text and "F1 (dev)" in text and "F1 (test)" not in text
-    (row,) = (line for line in text.splitlines() if line.startswith("| accuracy"))
-    assert row.rstrip(" |").endswith("| -") and f"{report['dev']['accuracy']['mean']:.3f}" in row
+    assert "Test has no labels" in text and "dev utterances" in text
+    assert "test utterances" not in text and "members, test" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| mean of the members"))
+    assert "dev |" in row and f"{report['dev']['accuracy']['mean']:.3f} ±" in row
+    assert (run.workdir / "report.tex").read_text() == ""
     card = (run.workdir / "MODEL_CARD.md").read_text()
     assert "Test has no labels" in card and "Few dev utterances" in card
     assert evaluate_run(str(run.workdir))["dev"] == report["dev"]
@@ -86,7 +89,14 @@ def test_a_sweep_is_sorted_by_dev_and_shows_no_test(run, tmp_path):
         for member in run.report()["members"]
     ]
     grid = {"loss.gamma": values}
-    report = create_sweep_report(grid, members, "macro_f1", lambda settings: None)
+    report = create_sweep_report(
+        grid,
+        members,
+        "macro_f1",
+        lambda settings: None,
+        lambda own: pytest.fail("test has no labels"),
+        MADE,
+    )
     assert [point["test"] for point in report["points"]] == [None, None]
     write_sweep_report(tmp_path, report)
     (row, _) = (

@@ -72,15 +72,18 @@ def undisturbed(corpus, program_environment, tmp_path_factory):
 
 def check_same(workdir, undisturbed):
     """Parameters, predictions, metrics and report are the same to the bit, but for timings."""
-    for name in ("metrics.jsonl", "report.md", "MODEL_CARD.md", "predictions.npz"):
+    for name in ("metrics.jsonl", "report.tex", "MODEL_CARD.md", "predictions.npz"):
         assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    texts = [(x / "report.md").read_text() for x in (workdir, undisturbed)]
+    # Commands and dates differ.
+    assert len({text.split("## How it was made")[0] for text in texts}) == 1
     pictures = sorted(path.name for path in undisturbed.glob("*.png"))
     assert len(pictures) > 4 and pictures == sorted(path.name for path in workdir.glob("*.png"))
     for name in pictures:
         assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes(), name
     reports = [json.loads((x / "report.json").read_text()) for x in (workdir, undisturbed)]
     for report in reports:
-        del report["timing"]
+        del report["timing"], report["provenance"]
     assert reports[0] == reports[1]
     states = [restore_run(str(x)).state for x in (workdir, undisturbed)]
     jax.tree.map(np.testing.assert_array_equal, *states)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from made import MADE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tiny import QUIET, tiny_config
@@ -27,7 +28,8 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.evaluation.compare import Outcome, compare
+from cberl_jax.evaluation.compare import compare
+from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.ablation import (
     create_ablation_report,
@@ -223,13 +225,14 @@ def found(name, skill, seeds=(0, 1, 2, 3), lost=()):
     names = np.asarray(seeds)[sound]
     if not sound:
         return lines, None
-    return lines, Outcome(name, CLASSES, names, probability[sound], label, dialogue)
+    turn = np.tile(np.arange(8), 40)
+    return lines, Outcome(name, CLASSES, names, probability[sound], label, dialogue, turn)
 
 
 def report_of(members, bayes=None):
     preset = Preset([Variant(name, {}) for name in members], next(iter(members)))
     best = dict.fromkeys(members, bayes)
-    return create_ablation_report("corpus", preset, members, ["fear & co"], best)
+    return create_ablation_report("corpus", preset, members, ["fear & co"], best, MADE)
 
 
 def test_a_better_variant_stands_out_and_an_equal_one_does_not():
@@ -255,8 +258,37 @@ def test_a_better_variant_stands_out_and_an_equal_one_does_not():
     assert lines["better"]["dev"]["macro_f1"]["mean"] == pytest.approx(dev)
     assert lines["better"]["test"]["macro_f1"]["mean"] == pytest.approx(np.mean(test))
     assert abs(dev - np.mean(test)) > 1e-3
+    assert gap["star"] and not lines["same"]["difference"]["weighted_f1"]["star"]
+    together = evaluate_predictions(outcome.label, outcome.probability.mean(axis=0), CLASSES)
+    for name in ("macro_f1", "weighted_f1"):
+        assert lines["better"]["ensemble"][name]["mean"] == pytest.approx(together[name])
     table = format_ablation(report)
     assert any("better" in row and " *" in row for row in table.splitlines())
+
+
+def test_few_seeds_and_few_utterances_have_no_stars():
+    few = report_of({"full": found("full", 0.5, (0, 1, 2)), "good": found("good", 0.9, (0, 1, 2))})
+    gaps = few["variants"][1]["difference"]
+    assert gaps["weighted_f1"]["p_holm"] < 0.01
+    assert not any(gap["star"] for gap in gaps.values())
+    text = format_ablation(few)
+    assert "No stars: under 4 seeds" in text and "] *" not in text
+    assert "^*" not in format_latex(few)
+
+    def rare(name, skill, count):
+        lines, outcome = found(name, skill)
+        label = outcome.label.copy()
+        label[np.flatnonzero(label == 1)[count:]] = 0
+        return lines, outcome._replace(label=label)
+
+    nine = report_of({"full": rare("full", 0.3, 9), "good": rare("good", 0.95, 9)})
+    gaps = nine["variants"][1]["difference"]
+    assert gaps["weighted_f1"]["star"] and not gaps["recall fear & co"]["star"]
+    assert nine["variants"][1]["test"]["F1 fear & co"]["ci95"] is None
+    assert "F1 fear & co †" in format_ablation(nine)
+    none = report_of({"full": rare("full", 0.3, 0), "good": rare("good", 0.95, 0)})
+    assert not any("fear" in name for name in none["metrics"])
+    assert "Not measured, since the test split has none: fear & co." in format_ablation(none)
 
 
 def test_members_that_diverged_are_left_out_on_both_sides():
@@ -286,7 +318,7 @@ def test_a_reference_that_diverged_leaves_the_scores_of_the_others():
     report = report_of(members)
     assert report["variants"][1]["test"] and report["variants"][1]["difference"] is None
     assert "Difference" not in format_ablation(report)
-    assert format_latex(report).count("tabular") == 2
+    assert format_latex(report).count("tabular}") == 2
     assert r"full & --" in format_latex(report)
 
 
@@ -302,10 +334,12 @@ def test_the_csv_reads_back_and_latex_is_escaped():
     table = format_latex(report)
     assert r"50 \% less\_x & " in table and r"F1 fear \& co" in table
     gap = line["difference"]["macro_f1"]
-    assert rf"${100 * gap['mean']:+.1f}$ [${100 * gap['ci95'][0]:+.1f}$" in table
-    assert table.count(r"\begin{tabular}") == 2
-    body = [x for x in table.splitlines() if x.endswith(r"\\")]
-    assert {row.replace(r"\&", "").count("&") for row in body} == {len(report["metrics"])}
+    star = "^*" if gap["star"] else ""
+    assert gap["star"]
+    assert rf"${100 * gap['mean']:+.1f}{star}$ [${100 * gap['ci95'][0]:+.1f}$" in table
+    assert table.count(r"\begin{tabular}") == 2 == table.count(r"\toprule")
+    score = line["test"]["macro_f1"]
+    assert rf"${100 * score['mean']:.1f} \pm {100 * score['std']:.1f}$ [" in table
 
 
 def test_shares_of_the_best_possible_are_stated():
@@ -375,6 +409,10 @@ def test_all_files_are_written(tmp_path):
 # The whole.
 
 
+def without_provenance(report):
+    return {name: value for name, value in report.items() if name != "provenance"}
+
+
 def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tmp_path, traces):
     path = tmp_path / "corpus.npz"
     write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 6, 4, 4), seed=0), path)
@@ -398,7 +436,7 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     assert weights["seeds"] == [0, 1]
 
     traces.clear()
-    assert ablate(*arguments, progress=QUIET) == report
+    assert without_provenance(ablate(*arguments, progress=QUIET)) == without_provenance(report)
     # Members are found whatever the order and the names of the variants.
     renamed = [v._replace(name=f"{v.name}!") for v in preset.variants[:0:-1]]
     other = preset._replace(variants=[preset.variants[0], *renamed])

@@ -38,7 +38,8 @@ def test_program_writes_the_file_and_describes_it(tmp_path):
     source, target = write_pickle(tmp_path / "c.pkl"), tmp_path / "c.npz"
     done = run_program(f"--input={source}", f"--output={target}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == describe_with_notices(read_corpus(source)) + "\n"
+    told = describe_with_notices(read_corpus(source))
+    assert done.stdout == f"{told}\nwritten: {target}\n"
     assert "\n\nWorth a look:\n- the classes are taken for iemocap's (happy, " in done.stdout
     assert "\n- the file has no dev split: 1 of 4 train dialogues are held out" in done.stdout
     assert "missing modalities: visual" in done.stdout

@@ -1,0 +1,79 @@
+"""How a result was made: command, date, device, versions, data and settings."""
+
+import datetime
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from cberl_jax.config.settings import default_config, flatten
+from cberl_jax.data.corpus import Corpus, fingerprint
+from cberl_jax.reports.html import plain
+from cberl_jax.reports.tables import format_table
+from cberl_jax.version import versions
+
+
+def create_provenance(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
+    """What is to be known to make a result again.
+
+    Args:
+      config: the settings.
+      corpus: the corpus.
+
+    Returns:
+      ``command``, None where no program was started by one; ``date`` in UTC; ``device``;
+      ``versions``; ``corpus``; ``fingerprint`` of its contents; ``settings``: name -> value and
+      default, of those that differ from the defaults.
+    """
+    own, usual = flatten(config), flatten(default_config())
+    devices = jax.devices()
+    return {
+        "command": _find_command(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "versions": versions(),
+        "corpus": corpus.source,
+        "fingerprint": fingerprint(corpus),
+        "settings": {
+            name: {"value": value, "default": usual.get(name)}
+            for name, value in own.items()
+            if value != usual.get(name)
+        },
+    }
+
+
+def _find_command() -> str | None:
+    """The command line of a program of this package, which has read its flags."""
+    if not flags.FLAGS.is_parsed():
+        return None
+    # The first word may be two: the program and its command.
+    return f"{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def format_provenance(made: Mapping[str, Any]) -> str:
+    """A section in Markdown: how a result was made."""
+    listed = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    rows = [
+        ["command", plain(made["command"] or "none: started from Python")],
+        ["date", made["date"]],
+        ["device", plain(made["device"])],
+        ["versions", listed],
+        ["data", plain(made["corpus"])],
+        ["fingerprint of the data (sha256)", made["fingerprint"]],
+    ]
+    parts = ["## How it was made", format_table(["what", "value"], rows, "command, device, data.")]
+    settings = [
+        [name, plain(str(own["value"])), plain(str(own["default"]))]
+        for name, own in made["settings"].items()
+    ]
+    if settings:
+        caption = "settings that differ from the defaults."
+        parts.append(format_table(["setting", "value", "default"], settings, caption))
+    else:
+        parts.append("All settings are the defaults.")
+    return "\n\n".join(parts)
