@@ -76,7 +76,7 @@ def test_a_run_leaves_the_files_and_names_that_other_programs_read(finished):
     report = json.loads((workdir / "report.json").read_text())
     assert set(report) == {
         *("corpus", "classes", "members", "test", "dev", "augmentation", "timing", "versions"),
-        *("bayes", "best_on_test", "pictures", "ensemble", "provenance"),
+        *("bayes", "best_on_test", "pictures", "ensemble", "provenance", "notices"),
     }
     assert [set(m) for m in report["members"]] == [{"seed", "status", "epoch", "dev", "test"}] * 2
     for split in ("dev", "test"):

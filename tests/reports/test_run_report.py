@@ -12,6 +12,7 @@ from webpage import Page, check_self_contained
 from cberl_jax.config.settings import default_config
 from cberl_jax.config.variants import Preset, Variant
 from cberl_jax.data.corpus import fingerprint
+from cberl_jax.data.notices import notices
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.evaluation.bootstrap import summarise_models
 from cberl_jax.evaluation.compare import compare
@@ -19,7 +20,7 @@ from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.metrics import METRICS, evaluate_predictions
 from cberl_jax.reports import ablation, latex, sweep
 from cberl_jax.reports import compare as comparison
-from cberl_jax.reports.html import render_page
+from cberl_jax.reports.html import plain, render_page
 from cberl_jax.reports.provenance import create_provenance, format_provenance
 from cberl_jax.reports.run import create_report, format_latex, format_report, format_scores
 
@@ -104,7 +105,21 @@ def test_an_absent_class_is_a_dash_and_a_rare_one_is_marked_without_an_interval(
     assert rare[0].endswith(" †") and rare[7] == "9"
     assert all("[" not in cell and cell != "-" for cell in rare[1:7])
     assert absent[1:8] == ["-"] * 6 + ["0"]
-    assert "0.000" not in "".join(absent) and "under 10 test utterances" in text
+    assert "0.000" not in "".join(absent) and "under 10 utterances" in text
+
+
+def test_what_is_worth_a_look_in_the_data_is_in_the_report_and_its_page(corpus):
+    features = {name: values.copy() for name, values in corpus.features.items()}
+    features["text"][:, 0] = 1.0
+    odd = dataclasses.replace(corpus, features=features)
+    report = report_of(odd)
+    assert report["notices"] == notices(odd) != []
+    text = format_report(report)
+    listed = text.split("## Worth a look\n\n")[1].split("\n\n")[0].splitlines()
+    assert listed == [f"- {plain(line)}" for line in report["notices"]]
+    shown = Page(render_page(text, {})).text
+    assert all(" ".join(line.split()) in shown for line in report["notices"])
+    assert "Worth a look" not in format_report(report | {"notices": []})
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 4])

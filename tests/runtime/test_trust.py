@@ -16,7 +16,7 @@ from readers import CONFIG
 
 from cberl_jax.config.variants import read_variants
 from cberl_jax.errors import UserError
-from cberl_jax.evaluation.compare import read_outcome
+from cberl_jax.evaluation.outcomes import read_outcome
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.runtime.workdir import FORMAT
 from cberl_jax.serving.restore import read_settings
