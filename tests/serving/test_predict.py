@@ -497,7 +497,7 @@ def test_a_run_and_its_model_print_as_a_few_lines(run, model, tmp_path):
     assert repr(model).splitlines() == [
         "CBERL model",
         "members: 2 (seeds 0, 1)",
-        f"classes: 7 ({', '.join(model.classes)})",
+        f"classes: {len(model.classes)} ({', '.join(model.classes)})",
         f"features: {', '.join(f'{name} ({width})' for name, width in model.widths.items())}",
         "sees of an utterance: the turns before and after it",
     ]
