@@ -31,4 +31,6 @@ def main() -> None:
 
     given = flags.FLAGS
     predictions = predict_file(given.workdir, given.input, given.output, given.traces)
+    for remark in predictions.corpus.remarks:
+        print(f"worth a look: {remark}")
     print(f"{given.output}: {predictions.describe()}")

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import check_config
+from cberl_jax.data.notices import notices
 from cberl_jax.evaluation.predict_splits import predict_splits, score_members
 from cberl_jax.reports.model_card import write_model_card
 from cberl_jax.reports.pictures import TrainedRun, illustrate
@@ -55,6 +56,8 @@ def train_and_evaluate(
         if folder.finished:
             progress.say("this run is finished")
             return folder.read_report()
+        for notice in notices(corpus):
+            progress.say(f"worth a look: {notice}")
         return _train(folder, config, prepared, seeds, progress, pictures)
 
 

@@ -46,6 +46,10 @@ class RawLabels(NamedTuple):
         return UserError(f"{self.source}: label {label} at {self.place(utterance)} {message}")
 
 
+class UncertainClasses(UserError):
+    """A file's labels are there, but not what they stand for."""
+
+
 class NamedLabels(NamedTuple):
     """Labels as numbers.
 
@@ -150,7 +154,7 @@ def name_labels(
     if options.bins:
         return _by_bins(raw, options)
     if any(isinstance(value, float) for value in found):
-        raise UserError(
+        raise UncertainClasses(
             f"{raw.source}: the labels are real numbers from {min(found):g} to {max(found):g}; "
             f"{HOW_TO_CUT}."
         )
@@ -220,16 +224,16 @@ def _by_evidence(
     """Numbers whose classes have to be found out."""
     low, high = min(found), max(found)
     if low < UNLABELLED:
-        raise UserError(
+        raise UncertainClasses(
             f"{raw.source}: the labels go from {low} to {high}; {HOW_TO_CUT}, or name one class "
             f"for each of the {len(found)} numbers by --classes."
         )
     if low < 0 and high < 2:
-        raise UserError(f"{raw.source}: {_sentiments(sorted(found))}")
+        raise UncertainClasses(f"{raw.source}: {_sentiments(sorted(found))}")
     counts = Counter(value for value in raw.values if value is not None and value >= 0)
     corpus, reason = find_corpus(counts)
     if not corpus:
-        raise UserError(f"{raw.source}: {reason}; {HOW_TO_NAME}.")
+        raise UncertainClasses(f"{raw.source}: {reason}; {HOW_TO_NAME}.")
     named = _in_range(raw, CORPORA[corpus], f" of {corpus}")
     return named._replace(corpus=corpus, remarks=_remarks(corpus, reason))
 

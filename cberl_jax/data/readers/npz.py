@@ -236,6 +236,8 @@ def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.nd
             key = member.filename.removesuffix(".npy")
             if not is_known(key) or not member.filename.endswith(".npy"):
                 near = difflib.get_close_matches(key[:80], REQUIRED + OPTIONAL, 1, 0.75)
+                if near == [member.filename]:
+                    near = [f"{key}.npy"]
                 hint = f"; the nearest known is {near[0]!r}" if near else ""
                 raise UserError(f"{source}: unknown key {member.filename[:80]!r}{hint}.")
             if key in members:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.corpus import SPLITS, Corpus
+from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
 from cberl_jax.data.holdout import USUAL_SHARE, with_dev
 from cberl_jax.data.readers.entries import (
     kind_of,
@@ -24,7 +24,13 @@ from cberl_jax.data.readers.entries import (
     width_of,
 )
 from cberl_jax.data.readers.known import KNOWN_WIDTHS, MELD_DEV_IDS, Evidence, identify
-from cberl_jax.data.readers.labels import NamedLabels, RawLabels, name_labels, read_labels
+from cberl_jax.data.readers.labels import (
+    NamedLabels,
+    RawLabels,
+    UncertainClasses,
+    name_labels,
+    read_labels,
+)
 from cberl_jax.data.readers.layouts import Layout, check_tables, read_sentences, recognise
 from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.readers.splits import check_disjoint, meld_order, name_lists, say_order
@@ -74,7 +80,15 @@ def read_pickle(
         features[name] = _read_features(table, ids, name, room, source)
         room -= features[name].nbytes
     _check_order(features, source)
-    named = _name(raw, options, layout, ids, length, speakers, features)
+    try:
+        named = _name(raw, options, layout, ids, length, speakers, features)
+    except UncertainClasses as error:
+        if not to_predict:
+            raise
+        # Their truth is a nicety there: without names it is left out, not guessed.
+        unlabelled = np.full(len(raw.values), UNLABELLED, np.int32)
+        remark = f"the labels are left out: {str(error).removeprefix(source).lstrip(': ')}"
+        named = NamedLabels(unlabelled, (), remarks=(remark,))
     if not to_predict and "dev" not in splits:
         splits = _official_dev(layout, splits, options, named)
     sentences = read_sentences(layout, ids) or None

@@ -106,7 +106,8 @@ def test_failed_conversion_leaves_the_target(tmp_path):
             ("--inptu=none.pkl",),
             "error: Unknown command line flag 'inptu'. Did you mean: input",
         ),
-        ((), "error: flag --input=None: Flag --input must have a value other than None."),
+        ((), "error: flag --output=None: Flag --output must have a value other than None."),
+        (("--output=c.npz",), "error: name a file by --input, or a table of your own by --table"),
         (
             ("--input=a", "--output=b", "c"),
             "error: unexpected argument 'c'; flags start with --.",

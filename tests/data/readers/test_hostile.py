@@ -367,7 +367,7 @@ HEADERS = {  # members called label.npy
 ARCHIVES = {
     **{f"label: {name}": (archive({"label.npy": h}), "'label' ") for name, h in HEADERS.items()},
     **{
-        f"member {name!r}": (archive({name: b""}), f"unknown key {name[:80]!r}.")
+        f"member {name!r}": (archive({name: b""}), f"unknown key {name[:80]!r}")
         for name in (
             *("../label.npy", "/label.npy", "label", "label.npy/", "a\n.npy", "..\\label.npy"),
             *("C:label.npy", "features.../../x.npy", "features.a/b.npy", "features..npy"),
