@@ -96,7 +96,7 @@ def class_balanced_weights(counts: jax.Array, *, beta: jax.typing.ArrayLike) -> 
         E_c = (1 - beta^n_c) / (1 - beta),    alpha_c ~ 1 / E_c,    sum_c alpha_c = C
 
     Args:
-      counts: [C] samples per class, generated ones included.
+      counts: [C] samples per class, which need not be whole: a sample counts what it weighs.
       beta: [] in [0, 1); 0 gives equal weights, towards 1 the inverse frequency.
 
     Returns:
@@ -123,7 +123,7 @@ def log_prior(counts: jax.Array) -> jax.Array:
     the prior: at ``tau = 1`` their largest minimises the balanced error.
 
     Args:
-      counts: [C] samples per class, generated ones included; none counts as one.
+      counts: [C] samples per class, which need not be whole; under one counts as one.
 
     Returns:
       [C] float, at most zero.

@@ -58,7 +58,8 @@ class Dataset(NamedTuple):
       target: [M] int, its class.
       neighbours: [M, k] int, the train utterances that SMOTE may move utterance k's source towards;
         k = 0 where nothing is interpolated.
-      counts: [C] labelled train utterances per class, generated ones included.
+      counts: [C] real labelled train utterances per class.
+      generated: [C] generated utterances per class.
       domains: the GAN's domains.
     """
 
@@ -71,6 +72,7 @@ class Dataset(NamedTuple):
     target: np.ndarray
     neighbours: np.ndarray
     counts: np.ndarray
+    generated: np.ndarray
     domains: Domains
 
 
@@ -162,6 +164,7 @@ def create_dataset(
         source=placement.source,
         target=placement.target,
         neighbours=find_neighbours(corpus, table, placement.source, neighbours),
-        counts=(corpus.class_counts("train") + generated).astype(np.float32),
+        counts=corpus.class_counts("train").astype(np.float32),
+        generated=generated.astype(np.float32),
         domains=create_domains(corpus, placement.minority),
     )

@@ -309,6 +309,11 @@ def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.A
     return drawn.reshape(utterances, classifiers)
 
 
+def class_mass(data: Dataset, hyper: Hyper) -> jax.Array:
+    """[C] what the train utterances of each class weigh together: a generated one its weight."""
+    return data.counts + hyper["augment.weight"] * data.generated
+
+
 def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
     """The epoch's steps: new variables, optimiser state, average, and each step's terms."""
     joint = state.joint
@@ -319,6 +324,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
     batches = rows // program.rows
     order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
     bootstrap = _draw_bootstrap(program, state.seed, real + len(data.source))
+    mass = class_mass(data, hyper)
 
     def step(carry, inputs):
         variables, optimizer, average = carry
@@ -339,7 +345,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
             optimizer,
             batch,
             jax.random.fold_in(step_key, number),
-            data.counts,
+            mass,
             done / (program.epochs * batches),
             program.epochs * batches,
             hyper,

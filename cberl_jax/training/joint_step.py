@@ -134,7 +134,7 @@ def joint_loss(
       batch: the rows.
       masking: the masked nodes.
       keys: random keys of the streams ``dropout`` and ``latent``.
-      counts: [C] train utterances per class, generated ones included.
+      counts: [C] train utterances per class; a generated one counts what it weighs.
       warm: [] share of beta in force.
       hyper: numeric settings.
 
@@ -203,7 +203,7 @@ def joint_step(
       optimizer_state: of ``joint_optimizer``.
       batch: the rows.
       key: random key of this step.
-      counts: [C] train utterances per class, generated ones included.
+      counts: [C] train utterances per class; a generated one counts what it weighs.
       progress: [] share of the training that is done.
       steps: optimiser steps of the whole training.
       hyper: numeric settings.

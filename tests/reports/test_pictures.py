@@ -222,7 +222,8 @@ def test_pictures_show_the_figures_of_the_report(trained, finished, drawn):
     assert shown == report["augmentation"]
     assert [own["generated"] for own in shown.values()] == prepared.generated.tolist()
     totals = [own["real"] + own["generated"] for own in shown.values()]
-    assert totals == prepared.data.counts.tolist() and prepared.generated.any()
+    data = prepared.data
+    assert totals == (data.counts + data.generated).tolist() and prepared.generated.any()
     scores, minority, _ = given["draw_class_scores"]
     assert scores == report["test"]["per_class"]
     assert {n for n, own in shown.items() if own["generated"]} <= set(minority) < set(classes)

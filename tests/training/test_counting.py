@@ -1,0 +1,62 @@
+"""A generated utterance counts what it weighs, so that augmentation lowers no class's emphasis."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_config
+
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.losses import class_balanced_weights
+from cberl_jax.training.epoch import class_mass
+from cberl_jax.training.prepare import prepare
+
+MELD_TRAIN = np.array([4710, 1205, 268, 683, 1743, 271, 1109])
+
+
+def loss_share(mass, beta):
+    """[C] each class's share of the classification loss, at equal losses of all utterances."""
+    emphasis = np.asarray(class_balanced_weights(jnp.asarray(mass, jnp.float32), beta=beta)) * mass
+    return emphasis / emphasis.sum()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_counts_of_the_classes_are_what_their_utterances_weigh(weight):
+    corpus = simulate_corpus(create_process(), SimulatedSize(40, 4, 4, 6, 8), seed=1)
+    data = prepare(tiny_config(), corpus).data
+    rows, real = data.train, len(data.label)
+    assert data.generated.sum() > 10
+    weighed = rows.weight * np.where(rows.index >= real, weight, 1.0)
+    there = rows.label >= 0
+    expected = np.bincount(rows.label[there], weights=weighed[there], minlength=7)
+    found = class_mass(data, {"augment.weight": jnp.float32(weight)})
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    real=st.lists(st.integers(1, 5000), min_size=2, max_size=8),
+    ratio=st.floats(0.0, 4.0),
+    weight=st.floats(0.0, 1.0),
+    beta=st.sampled_from([0.0, 0.99, 0.999, 0.9999]),
+)
+def test_augmentation_lowers_no_minority_class_beside_a_majority_class(real, ratio, weight, beta):
+    real = np.array(real, float)
+    mass = real + weight * ratio * real * (np.arange(len(real)) > 0)
+    before, after = loss_share(real, beta), loss_share(mass, beta)
+    assert np.all(after[1:] / after[0] >= before[1:] / before[0] * (1 - 1e-4))
+
+
+def test_the_rare_classes_of_meld_gain_by_augmentation():
+    # Filled up to 15 % of neutral: 706.
+    generated = np.maximum(706 - MELD_TRAIN, 0)
+    before, honest = loss_share(MELD_TRAIN, 0.999), loss_share(MELD_TRAIN + 0.3 * generated, 0.999)
+    rare = [2, 5]
+    # (1 - 0.999) / (1 - 0.999^268) * 268 = 1.1396 for fear; 13.900 for all classes.
+    assert before[2] == pytest.approx(0.0820, abs=2e-4)
+    assert np.all(honest[rare] > before[rare])
+    # What counting in full does: class weights as of 706, for a mass of 399.
+    weights = np.asarray(class_balanced_weights(jnp.maximum(MELD_TRAIN, 706.0), beta=0.999))
+    full = weights * (MELD_TRAIN + 0.3 * generated)
+    assert np.all((full / full.sum())[rare] < before[rare])
