@@ -3,7 +3,7 @@
 The contestant of the benchmark, and an independent check of every layer (``test_torch_parity.py``):
 the same parts with the same widths (section 3 of the design), losses, optimiser, averaging and dev
 evaluation, but one model after the other, a Python loop over batches of whole dialogues, and each
-operator started by itself. It leaves out the GAN and its generated copies, the choice of the kept
+operator started by itself. It leaves out the GAN and what it generates, the choice of the kept
 epoch, checkpoints and everything about several members.
 
 What PyTorch does well is used: utterances of a batch lie one after the other and are padded for
@@ -898,14 +898,14 @@ class TorchTrainer:
         """Draws the parameters and puts the table of utterances on the device.
 
         Args:
-          prepared: the corpus, without generated copies.
+          prepared: the corpus, without generated utterances.
           hyper: the numeric settings by dotted name.
           batch_size: dialogues a step.
           seed: of everything that is drawn here, and of torch's own generators.
           device: where to train.
 
         Raises:
-          ValueError: the corpus has generated copies.
+          ValueError: the corpus has generated utterances.
         """
         if prepared.generated.any():
             raise ValueError("nothing is generated here: set config.augment.method=none")

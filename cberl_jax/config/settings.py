@@ -72,7 +72,7 @@ SETTINGS = {
     "augment.balance": Setting(
         0.15, "share of the largest class that every class is brought up to", 0.0, 1.0
     ),
-    "augment.max_copies": _count(4, "copies of a training dialogue at most"),
+    "augment.max_ratio": _count(4, "generated utterances for each real one of a class at most"),
     "augment.weight": _numeric(0.3, "weight of a generated utterance in the joint stage"),
     "gan.hidden": _count(128, "width of the GAN's hidden layers"),
     "gan.noise": _count(16, "width of the noise that the modalities share"),

@@ -96,17 +96,17 @@ def list_remedies() -> Preset:
     """Every usual remedy for imbalance in one harness, each in its published form, and pairs.
 
     All are put on the same network with a cross entropy, without label smoothing, and uniform
-    masks. Whatever is generated or repeated is placed by one rule (``data/placement.py``: up to the
-    config's ``augment.balance`` of the largest class, at most ``augment.max_copies`` of a dialogue,
-    which is less than the full balance that repetition and SMOTE are often used with) and weighs as
-    much as a real utterance.
+    masks. Whatever is generated or repeated is placed by one rule (``data/augmentation.py``: up to
+    the config's ``augment.balance`` of the largest class, at most ``augment.max_ratio`` for each
+    real utterance, which is less than the full balance that repetition and SMOTE are often used
+    with) and weighs as much as a real utterance.
 
     - inverse frequency: class weights ~ 1 / n_c (King and Zeng, Logistic Regression in Rare Events
       Data, 2001, section 4).
     - effective number: class weights by Cui et al., CVPR 2019, equation 2, at beta = 0.999.
     - focal loss: Lin et al., ICCV 2017, equation 4, at their gamma = 2, without alpha.
-    - repeated dialogues: random oversampling (Japkowicz and Stephen, The Class Imbalance Problem,
-      2002), of the dialogues that hold a minority utterance; in a copy only those count.
+    - repetition: random oversampling (Japkowicz and Stephen, The Class Imbalance Problem, 2002) in
+      expectation: each utterance of a class weighs as much more as it would be repeated.
     - SMOTE: Chawla et al., JAIR 2002, between each minority utterance and one of its five nearest
       of its class, drawn anew every epoch. Not imbalanced-learn's: see ``find_neighbours``.
     - logit adjustment: Menon et al., ICLR 2021, equation 10, at tau = 1.
@@ -124,11 +124,11 @@ def list_remedies() -> Preset:
         "focal loss": _FOCAL,
         "logit adjustment": _ADJUSTED,
         "masks by class": _MASKED,
-        "repeated dialogues": repeat,
+        "repetition": repeat,
         "SMOTE": smote,
         "GAN": gan,
         "effective number + focal loss": _EFFECTIVE | _FOCAL,
-        "repeated dialogues + effective number": repeat | _EFFECTIVE,
+        "repetition + effective number": repeat | _EFFECTIVE,
         "SMOTE + effective number": smote | _EFFECTIVE,
         "GAN + effective number": gan | _EFFECTIVE,
         "GAN + focal loss": gan | _FOCAL,

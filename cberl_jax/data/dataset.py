@@ -51,15 +51,15 @@ class Dataset(NamedTuple):
     Attributes:
       table: the corpus's N utterances.
       label: [N] int.
-      train: rows of the train split, copies with generated utterances included.
+      train: rows of the train split.
       dev: rows of the dev split.
       test: rows of the test split, None unless training is to look at it after every epoch.
-      source: [M] int, what generated utterance k (index N + k in ``train``) is made from.
-      target: [M] int, its class.
-      neighbours: [M, k] int, the train utterances that SMOTE may move utterance k's source towards;
-        k = 0 where nothing is interpolated.
+      place: [M] int, the train utterances whose place a generated one may take.
+      sources: [M, k] int, what that one may be made from.
+      neighbours: [M, n] int, the train utterances that SMOTE may move it towards; n = 0 where
+        nothing is interpolated.
       counts: [C] real labelled train utterances per class.
-      generated: [C] generated utterances per class.
+      generated: [C] generated utterances that each class is filled up by.
       domains: the GAN's domains.
     """
 
@@ -68,8 +68,8 @@ class Dataset(NamedTuple):
     train: Rows
     dev: Rows
     test: Rows | None
-    source: np.ndarray
-    target: np.ndarray
+    place: np.ndarray
+    sources: np.ndarray
     neighbours: np.ndarray
     counts: np.ndarray
     generated: np.ndarray
@@ -93,8 +93,8 @@ def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
     return Domains(*(np.asarray(field, np.int32) for field in fields))
 
 
-def find_neighbours(corpus: Corpus, table: Table, source: np.ndarray, most: int) -> np.ndarray:
-    """The train utterances of each source's class, and with its modalities, that are nearest to it.
+def find_neighbours(corpus: Corpus, table: Table, place: np.ndarray, most: int) -> np.ndarray:
+    """The train utterances of an utterance's class, and with its modalities, nearest to it.
 
     Distances are Euclidean over all standardised features, as in SMOTE (Chawla et al. 2002), whose
     k is ``most``. imbalanced-learn's SMOTE gives loose rows, not what each was made from: a row
@@ -103,29 +103,29 @@ def find_neighbours(corpus: Corpus, table: Table, source: np.ndarray, most: int)
     Args:
       corpus: the corpus.
       table: its standardised utterances.
-      source: [M] int, labelled train utterances.
-      most: neighbours of each, at most; a class with fewer repeats them, one without any has the
-        source itself.
+      place: [M] int, labelled train utterances.
+      most: neighbours of each, at most; a class with fewer repeats them, one without any has
+        itself.
 
     Returns:
       [M, most] int indices into the corpus.
     """
-    found = np.repeat(source[:, None], most, axis=1).astype(np.int32)
+    found = np.repeat(place[:, None], most, axis=1).astype(np.int32)
     if not found.size:
         return found
     features = np.concatenate([table.features[m] for m in sorted(table.features)], axis=1)
     present = np.stack([table.present[m] for m in sorted(table.present)], axis=1)
     kind = np.column_stack([corpus.label, present])
     usable = np.flatnonzero(corpus.in_split("train"))
-    for one in np.unique(kind[source], axis=0):
+    for one in np.unique(kind[place], axis=0):
         pool = usable[np.all(kind[usable] == one, axis=1)]
-        wanted = np.flatnonzero(np.all(kind[source] == one, axis=1))
+        wanted = np.flatnonzero(np.all(kind[place] == one, axis=1))
         nearest = min(most, len(pool) - 1)
         if not nearest:
             continue
         search = NearestNeighbors(n_neighbors=nearest).fit(features[pool])
         # Asked about its own points, the search would count each as its own neighbour.
-        own = np.searchsorted(pool, source[wanted])
+        own = np.searchsorted(pool, place[wanted])
         near = pool[search.kneighbors(return_distance=False)[own]]
         found[wanted] = near[:, np.arange(most) % nearest]
     return found
@@ -139,7 +139,7 @@ def create_dataset(
     neighbours: int = 0,
     with_test: bool = False,
 ) -> Dataset:
-    """Packs the train split with its copies, and the dev split, into whole batches.
+    """Packs the train and the dev split into whole batches.
 
     Args:
       corpus: the corpus.
@@ -150,21 +150,25 @@ def create_dataset(
       with_test: whether to pack the test split too.
     """
     row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
-    turns = {s: turns_of(corpus, np.flatnonzero(corpus.split == s)) for s in ("train", "dev")}
-    generated = np.bincount(placement.target, minlength=len(corpus.classes))
+    packed = {
+        name: pack(
+            turns_of(corpus, np.flatnonzero(corpus.split == name)), row_length, rows_per_batch
+        )
+        for name in ("train", "dev")
+    }
     table = create_table(corpus, standardiser)
     # In rows of its own length: how the other splits are packed must not depend on test.
     test = pack_dialogues(corpus, corpus.split == "test", rows_per_batch) if with_test else None
     return Dataset(
         table=table,
         label=corpus.label,
-        train=pack(turns["train"].join(placement.copies), row_length, rows_per_batch),
-        dev=pack(turns["dev"], row_length, rows_per_batch),
+        train=packed["train"],
+        dev=packed["dev"],
         test=test,
-        source=placement.source,
-        target=placement.target,
-        neighbours=find_neighbours(corpus, table, placement.source, neighbours),
+        place=placement.place,
+        sources=placement.sources,
+        neighbours=find_neighbours(corpus, table, placement.place, neighbours),
         counts=corpus.class_counts("train").astype(np.float32),
-        generated=generated.astype(np.float32),
+        generated=placement.generated.astype(np.float32),
         domains=create_domains(corpus, placement.minority),
     )

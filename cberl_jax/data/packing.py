@@ -1,8 +1,7 @@
 """From a corpus to arrays for the device: dialogues packed into rows.
 
 Several dialogues share one row of length L, told apart by segment numbers, so that hardly any of a
-batch is padding. Rows hold indices into one table of utterances: a copy of a dialogue costs a row
-of integers, not of features.
+batch is padding. Rows hold indices into one table of utterances, which all members share.
 """
 
 import bisect
@@ -29,10 +28,6 @@ class Turns(NamedTuple):
     speaker: np.ndarray
     label: np.ndarray
     weight: np.ndarray
-
-    def join(self, other: "Turns") -> "Turns":
-        """These dialogues followed by the other ones."""
-        return Turns(*(np.concatenate(pair) for pair in zip(self, other)))
 
 
 def speaker_numbers(corpus: Corpus) -> np.ndarray:

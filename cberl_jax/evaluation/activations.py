@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
@@ -50,7 +49,7 @@ def compute_activations(
 
     def forward(variables, table, rows):
         def of_batch(batch):
-            conversations = look_up(table, batch, jnp.zeros((0,), jnp.int32), None)
+            conversations = look_up(table, batch)
             masking = no_masking(batch.index.shape)
             _, found = program.model.apply(variables, conversations, masking, 0.0)
             attention = found.attention

@@ -1,7 +1,7 @@
 """The generated utterances of a finished run, next to the real ones that they are judged by.
 
-Every sound member's final generators make what an epoch of its training has: as many utterances,
-from the same sources, for the same classes, with noise of their own.
+Every sound member's final generators make an utterance for every train utterance of a class that is
+generated, out of the same sources, with noise of their own.
 """
 
 import functools
@@ -16,8 +16,9 @@ from cberl_jax.data.dataset import Dataset
 from cberl_jax.evaluation.generated_quality import choose, complete, of_class, project, vectors
 from cberl_jax.models.gan import GAN, join
 from cberl_jax.runtime.numerics import random_key
-from cberl_jax.training.epoch import MemberState, Program, generate
+from cberl_jax.training.epoch import MemberState, Program
 from cberl_jax.training.gan_step import Utterances
+from cberl_jax.training.generation import generate
 from cberl_jax.training.outcome import member_states
 
 # Folded into a member's key; no stream of its training has this number.
@@ -50,7 +51,7 @@ class GanSamples(NamedTuple):
       minority: [Q] int, the classes that are generated.
       real: split -> its labelled utterances.
       sources: the M majority utterances that the generated ones are made from, labelled with the
-        classes that those are to express.
+        classes that those are to express; as many of a class as train has.
       states: per member of the run its ``seed`` and ``status``.
       members: those whose generated utterances are made.
     """
@@ -84,20 +85,22 @@ def create_samples(
     real = {
         split: choose(everything, corpus.in_split(split) & (corpus.label >= 0)) for split in SPLITS
     }
-    sources = choose(everything, dataset.source)._replace(label=dataset.target)
-    make = jax.jit(functools.partial(generate, program))
+    # The same sources for all members.
+    source = dataset.sources[:, 0]
+    sources = choose(everything, source)._replace(label=corpus.label[dataset.place])
+    make = jax.jit(functools.partial(generate, program.gan))
     members = []
     for number in numbers:
         own = jax.tree.map(lambda leaf, n=number: leaf[n], state)
-        made = make(own, dataset, random_key(own.seed, STREAM))
+        made = make(own.gan.params, dataset, source, random_key(own.seed, STREAM))
         # What a source lacks, the utterance made from it lacks too.
-        features = {m: np.where(sources.present[m][:, None], made[m], 0.0) for m in made}
+        features = {m: np.where(sources.present[m][:, None], x, 0.0) for m, x in made.items()}
         generated = sources._replace(features=features)
         verdicts = (_classify(program.gan, own.gan.params, x) for x in (generated, real["dev"]))
         members.append(Member(int(own.seed), generated, *verdicts))
     return GanSamples(
         corpus=corpus,
-        minority=np.unique(dataset.target),
+        minority=np.unique(sources.label),
         real=real,
         sources=sources,
         states=[

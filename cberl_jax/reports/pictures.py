@@ -327,9 +327,8 @@ class Illustrator:
         """Train utterances before and after augmentation."""
         path = self._path("classes")
         draw_class_counts(path, self._as_drawn(self.report["augmentation"]))
-        text = "Labelled train utterances of every class, real ones and those that are generated "
-        text += f"in each epoch (augmentation: {self.run.config.augment.method}). Numbers are real "
-        text += "+ generated."
+        text = "Labelled train utterances of every class, and the generated ones that fill it up "
+        text += f"(augmentation: {self.run.config.augment.method}). Numbers are real + generated."
         return Picture(path.name, "Classes before and after augmentation", text)
 
     def calibration(self) -> Picture:

@@ -92,7 +92,7 @@ def _prepare(config: ConfigDict, **changes: Any) -> tuple[ConfigDict, Prepared]:
 def measure_reference(
     config: ConfigDict, reference: Reference, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """One member and 16 against the reference, on the plain train split: no generated copies.
+    """One member and 16 against the reference, on the plain train split: nothing is generated.
 
     The reference takes as many dialogues a step as give it our number of steps an epoch.
 

@@ -25,6 +25,7 @@ from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training import gan_step as gan_steps
 from cberl_jax.training import joint_step as joint_steps
 from cberl_jax.training.gan_step import GROUPS, draw_domains, gan_optimizer, gan_step
+from cberl_jax.training.generation import Made, class_mass, label_weight, make_epoch
 from cberl_jax.training.joint_step import Batch, joint_optimizer, joint_step
 
 Hyper = Mapping[str, jax.Array]
@@ -212,57 +213,29 @@ def gan_epoch(
     return state.replace(gan=new), record
 
 
-def generate(
-    program: Program, state: MemberState, data: Dataset, key: jax.Array
-) -> Mapping[str, jax.Array] | None:
-    """This epoch's generated utterances, modality -> [M, d_m]; None where there are none.
-
-    By the GAN; without one by SMOTE where there are neighbours to go towards; else the sources as
-    they are.
-    """
-    if not len(data.source):
-        return None
-    source = {m: x[data.source] for m, x in data.table.features.items()}
-    if program.gan is not None:
-        made = program.gan.generate(state.gan.params, key, source, data.target)
-        return jax.lax.stop_gradient(made)
-    if not data.neighbours.shape[1]:
-        return source
-    choice_key, way_key = jax.random.split(key)
-    made, nearest = data.neighbours.shape
-    choice = jax.random.randint(choice_key, (made,), 0, nearest)
-    towards = data.neighbours[jnp.arange(made), choice]
-    way = jax.random.uniform(way_key, (made, 1))
-    return {m: x + way * (data.table.features[m][towards] - x) for m, x in source.items()}
-
-
-def look_up(
-    table: Table, rows: Rows, source: jax.Array, made: Mapping[str, jax.Array] | None
-) -> Conversations:
+def look_up(table: Table, rows: Rows, made: Made | None = None) -> Conversations:
     """Looks the rows' features up.
 
     Args:
       table: N real utterances.
-      rows: [B, L] rows; an index from N on is a generated utterance.
-      source: [M] what each generated utterance was made from; it lacks the same modalities.
-      made: modality -> [M, d_m], or None.
+      rows: [B, L] rows.
+      made: what takes the place of some of them, or None.
 
     Returns:
       The model's input.
     """
-    real = len(next(iter(table.features.values())))
-    used = rows.segment > 0
-    index = rows.index
+    used, index = rows.segment > 0, rows.index
     if made is not None:
-        number = jnp.maximum(rows.index - real, 0)
-        is_made = rows.index >= real
-        index = jnp.where(is_made, source[number], rows.index)
+        number = made.number[index]
+        is_made = number >= 0
+        index = jnp.where(is_made, made.source[number], index)
     features, present = {}, {}
     for modality, values in table.features.items():
         present[modality] = table.present[modality][index] & used
         looked_up = values[index]
         if made is not None:
-            looked_up = jnp.where(is_made[..., None], made[modality][number], looked_up)
+            own = made.features[modality][number]
+            looked_up = jnp.where(is_made[..., None], own, looked_up)
         features[modality] = jnp.where(present[modality][..., None], looked_up, 0.0)
     return Conversations(features, present, rows.segment, rows.speaker)
 
@@ -274,10 +247,9 @@ def predict(
 
     R has to be a multiple of ``program.rows``. Nothing is masked, dropped or sampled.
     """
-    none = jnp.zeros((0,), jnp.int32)
 
     def of_batch(batch):
-        conversations = look_up(table, place(batch), none, None)
+        conversations = look_up(table, place(batch))
         masking = no_masking(batch.index.shape)
         logits, _ = program.model.apply(variables, conversations, masking, 0.0)
         return average_probability(logits)
@@ -296,7 +268,7 @@ def _evaluate(
 
 
 def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.Array:
-    """[N + M, K] weights of each classifier, a member's own through all epochs.
+    """[N, K] weights of each classifier, a member's own through all epochs.
 
     Bayesian bootstrap (Rubin 1981). A single classifier has no others to differ from: it would only
     lose half of its effective sample.
@@ -309,33 +281,27 @@ def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.A
     return drawn.reshape(utterances, classifiers)
 
 
-def class_mass(data: Dataset, hyper: Hyper) -> jax.Array:
-    """[C] what the train utterances of each class weigh together: a generated one its weight."""
-    return data.counts + hyper["augment.weight"] * data.generated
-
-
 def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
     """The epoch's steps: new variables, optimiser state, average, and each step's terms."""
     joint = state.joint
     key = jax.random.fold_in(random_key(state.seed, JOINT_STAGE), joint.epoch)
     order_key, generate_key, step_key = jax.random.split(key, 3)
-    made = generate(program, state, data, generate_key)
-    rows, real = len(data.train.index), len(data.label)
+    params = None if state.gan is None else state.gan.params
+    made = make_epoch(program.gan, params, data, hyper, generate_key)
+    rows = len(data.train.index)
     batches = rows // program.rows
     order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
-    bootstrap = _draw_bootstrap(program, state.seed, real + len(data.source))
+    bootstrap = _draw_bootstrap(program, state.seed, len(data.label))
     mass = class_mass(data, hyper)
 
     def step(carry, inputs):
         variables, optimizer, average = carry
         chosen, number = inputs
         batch_rows = place(jax.tree.map(lambda x: x[chosen], data.train))
-        is_made = batch_rows.index >= real
-        weight = batch_rows.weight * jnp.where(is_made, hyper["augment.weight"], 1.0)
         batch = Batch(
-            look_up(data.table, batch_rows, data.source, made),
+            look_up(data.table, batch_rows, made),
             batch_rows.label,
-            weight,
+            batch_rows.weight * label_weight(data, batch_rows.label, hyper),
             bootstrap[batch_rows.index],
         )
         done = (joint.epoch * batches + number).astype(jnp.float32)

@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
       standardiser: its train statistics.
       data: its packed rows.
       program: the static half of the training.
-      generated: [C] generated utterances per class.
+      generated: [C] generated utterances that each class is filled up by.
     """
 
     corpus: Corpus
@@ -126,7 +126,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
     placement = place_generated(
         corpus,
         balance=0.0 if method == "none" else config.augment.balance,
-        max_copies=config.augment.max_copies,
+        max_ratio=config.augment.max_ratio,
         translated=method == "gan",
     )
     data = create_dataset(
@@ -137,9 +137,8 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         neighbours=SMOTE_NEIGHBOURS if method == "smote" else 0,
         with_test=config.train.best_on_test,
     )
-    generated = np.bincount(placement.target, minlength=len(corpus.classes))
-    program = create_program(config, corpus.widths, generated)
-    return Prepared(corpus, standardiser, data, program, generated)
+    program = create_program(config, corpus.widths, placement.generated)
+    return Prepared(corpus, standardiser, data, program, placement.generated)
 
 
 class Members(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cberl_jax.data.augmentation import place_generated
+from cberl_jax.data.augmentation import SOURCES, place_generated
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_dataset, create_domains, create_table, find_neighbours
 from cberl_jax.data.packing import (
@@ -260,143 +260,63 @@ def test_components_that_train_does_not_have_are_zero():
     assert np.all(values[corpus.in_split("train"), :2].std(axis=0) > 0.9)
 
 
-# Generated utterances. In CORPUS a balance of 0.5 wants 4 of each class.
+# Generated utterances. In CORPUS a balance of 0.5 brings every class to 4.
 
 
-def dialogues_of(copies: Turns) -> list[np.ndarray]:
-    """The turns of each copied dialogue, as positions in ``copies``."""
-    return np.split(np.arange(len(copies.index)), np.cumsum(copies.length)[:-1])
+def place(corpus=CORPUS, balance=0.5, max_ratio=10, **options):
+    return place_generated(corpus, balance=balance, max_ratio=max_ratio, **options)
 
 
-def check_placement(corpus, placement, wanted):
-    """Every copy is a train dialogue; only minority turns are generated in it.
-
-    A minority turn may stay as it is only where its class has its share without it.
-    """
-    totals = corpus.class_counts("train") + np.bincount(placement.target, minlength=3)
-    count = len(corpus.label)
-    train = np.flatnonzero(corpus.split == "train")
-    copied, generated = [], 0
-    for at in dialogues_of(placement.copies):
-        index = placement.copies.index[at]
-        is_new = index >= count
-        real = index[~is_new]
-        matches = [
-            g
-            for g in train
-            if corpus.length[g] == len(at)
-            and np.array_equal(corpus.start[g] + np.flatnonzero(~is_new), real)
-            and np.array_equal(
-                corpus.label[corpus.start[g] : corpus.start[g] + len(at)],
-                placement.copies.label[at],
-            )
-        ]
-        assert matches
-        copied.append(matches[0])
-        labels = placement.copies.label[at]
-        rare = (labels >= 0) & placement.minority[labels]
-        assert not np.any(is_new & ~rare)
-        assert np.all(totals[labels[rare & ~is_new]] >= wanted)
-        np.testing.assert_array_equal(placement.copies.weight[at], is_new.astype(np.float32))
-        np.testing.assert_array_equal(index[is_new] - count, generated + np.arange(is_new.sum()))
-        np.testing.assert_array_equal(placement.target[index[is_new] - count], labels[is_new])
-        generated += int(is_new.sum())
-    assert generated == len(placement.source) == len(placement.target)
-    return np.array(copied, int)
-
-
-def test_copies_hold_their_own_dialogue_with_the_minority_turns_replaced():
-    placement = place_generated(CORPUS, balance=0.5, max_copies=10)
+def test_every_labelled_minority_utterance_of_train_is_a_place():
+    placement = place()
     np.testing.assert_array_equal(placement.minority, [False, True, True])
-    check_placement(CORPUS, placement, wanted=4)
+    wanted = np.flatnonzero(CORPUS.in_split("train") & (CORPUS.label > 0))
+    np.testing.assert_array_equal(placement.place, wanted)
 
 
-def test_no_copy_is_made_in_vain():
-    # Copies made for disgust bring most of the fear that is wanted, copies made for fear as well.
-    dialogues = [[1, 0, 1, 1], [0, 2, 0, 1], [0, 1], [2, 0, 2, 0, 2], [0, 2], [0, 2, 0, 0], [0] * 3]
-    corpus = make_corpus([("train", "A" * len(labels), labels) for labels in dialogues])
-    placement = place_generated(corpus, balance=1.0, max_copies=2)
-    for at in dialogues_of(placement.copies):
-        assert np.any(placement.copies.index[at] >= len(corpus.label))
-
-
-def test_every_class_reaches_its_share():
-    placement = place_generated(CORPUS, balance=0.5, max_copies=10)
-    totals = CORPUS.class_counts("train") + np.bincount(placement.target, minlength=3)
-    # Fear 2 of 4: one copy of each of its dialogues; disgust 1 of 4: three copies of its only one.
-    np.testing.assert_array_equal(totals, [8, 4, 4])
-
-
-def test_copies_of_a_dialogue_are_bounded():
-    placement = place_generated(CORPUS, balance=1.0, max_copies=2)
-    copied = check_placement(CORPUS, placement, wanted=8)
-    assert np.bincount(copied).max() == 2
-    # Two copies of each of the three train dialogues: all that may be made.
-    np.testing.assert_array_equal(np.bincount(placement.target, minlength=3), [0, 4, 2])
+def test_every_class_reaches_its_share_unless_it_has_too_few():
+    # 8 neutral; fear has 2 and lacks 2, disgust has 1 and lacks 3.
+    np.testing.assert_array_equal(place().generated, [0, 2, 3])
+    np.testing.assert_array_equal(place(max_ratio=2).generated, [0, 2, 2])
+    np.testing.assert_array_equal(place(balance=1.0, max_ratio=2).generated, [0, 4, 2])
 
 
 def test_sources_are_majority_train_utterances_of_the_speaker_if_any():
-    placement = place_generated(CORPUS, balance=1.0, max_copies=4)
+    placement = place()
     usable = CORPUS.in_split("train") & (CORPUS.label == 0)
-    assert np.all(usable[placement.source])
-    copied = check_placement(CORPUS, placement, wanted=8)
-    speakers = np.concatenate([CORPUS.speaker[CORPUS.dialogue_of == g] for g in copied])
-    speakers = speakers[placement.copies.index >= len(CORPUS.label)]
+    assert np.all(usable[placement.sources]) and placement.sources.shape == (3, SOURCES)
     held = set(CORPUS.speaker[usable])
-    assert "Z" not in held and "Z" in speakers
-    for speaker, source in zip(speakers, placement.source):
-        assert speaker not in held or CORPUS.speaker[source] == speaker
+    speakers = CORPUS.speaker[placement.place]
+    assert "Z" not in held and {"Z", "B"} <= set(speakers)
+    for speaker, sources in zip(speakers, placement.sources):
+        assert speaker not in held or set(CORPUS.speaker[sources]) == {speaker}
+    np.testing.assert_array_equal(place(seed=0).sources, placement.sources)
+    assert np.any(place(seed=1).sources != placement.sources)
 
 
 def test_an_utterance_that_is_not_translated_is_made_from_the_one_that_it_replaces():
-    placement = place_generated(CORPUS, balance=1.0, max_copies=4, translated=False)
-    check_placement(CORPUS, placement, wanted=8)
-    np.testing.assert_array_equal(CORPUS.label[placement.source], placement.target)
-    other = place_generated(CORPUS, balance=1.0, max_copies=4)
-    np.testing.assert_array_equal(placement.copies.index, other.copies.index)
+    placement = place(translated=False)
+    np.testing.assert_array_equal(placement.sources, placement.place[:, None])
+    np.testing.assert_array_equal(placement.generated, place().generated)
 
 
 def test_nothing_is_generated_where_classes_are_balanced():
     corpus = make_corpus([("train", "AB", [0, 1]), ("train", "A", [2]), ("dev", "A", [0])])
-    placement = place_generated(corpus, balance=1.0, max_copies=5)
-    assert not placement.minority.any()
-    assert len(placement.source) == len(placement.target) == len(placement.copies.index) == 0
+    placement = place(corpus, balance=1.0)
+    assert not placement.minority.any() and not placement.generated.any()
+    assert len(placement.place) == len(placement.sources) == 0
 
 
 def test_nothing_is_generated_at_a_balance_of_zero():
-    assert len(place_generated(CORPUS, balance=0.0, max_copies=5).source) == 0
+    placement = place(balance=0.0)
+    assert len(placement.place) == 0 and not placement.generated.any()
 
 
 def test_a_class_that_train_lacks_is_not_generated():
     corpus = make_corpus([("train", "ABAB", [0, 0, 0, 1]), ("dev", "A", [2])])
-    placement = place_generated(corpus, balance=1.0, max_copies=5)
+    placement = place(corpus, balance=1.0)
     np.testing.assert_array_equal(placement.minority, [False, True, False])
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    dialogues=st.lists(
-        st.lists(st.sampled_from([-1, 0, 0, 0, 0, 1, 2]), min_size=1, max_size=6),
-        min_size=1,
-        max_size=8,
-    ),
-    balance=st.sampled_from([0.3, 0.5, 1.0]),
-    most=st.integers(1, 3),
-)
-def test_a_class_misses_its_share_only_where_all_its_dialogues_are_spent(dialogues, balance, most):
-    rows = [("train", "AB" * 3, labels) for labels in [*dialogues, [0]]]
-    corpus = make_corpus([(s, names[: len(labels)], labels) for s, names, labels in rows])
-    placement = place_generated(corpus, balance=balance, max_copies=most)
-    counts = corpus.class_counts("train")
-    totals = counts + np.bincount(placement.target, minlength=3)
-    wanted = np.floor(balance * counts.max())
-    if len(placement.copies.length):
-        check_placement(corpus, placement, wanted)
-    for label in np.flatnonzero(placement.minority):
-        spent = totals[label] == (1 + most) * counts[label]
-        assert totals[label] >= wanted or spent
-        assert totals[label] <= (1 + most) * counts[label]
-    np.testing.assert_array_equal(totals[~placement.minority], counts[~placement.minority])
+    np.testing.assert_array_equal(placement.generated, [0, 2, 0])
 
 
 # The dataset.
@@ -419,13 +339,11 @@ def test_domains_without_a_minority_have_no_target():
     assert len(domains.target) == len(domains.classes) == 0
 
 
-def test_dataset_trains_on_train_and_copies_and_never_on_test():
-    placement = place_generated(CORPUS, balance=0.5, max_copies=10)
-    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), placement, rows_per_batch=2)
-    of_train, of_dev = (rows.index[rows.segment > 0] for rows in (dataset.train, dataset.dev))
-    train, dev = (np.flatnonzero(CORPUS.in_split(s)) for s in ("train", "dev"))
-    assert sorted(of_dev) == list(dev)
-    assert sorted(of_train) == sorted([*train, *placement.copies.index])
+def test_dataset_trains_on_train_and_never_on_test():
+    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), place(), rows_per_batch=2)
+    for split, rows in (("train", dataset.train), ("dev", dataset.dev)):
+        expected = np.flatnonzero(CORPUS.in_split(split))
+        assert sorted(rows.index[rows.segment > 0]) == list(expected)
     assert len(dataset.train.index) % 2 == len(dataset.dev.index) % 2 == 0
 
 
@@ -442,10 +360,9 @@ def test_neighbours_share_class_and_modalities_and_a_lone_utterance_has_itself()
 
 
 def test_dataset_counts_real_and_generated_utterances():
-    placement = place_generated(CORPUS, balance=0.5, max_copies=10)
-    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), placement, rows_per_batch=1)
+    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), place(), rows_per_batch=1)
     weighed = dataset.train.weight > 0
     counted = np.bincount(dataset.train.label[weighed], minlength=3)
+    np.testing.assert_array_equal(dataset.counts, counted)
     np.testing.assert_array_equal(dataset.counts, [8, 2, 1])
-    np.testing.assert_array_equal(dataset.counts + dataset.generated, counted)
-    np.testing.assert_array_equal(counted, [8, 4, 4])
+    np.testing.assert_array_equal(dataset.generated, [0, 2, 3])

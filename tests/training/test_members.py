@@ -18,6 +18,7 @@ from cberl_jax.runtime.progress import Progress
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training import epoch as epochs
+from cberl_jax.training import generation
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import list_members, prepare
@@ -179,20 +180,25 @@ def test_training_goes_on_from_a_checkpoint(prepared, tmp_path, written_on, read
         chex.assert_trees_all_close(fleet.gather(again, 5), straight, rtol=2e-3, atol=2e-4)
 
 
-def test_generated_utterances_take_the_place_of_their_sources_and_lack_what_those_lack(prepared):
+def test_generated_utterances_take_their_places_and_lack_what_their_sources_lack(prepared):
     data, program = prepared.data, prepared.program
-    real = len(data.label)
-    made = {m: jnp.full((len(data.source), d), 7.0) for m, d in program.model.widths}
-    conversations = epochs.look_up(data.table, data.train, data.source, made)
-    is_made = (data.train.index >= real) & (data.train.segment > 0)
-    assert is_made.sum() == len(data.source) > 0
-    number = data.train.index[is_made] - real
+    source = data.sources[:, 0]
+    features = {m: jnp.full((len(source), d), 7.0) for m, d in program.model.widths}
+    # Every other one is used.
+    number = np.full(len(data.label), -1)
+    number[data.place[::2]] = np.arange(len(source))[::2]
+    made = generation.Made(source, features, jnp.asarray(number))
+    conversations = epochs.look_up(data.table, data.train, made)
+    used = data.train.segment > 0
+    is_made = used & (number[data.train.index] >= 0)
+    assert is_made.sum() == len(source[::2]) > 0
+    origin = source[number[data.train.index[is_made]]]
     for modality, values in conversations.features.items():
-        there = np.asarray(data.table.present[modality])[data.source[number]]
+        there = np.asarray(data.table.present[modality])[origin]
         np.testing.assert_array_equal(conversations.present[modality][is_made], there)
         assert np.all(np.asarray(values)[is_made][there] == 7.0)
         assert np.all(np.asarray(values)[is_made][~there] == 0.0)
-        kept = (data.train.segment > 0) & ~is_made
+        kept = used & ~is_made
         expected = np.asarray(data.table.features[modality])[data.train.index[kept]]
         np.testing.assert_array_equal(np.asarray(values)[kept], expected)
 
@@ -236,19 +242,17 @@ def remedy(method, seed=0):
     """A corpus, its dataset, and the features that a remedy makes for it in one epoch."""
     corpus = simulate_corpus(create_process(), SimulatedSize(40, 4, 4, 6, 8), seed=1)
     prepared = prepare(tiny_config(**{"augment.method": method}), corpus)
-    state = created(prepared, [3])
-    one = jax.tree.map(lambda x: x[0], state)
-    made = epochs.generate(prepared.program, one, prepared.data, jax.random.key(seed))
+    key, data = jax.random.key(seed), prepared.data
+    made = generation.generate(prepared.program.gan, None, data, data.sources[:, 0], key)
     assert prepared.generated.sum() > 10
-    return corpus, prepared.data, made
+    return corpus, data, made
 
 
 def test_repeated_utterances_are_those_that_they_replace():
     corpus, data, made = remedy("repeat")
-    np.testing.assert_array_equal(corpus.label[data.source], data.target)
-    assert np.all(corpus.in_split("train")[data.source])
+    assert np.all(corpus.in_split("train")[data.place])
     for modality, values in made.items():
-        np.testing.assert_array_equal(values, data.table.features[modality][data.source])
+        np.testing.assert_array_equal(values, data.table.features[modality][data.place])
 
 
 def test_smote_stays_between_an_utterance_and_one_of_its_nearest_of_the_class():
@@ -262,9 +266,9 @@ def test_smote_stays_between_an_utterance_and_one_of_its_nearest_of_the_class():
         corpus.in_split("train"),
         joined({m: x[:, None] for m, x in corpus.present.items()}),
     )
-    for k, source in enumerate(data.source):
+    for k, source in enumerate(data.place):
         alike = np.all(present == present[source], axis=1)
-        others = np.flatnonzero(train & (corpus.label == data.target[k]) & alike)
+        others = np.flatnonzero(train & (corpus.label == corpus.label[source]) & alike)
         others = others[others != source]
         if not len(others):
             np.testing.assert_array_equal(made[k], table[source])

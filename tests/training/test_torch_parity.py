@@ -113,7 +113,7 @@ class Case:
         self.donor = generator.choice(shown, len(self.masked))
 
     def conversations(self):
-        return epochs.look_up(small_table(), self.rows, np.zeros(0, np.int32), None)
+        return epochs.look_up(small_table(), self.rows)
 
     def masking(self, masked: bool):
         """Ours: the masked utterances, or none."""
