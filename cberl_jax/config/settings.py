@@ -20,7 +20,7 @@ from cberl_jax.models.cberl import ModelSettings
 
 Value = bool | int | float | str
 
-AUGMENTATIONS = ("gan", "smote", "repeat", "none")
+AUGMENTATIONS = ("gan", "flow", "smote", "repeat", "none")
 
 
 class Setting(NamedTuple):
@@ -76,13 +76,17 @@ SETTINGS = {
     "augment.weight": _numeric(0.3, "weight of a generated utterance in the joint stage"),
     "gan.hidden": _count(128, "width of the GAN's hidden layers"),
     "gan.noise": _count(16, "width of the noise that the modalities share"),
-    "gan.epochs": _count(5, "epochs of the GAN stage"),
+    "gan.epochs": _count(12, "epochs of the GAN stage"),
     "gan.steps": _count(60, "optimiser steps in each of them"),
-    "gan.batch_size": _count(128, "utterances of each domain in a step"),
+    "gan.batch_size": _count(64, "utterances of each domain in a step"),
     "gan.learning_rate": _numeric(5e-4, "Adam's learning rate in the GAN stage"),
-    "gan.identity": _numeric(5.0, "weight of the L1 between a source feature and its way back"),
+    "gan.identity": _numeric(2.0, "weight of the L1 between a source feature and its way back"),
+    "gan.adversarial": _numeric(1.0, "weight of all discriminators of the target"),
+    "gan.triple": _numeric(1.0, "weight among them of the one of the generated triple"),
     "gan.joint": _numeric(1.0, "weight of the discriminator of the reconstructed triple"),
-    "gan.classify": _numeric(1.0, "weight of the GAN's emotion classifier"),
+    "gan.classify": _numeric(0.05, "weight of the GAN's emotion classifier"),
+    "gan.ema": _numeric(0.98, "decay of the averaged weights that generate", 0.99999),
+    "gan.gate": Setting(True, "keep the epoch that is nearest to dev; else the last one"),
     "model.djvae": Setting(True, "fuse by the joint autoencoder; else by concatenation"),
     "model.bilstm": Setting(True, "run the BiLSTM"),
     "model.graph": Setting(True, "run the graph encoder"),

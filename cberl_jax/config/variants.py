@@ -28,7 +28,13 @@ _MASKED = {"mask.tau": 0.5}
 
 
 # augment.method -> what a table calls it.
-_METHODS = {"gan": "GAN", "smote": "SMOTE", "repeat": "repetition", "none": "augmentation"}
+_METHODS = {
+    "gan": "GAN",
+    "flow": "flow matching",
+    "smote": "SMOTE",
+    "repeat": "repetition",
+    "none": "augmentation",
+}
 
 
 class Variant(NamedTuple):
@@ -111,12 +117,14 @@ def list_remedies() -> Preset:
       of its class, drawn anew every epoch. Not imbalanced-learn's: see ``find_neighbours``.
     - logit adjustment: Menon et al., ICLR 2021, equation 10, at tau = 1.
     - GAN: section 3.1 of the design.
+    - flow matching: Lipman et al., ICLR 2023, class-conditional, out of noise.
     - masks by class: CBERL's sampling strategy in our form, p(c) ~ n_c^-0.5.
     """
     whole: dict[str, Value] = {"augment.weight": 1.0}
     repeat = whole | {"augment.method": "repeat"}
     smote = whole | {"augment.method": "smote"}
     gan = whole | {"augment.method": "gan"}
+    flow = whole | {"augment.method": "flow"}
     measures: dict[str, Point] = {
         "none": {},
         "inverse frequency": _INVERSE,
@@ -127,10 +135,12 @@ def list_remedies() -> Preset:
         "repetition": repeat,
         "SMOTE": smote,
         "GAN": gan,
+        "flow matching": flow,
         "effective number + focal loss": _EFFECTIVE | _FOCAL,
         "repetition + effective number": repeat | _EFFECTIVE,
         "SMOTE + effective number": smote | _EFFECTIVE,
         "GAN + effective number": gan | _EFFECTIVE,
+        "flow matching + effective number": flow | _EFFECTIVE,
         "GAN + focal loss": gan | _FOCAL,
         "GAN + logit adjustment": gan | _ADJUSTED,
         "GAN + masks by class + focal loss": gan | _MASKED | _FOCAL,

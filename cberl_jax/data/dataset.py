@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from cberl_jax.data.augmentation import Placement
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.gate import Reference, create_gate
 from cberl_jax.data.packing import Rows, choose_row_length, pack, pack_dialogues, turns_of
 from cberl_jax.data.standardize import Standardiser
 
@@ -61,6 +62,8 @@ class Dataset(NamedTuple):
       counts: [C] real labelled train utterances per class.
       generated: [C] generated utterances that each class is filled up by.
       domains: the GAN's domains.
+      gate: what the choice of the GAN's epoch is made by, from ``create_gate``; empty where the
+        last one is kept.
     """
 
     table: Table
@@ -74,6 +77,7 @@ class Dataset(NamedTuple):
     counts: np.ndarray
     generated: np.ndarray
     domains: Domains
+    gate: Mapping[str, Reference]
 
 
 def create_table(corpus: Corpus, standardiser: Standardiser) -> Table:
@@ -138,6 +142,7 @@ def create_dataset(
     rows_per_batch: int,
     neighbours: int = 0,
     with_test: bool = False,
+    with_gate: bool = False,
 ) -> Dataset:
     """Packs the train and the dev split into whole batches.
 
@@ -148,6 +153,7 @@ def create_dataset(
       rows_per_batch: rows in a step.
       neighbours: how many SMOTE chooses from; 0 where nothing is interpolated.
       with_test: whether to pack the test split too.
+      with_gate: whether to measure the generated classes of dev.
     """
     row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
     packed = {
@@ -159,6 +165,9 @@ def create_dataset(
     table = create_table(corpus, standardiser)
     # In rows of its own length: how the other splits are packed must not depend on test.
     test = pack_dialogues(corpus, corpus.split == "test", rows_per_batch) if with_test else None
+    gate = {}
+    if with_gate and len(placement.place):
+        gate = create_gate(corpus, *table, placement.place, placement.sources[:, 0])
     return Dataset(
         table=table,
         label=corpus.label,
@@ -171,4 +180,5 @@ def create_dataset(
         counts=corpus.class_counts("train").astype(np.float32),
         generated=placement.generated.astype(np.float32),
         domains=create_domains(corpus, placement.minority),
+        gate=gate,
     )

@@ -11,12 +11,13 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from cberl_jax.data.bayes import best_possible
+from cberl_jax.data.gate import fit_subspace
 from cberl_jax.evaluation.generated import GanSamples, Member
 from cberl_jax.evaluation.generated_quality import (
     Comparison,
     agreement,
+    complete,
     fit_classifier,
-    fit_subspace,
     frechet_distances,
     memorised,
     of_class,
@@ -24,9 +25,13 @@ from cberl_jax.evaluation.generated_quality import (
     predict_classes,
     score_classifier,
     train_sets,
+    travelled_by,
     unmoved,
     values_of,
+    vectors,
 )
+from cberl_jax.evaluation.manifold import neighbourhood_measures, two_sample_accuracy
+from cberl_jax.evaluation.true_density import true_densities
 from cberl_jax.metrics import summarise
 from cberl_jax.training.gan_step import Utterances
 from cberl_jax.version import versions
@@ -79,40 +84,89 @@ def _score(classifier: LogisticRegression, samples: GanSamples) -> dict[str, Any
     }
 
 
+# Measures of each class, by name.
+CLASS_MEASURES = (
+    "frechet",
+    "neighbours",
+    "travelled",
+    "true_density",
+    "memorised",
+    "unmoved",
+    "agreement",
+)
+
+
 def measure_member(samples: GanSamples, reference: RealReference, member: Member) -> dict[str, Any]:
     """Measures one member's generated utterances.
 
     Returns:
       ``utility``: name of ``train_sets`` -> split -> scores; ``frechet``: class -> modality ->
-      group -> distance; ``memorised``, ``unmoved``: class -> share; ``agreement``: class ->
+      group -> distance; ``neighbours``: class -> group -> measures of ``manifold.py`` against dev;
+      ``travelled``: class -> mean distance travelled; ``true_density``: class -> group -> figures
+      of ``true_densities``; ``memorised``, ``unmoved``: class -> share; ``agreement``: class ->
       ``independent``, ``gan`` and ``gan_dev``. None stands for what too few utterances would tell.
     """
     real, generated = samples.real, member.generated
     sets = train_sets(real["train"], samples.sources, generated, member.seed)
-    independent = predict_classes(reference.classifier, generated)
-    measures: dict[str, Any] = {
-        "utility": {name: _score(fit_classifier(own), samples) for name, own in sets.items()},
-        "frechet": {},
-        "memorised": {},
-        "unmoved": {},
-        "agreement": {},
+    utility = {name: _score(fit_classifier(own), samples) for name, own in sets.items()}
+    classes = [samples.corpus.classes[label] for label in samples.minority]
+    each = [_measure_class(samples, reference, member, label) for label in samples.minority]
+    measures = {
+        measure: dict(zip(classes, [own[measure] for own in each])) for measure in CLASS_MEASURES
     }
-    for label in samples.minority:
-        name = samples.corpus.classes[label]
-        own, target = of_class(generated, label), generated.label
-        sources = of_class(samples.sources, label)
-        measures["memorised"][name] = memorised(own, of_class(real["train"], label))
-        measures["unmoved"][name] = unmoved(own, sources, real["train"])
-        measures["agreement"][name] = {
-            "independent": agreement(independent, target, label),
-            "gan": agreement(member.taken_for, target, label),
-            "gan_dev": agreement(member.dev_taken_for, real["dev"].label, label),
-        }
-        measures["frechet"][name] = {
+    return {"utility": utility, **measures}
+
+
+def _measure_class(
+    samples: GanSamples, reference: RealReference, member: Member, label: int
+) -> dict[str, Any]:
+    """``CLASS_MEASURES`` of one class."""
+    train, dev = samples.real["train"], samples.real["dev"]
+    groups = {"generated": member.generated, "real": train, "sources": samples.sources}
+    own = {name: of_class(group, label) for name, group in groups.items()}
+    held_out = of_class(dev, label)
+    travelled = travelled_by(own["generated"], own["sources"], own["real"], held_out)
+    return {
+        "frechet": {
             modality: _frechet(samples, reference, member, label, modality)
             for modality in samples.corpus.modalities
-        }
-    return measures
+        },
+        "neighbours": {
+            name: _neighbours(group, held_out, member.seed) for name, group in own.items()
+        },
+        "travelled": None if travelled is None else float(travelled.mean()),
+        "true_density": true_densities(own, label, samples.corpus.source, samples.standardiser),
+        "memorised": memorised(own["generated"], own["real"]),
+        "unmoved": unmoved(own["generated"], own["sources"], train),
+        "agreement": _agreements(reference, member, dev, label),
+    }
+
+
+def _neighbours(group: Utterances, held_out: Utterances, seed: int) -> dict[str, float] | None:
+    """Fidelity and diversity, and how well the two samples can be told apart."""
+    points, others = (vectors(complete(x)) for x in (group, held_out))
+    measures = neighbourhood_measures(points, others, seed)
+    if measures is None:
+        return None
+    return measures | {"two_sample": two_sample_accuracy(points, others, seed)}
+
+
+def _agreements(
+    reference: RealReference, member: Member, dev: Utterances, label: int
+) -> dict[str, float | None]:
+    """The share of utterances that classifiers assign to the class."""
+    target = member.generated.label
+    shares = {
+        "independent": agreement(
+            predict_classes(reference.classifier, member.generated), target, label
+        ),
+        "gan": None,
+        "gan_dev": None,
+    }
+    if member.taken_for is not None:
+        shares["gan"] = agreement(member.taken_for, target, label)
+        shares["gan_dev"] = agreement(member.dev_taken_for, dev.label, label)
+    return shares
 
 
 def _frechet(

@@ -13,7 +13,16 @@ import numpy as np
 
 from cberl_jax.data.corpus import SPLITS, Corpus
 from cberl_jax.data.dataset import Dataset
-from cberl_jax.evaluation.generated_quality import choose, complete, of_class, project, vectors
+from cberl_jax.data.standardize import Standardiser
+from cberl_jax.evaluation.generated_quality import (
+    choose,
+    complete,
+    of_class,
+    project,
+    travelled_by,
+    vectors,
+)
+from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN, join
 from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training.epoch import MemberState, Program
@@ -33,14 +42,14 @@ class Member(NamedTuple):
     Attributes:
       seed: of the member.
       generated: M utterances with the classes that they are to express.
-      taken_for: [M] int, what the GAN's own classifier takes them for.
-      dev_taken_for: [n] int, what it takes the labelled dev utterances for.
+      taken_for: [M] int, what the GAN's own classifier takes them for; None for a flow.
+      dev_taken_for: [n] int, what it takes the labelled dev utterances for; None for a flow.
     """
 
     seed: int
     generated: Utterances
-    taken_for: np.ndarray
-    dev_taken_for: np.ndarray
+    taken_for: np.ndarray | None
+    dev_taken_for: np.ndarray | None
 
 
 class GanSamples(NamedTuple):
@@ -54,6 +63,7 @@ class GanSamples(NamedTuple):
         classes that those are to express; as many of a class as train has.
       states: per member of the run its ``seed`` and ``status``.
       members: those whose generated utterances are made.
+      standardiser: of the features.
     """
 
     corpus: Corpus
@@ -62,6 +72,7 @@ class GanSamples(NamedTuple):
     sources: Utterances
     states: Sequence[Mapping[str, Any]]
     members: Sequence[Member]
+    standardiser: Standardiser
 
 
 def create_samples(
@@ -70,6 +81,7 @@ def create_samples(
     program: Program,
     state: MemberState,
     numbers: Sequence[int],
+    standardiser: Standardiser,
 ) -> GanSamples:
     """Makes the generated utterances of a run that has a GAN.
 
@@ -79,6 +91,7 @@ def create_samples(
       program: the static half of its training.
       state: the members' states, on the host.
       numbers: the members whose generated utterances are made, among all members.
+      standardiser: of the corpus.
     """
     table = dataset.table
     everything = Utterances(table.features, table.present, corpus.label)
@@ -92,11 +105,11 @@ def create_samples(
     members = []
     for number in numbers:
         own = jax.tree.map(lambda leaf, n=number: leaf[n], state)
-        made = make(own.gan.params, dataset, source, random_key(own.seed, STREAM))
+        made = make(own.gan.best, dataset, source, random_key(own.seed, STREAM))
         # What a source lacks, the utterance made from it lacks too.
         features = {m: np.where(sources.present[m][:, None], x, 0.0) for m, x in made.items()}
         generated = sources._replace(features=features)
-        verdicts = (_classify(program.gan, own.gan.params, x) for x in (generated, real["dev"]))
+        verdicts = [_classify(program.gan, own.gan.params, x) for x in (generated, real["dev"])]
         members.append(Member(int(own.seed), generated, *verdicts))
     return GanSamples(
         corpus=corpus,
@@ -108,11 +121,16 @@ def create_samples(
             for seed, one in zip(state.seed, member_states(state))
         ],
         members=members,
+        standardiser=standardiser,
     )
 
 
-def _classify(gan: GAN, params: Mapping[str, Any], utterances: Utterances) -> np.ndarray:
-    """[n] int, what a GAN's own classifier takes utterances for."""
+def _classify(
+    gan: GAN | Flow, params: Mapping[str, Any], utterances: Utterances
+) -> np.ndarray | None:
+    """[n] int, what a GAN's own classifier takes utterances for; a flow has none."""
+    if not isinstance(gan, GAN):
+        return None
     joined = join(utterances.features, utterances.present)
     return np.asarray(gan.classifier.apply(params["classifier"], joined)).argmax(axis=-1)
 
@@ -124,7 +142,8 @@ def lay_out(samples: GanSamples) -> list[tuple[str, dict[str, np.ndarray]]]:
     there are no such utterances is left out.
 
     Returns:
-      Per minority class a title, and ``sources``, ``real`` and ``generated`` -> [n, 2].
+      Per minority class a title, ``sources``, ``real`` and ``generated`` -> [n, 2], and, where it
+      is known, ``travelled`` -> [n], the distance that each generated utterance has travelled.
     """
     member, panels = samples.members[0], []
     # A generated utterance and its source have the same place in their records: both are shown.
@@ -139,5 +158,10 @@ def lay_out(samples: GanSamples) -> list[tuple[str, dict[str, np.ndarray]]]:
             continue
         places, method = project(np.concatenate(shown))
         clouds = np.split(places, np.cumsum([len(own) for own in shown])[:-1])
-        panels.append((f"{samples.corpus.classes[label]} ({method})", dict(zip(kinds, clouds))))
+        panel = dict(zip(kinds, clouds))
+        own = (of_class(kinds[name], label) for name in ("generated", "sources", "real"))
+        travelled = travelled_by(*own, of_class(samples.real["dev"], label))
+        if travelled is not None:
+            panel["travelled"] = travelled
+        panels.append((f"{samples.corpus.classes[label]} ({method})", panel))
     return panels

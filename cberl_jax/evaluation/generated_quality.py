@@ -19,17 +19,14 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from cberl_jax.data.gate import FEWEST, count_axes, fit_moments, frechet_distance
+from cberl_jax.evaluation.manifold import distance_travelled
 from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.training.gan_step import Utterances
 
-# With fewer utterances than this a figure is None: it would be luck.
-FEWEST = 5
 # Weight of half the squared norm beside the mean loss of a logistic regression: of 0.001 to 1 the
 # best on dev of both forms of MELD and, within the noise, of the other corpora.
 PENALTY = 0.1
-# Axes of the subspace of Fréchet distances: a covariance of d axes has d (d + 1) / 2 entries, and a
-# rare class has a few dozen held-out utterances to tell them by.
-COMPONENTS = 8
 # A neighbourhood of t-SNE holds 30 points.
 FEWEST_FOR_TSNE = 100
 
@@ -154,43 +151,6 @@ def train_sets(
     }
 
 
-class Moments(NamedTuple):
-    """Mean [k] and covariance [k, k]."""
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-
-def fit_moments(values: np.ndarray) -> Moments:
-    """Mean and unbiased covariance of points [n, k]."""
-    covariance = np.cov(values, rowvar=False, dtype=np.float64)
-    return Moments(values.mean(axis=0, dtype=np.float64), np.atleast_2d(covariance))
-
-
-def frechet_distance(first: Moments, second: Moments) -> float:
-    """The squared Fréchet distance of two Gaussians.
-
-      |mu_1 - mu_2|^2 + Tr(Sigma_1 + Sigma_2 - 2 (Sigma_1^1/2 Sigma_2 Sigma_1^1/2)^1/2)
-
-    References:
-      Dowson and Landau, The Fréchet Distance between Multivariate Normal Distributions, 1982.
-      Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-      Equilibrium, 2017, equation 6 (FID).
-    """
-    scale, axes = np.linalg.eigh(first.covariance)
-    root = (axes * np.sqrt(np.maximum(scale, 0.0))) @ axes.T
-    product = np.linalg.eigvalsh(root @ second.covariance @ root)
-    overlap = np.sqrt(np.maximum(product, 0.0)).sum()
-    spread = np.trace(first.covariance) + np.trace(second.covariance) - 2 * overlap
-    # Rounding may take the distance of equal ones below zero.
-    return max(float(np.sum((first.mean - second.mean) ** 2) + spread), 0.0)
-
-
-def fit_subspace(values: np.ndarray) -> PCA:
-    """The ``COMPONENTS`` principal axes of points [n, d], or as many as there can be."""
-    return PCA(min(COMPONENTS, *values.shape), svd_solver="covariance_eigh").fit(values)
-
-
 class Comparison(NamedTuple):
     """How a class's distributions of one modality are compared; a size the figures depend on.
 
@@ -221,7 +181,7 @@ def plan_comparison(groups: Mapping[str, np.ndarray], held_out: np.ndarray) -> C
     smallest = min(sample, len(held_out))
     if smallest < FEWEST:
         return None
-    return Comparison(sample, len(held_out), min(COMPONENTS, held_out.shape[1], smallest // 2))
+    return Comparison(sample, len(held_out), count_axes(smallest, held_out.shape[1]))
 
 
 def frechet_distances(
@@ -254,7 +214,7 @@ def frechet_distances(
     for name, values in groups.items():
         generator = np.random.default_rng(seed)
         drawn = generator.choice(len(values), sizes.sample, replace=False)
-        distances[name] = frechet_distance(fit(values[drawn]), target)
+        distances[name] = float(frechet_distance(fit(values[drawn]), target))
     return distances
 
 
@@ -308,6 +268,25 @@ def unmoved(generated: Utterances, sources: Utterances, train: Utterances) -> fl
     # The distances of the search itself are rounded.
     gaps = (np.linalg.norm(points - there, axis=1) for there in (own, nearest))
     return float(np.mean(np.less_equal(*gaps)))
+
+
+def travelled_by(
+    generated: Utterances, sources: Utterances, train: Utterances, held_out: Utterances
+) -> np.ndarray | None:
+    """How far each generated utterance has come from its source towards its class.
+
+    Args:
+      generated: of one class.
+      sources: of each the train utterance that it was made from.
+      train: the real train utterances of that class.
+      held_out: other real utterances of that class.
+
+    Returns:
+      ``distance_travelled`` of those that have all modalities.
+    """
+    return distance_travelled(
+        *(vectors(complete(x)) for x in (generated, sources, train, held_out))
+    )
 
 
 def agreement(predicted: np.ndarray, label: np.ndarray, wanted: int) -> float | None:

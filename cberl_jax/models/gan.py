@@ -2,8 +2,9 @@
 
 Source domain S: utterances of majority classes. Target domain T: utterances of minority classes,
 one conditional model for all of them. Per modality a generator there, a generator back and a
-discriminator of the target; one discriminator of the reconstructed triple; one emotion classifier.
-The losses are in ``losses.py``, their sums and who may learn from which in ``gan_steps.py``.
+discriminator of the target, and one of the whole generated triple, so that its modalities fit each
+other; one discriminator of the reconstructed triple; one emotion classifier. The losses are in
+``losses.py``, their sums and who may learn from which in ``training/gan_step.py``.
 """
 
 from collections.abc import Mapping
@@ -101,12 +102,37 @@ class TargetDiscriminators(nn.Module):
         }
 
 
-class GAN:
-    """The five networks, each a pure function of its own entry of one parameter dict.
+class TripleDiscriminator(nn.Module):
+    """Do the modalities of this utterance fit each other, and the minority class?"""
 
-    ``to_target`` and ``to_source`` are the generators, ``target`` and ``source`` the
+    hidden: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, triple: jax.Array, label: jax.Array) -> jax.Array:
+        """Scores [B] of joined features [B, d] under ``label`` [B]."""
+        condition = jax.nn.one_hot(label, self.classes)
+        values = jnp.concatenate([triple, condition], axis=-1)
+        return Perceptron(self.hidden, 1)(values)[..., 0]
+
+
+class GAN:
+    """The six networks, each a pure function of its own entry of one parameter dict.
+
+    ``to_target`` and ``to_source`` are the generators, ``target``, ``triple`` and ``source`` the
     discriminators, ``classifier`` the emotion classifier.
+
+    Attributes:
+      maker: the entry that generates.
+      groups: networks that learn from one loss, with an optimiser of their own.
     """
+
+    maker = "to_target"
+    groups = {
+        "discriminators": ("target", "triple", "source"),
+        "generators": ("to_target", "to_source"),
+        "classifier": ("classifier",),
+    }
 
     def __init__(self, hidden: int, noise: int, classes: int):
         """Args: width of hidden layers, width of the noise, number of emotions."""
@@ -114,30 +140,35 @@ class GAN:
         self.to_target = Generators(hidden, classes)
         self.to_source = Generators(hidden, classes)
         self.target = TargetDiscriminators(hidden, classes)
+        self.triple = TripleDiscriminator(hidden, classes)
         self.source = Perceptron(hidden, 1)
         self.classifier = Perceptron(hidden, classes)
 
     def init(self, key: jax.Array, widths: Mapping[str, int]) -> dict[str, dict]:
-        """Draws the parameters of the five networks for features of the given widths."""
+        """Draws the parameters of the six networks for features of the given widths."""
         features = {m: jnp.zeros((1, width)) for m, width in widths.items()}
         label, noise = jnp.zeros((1,), jnp.int32), jnp.zeros((1, self.noise))
         triple = jnp.zeros((1, sum(widths.values())))
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
         return {
             "to_target": self.to_target.init(keys[0], features, label, noise),
             "to_source": self.to_source.init(keys[1], features, label),
             "target": self.target.init(keys[2], features, label),
+            "triple": self.triple.init(keys[5], triple, label),
             "source": self.source.init(keys[3], triple),
             "classifier": self.classifier.init(keys[4], triple),
         }
 
     def generate(
         self,
-        params: dict[str, dict],
+        params: dict,
         key: jax.Array,
         features: Mapping[str, jax.Array],
         label: jax.Array,
     ) -> Mapping[str, jax.Array]:
-        """Makes utterances of the classes ``label`` [B] out of features, modality -> [B, d_m]."""
+        """Makes utterances of the classes ``label`` [B] out of features, modality -> [B, d_m].
+
+        ``params`` are those of ``to_target``.
+        """
         noise = jax.random.normal(key, (*label.shape, self.noise))
-        return self.to_target.apply(params["to_target"], features, label, noise)
+        return self.to_target.apply(params, features, label, noise)

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cberl_jax.data.corpus import SPLITS
-from cberl_jax.evaluation.generated_quality import (
-    COMPONENTS,
-    FEWEST,
-    PENALTY,
-)
+from cberl_jax.data.gate import COMPONENTS, FEWEST
+from cberl_jax.evaluation.generated_quality import PENALTY
+from cberl_jax.evaluation.manifold import NEIGHBOURS
 from cberl_jax.reports.tables import format_mean, format_table
 
 GAN_PICTURE = "gan_report.png"
@@ -33,12 +31,29 @@ line is above the one before it. Minority F1 is the mean over the minority class
 all."""
 FRECHET = f"""## Are they distributed like real ones?
 
-Fréchet distances (squared, of Moments fits) to the real dev utterances of the class that have the
+Fréchet distances (squared, of Gaussian fits) to the real dev utterances of the class that have the
 modality, in the first principal axes of all real train utterances: {COMPONENTS} axes, or as many as
 leave two utterances for each. Of the generated, the real train and the source utterances equally
 many are compared. So few make the distance of even equal distributions larger than 0: generated
 utterances are as good as real ones where they are as near as those, and better than nothing where
 they are nearer than their sources."""
+NEIGHBOURHOODS = f"""## Do they fill the class?
+
+Against the real dev utterances of the class with all modalities, of which there are few, so equally
+many of each kind are drawn. Around each utterance lies a ball as far as its {NEIGHBOURS}th
+neighbour. Precision: the share in the ball of a dev utterance. Recall: the share of dev utterances
+in a ball of theirs. Density: how many of these balls an utterance lies in, over {NEIGHBOURS};
+above that of real ones it means that they crowd in the middle. Coverage: the share of dev
+utterances with one of them in their ball. Told apart: the accuracy of a nearest-neighbour
+classifier that has to tell them from dev utterances; 0.5 is chance. Travelled: where they lie on
+the way from their sources (0) to where real dev utterances are (1), by the distance to the
+nearest real train utterances; above 1 they are nearer to those than real ones are."""
+TRUE_DENSITY = """## What does the law of the corpus say?
+
+The exact mean log density under the class, in nats, of the utterances with all modalities, and the
+share that the exact Bayes rule for single utterances assigns to the class. Real utterances are
+drawn from the law; generated ones are as good where both figures are theirs. A higher density than
+theirs means that they crowd around the middle of the class."""
 MEMORISED = """## Are they copies?
 
 The share of utterances that are at least as close to the nearest real train utterance of their
@@ -54,7 +69,8 @@ what a classifier looks for, more plainly than real ones do."""
 PROJECTION = """## Where they lie
 
 `{picture}`: utterances of seed {seed} in the plane, a panel per class. A triangle on a grey halo
-has hardly moved from the majority utterance that it was made from."""
+has hardly moved from the majority utterance that it was made from. Below, how far each has
+travelled."""
 
 
 def _cell(summary: Mapping[str, Any] | float | None) -> str:
@@ -112,6 +128,41 @@ def _frechet_table(report: Mapping[str, Any]) -> str:
     return format_table(head, rows)
 
 
+NEIGHBOUR_COLUMNS = {
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "two_sample": "told apart",
+}
+KINDS = {"generated": "generated", "real": "real train", "sources": "their sources"}
+
+
+def _neighbours_table(report: Mapping[str, Any]) -> str:
+    """Three lines per minority class: generated, real and source utterances against dev."""
+    rows = []
+    for name, groups in report["generated"]["neighbours"].items():
+        travelled = report["generated"]["travelled"][name]
+        for kind, title in KINDS.items():
+            own = groups[kind]
+            cells = ["-"] * len(NEIGHBOUR_COLUMNS)
+            if own is not None:
+                cells = [_cell(own[field]) for field in NEIGHBOUR_COLUMNS]
+            rows.append([name, title, *cells, _cell(travelled) if kind == "generated" else ""])
+    return format_table(["class", "utterances", *NEIGHBOUR_COLUMNS.values(), "travelled"], rows)
+
+
+def _density_table(report: Mapping[str, Any]) -> str:
+    """Three lines per minority class that the law has an answer for; empty where there is none."""
+    rows = [
+        [name, KINDS[kind], _cell(groups[kind]["log_density"]), _cell(groups[kind]["bayes"])]
+        for name, groups in report["generated"]["true_density"].items()
+        if groups is not None
+        for kind in KINDS
+    ]
+    return format_table(["class", "utterances", "log density", "Bayes rule"], rows) if rows else ""
+
+
 def _memorised_table(report: Mapping[str, Any]) -> str:
     """A line per minority class: the shares of copies and of what is still its source."""
     generated, real = report["generated"], report["real"]
@@ -135,19 +186,23 @@ def format_gan_report(report: Mapping[str, Any]) -> str:
     members = report["members"]
     lost = [str(m["seed"]) for m in members if m["status"] != "ok"]
     sound = len(members) - len(lost)
+    densities = _density_table(report)
     parts = [
         f"# Generated utterances of {report['corpus']}: {sound} of {len(members)} seeds",
         *([f"Diverged and left out: seed {', '.join(lost)}."] if lost else []),
         "Mean [95 % interval of the mean] over seeds, without an interval where all seeds have the "
-        "same. Each seed's generators make what an epoch of its training has. All is measured on "
-        f"single utterances in the standardised features; a dash stands for fewer than {FEWEST} "
-        "utterances.",
+        "same. Each seed's generators make an utterance for each real one of train. All is "
+        "measured on single utterances in the standardised features; a dash stands for too few "
+        f"utterances, fewer than {FEWEST} in most tables.",
         _count_table(report),
         UTILITY,
         _utility_table(report),
         *([_tell_best(report["bayes"])] if report["bayes"] else []),
         FRECHET,
         _frechet_table(report),
+        NEIGHBOURHOODS,
+        _neighbours_table(report),
+        *([TRUE_DENSITY, densities] if densities else []),
         MEMORISED,
         _memorised_table(report),
         AGREEMENT,

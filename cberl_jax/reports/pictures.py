@@ -369,7 +369,9 @@ class Illustrator:
         if program.gan is None:
             return None
         first = self.scored.number[:1]
-        samples = create_samples(self.corpus, run.prepared.data, program, run.state, first)
+        samples = create_samples(
+            self.corpus, run.prepared.data, program, run.state, first, run.prepared.standardiser
+        )
         panels = lay_out(samples)
         if not panels:
             return None

@@ -42,7 +42,7 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> GanSamples:
     table = create_table(corpus, run.standardiser)
     dataset = prepare(run.config, corpus).data._replace(table=table)
     sound = [number for number, state in enumerate(states) if state["status"] == "ok"]
-    return create_samples(corpus, dataset, run.fleet.program, run.state, sound)
+    return create_samples(corpus, dataset, run.fleet.program, run.state, sound, run.standardiser)
 
 
 def gan_report(workdir: str | os.PathLike, data: str | None = None) -> dict[str, Any]:

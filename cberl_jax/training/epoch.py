@@ -15,25 +15,38 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from cberl_jax.data.dataset import Dataset, Table
+from cberl_jax.data.gate import gate_distance
 from cberl_jax.data.packing import Rows
 from cberl_jax.metrics import SELECTIONS, confusion_matrix, scores
 from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.ensemble import average_probability
+from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
 from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training import gan_step as gan_steps
 from cberl_jax.training import joint_step as joint_steps
-from cberl_jax.training.gan_step import GROUPS, draw_domains, gan_optimizer, gan_step
-from cberl_jax.training.generation import Made, class_mass, label_weight, make_epoch
+from cberl_jax.training.flow_step import flow_learn
+from cberl_jax.training.gan_step import gan_learn, gan_optimizer
+from cberl_jax.training.generation import (
+    Made,
+    class_mass,
+    generate,
+    label_weight,
+    make_epoch,
+)
 from cberl_jax.training.joint_step import Batch, joint_optimizer, joint_step
 
 Hyper = Mapping[str, jax.Array]
 # Places the leading axis of a batch on devices, when the batch is split over them.
 Place = Callable[[Any], Any]
 # Streams of random numbers, folded into a member's key.
-INIT, GAN_STAGE, JOINT_STAGE, BOOTSTRAP = range(4)
+INIT, GAN_STAGE, JOINT_STAGE, BOOTSTRAP, GATE = range(5)
 NEVER = -1
+# No distance is larger.
+FARTHEST = jnp.finfo(jnp.float32).max
+# Kind of generator -> one step of its training.
+LEARNERS = {GAN: gan_learn, Flow: flow_learn}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +55,7 @@ class Program:
 
     Attributes:
       model: the joint model.
-      gan: the GAN, or None where nothing is generated.
+      gan: the GAN, or the flow in its place; None where no network generates.
       gan_steps: GAN steps an epoch.
       gan_batch: utterances of each domain in a GAN step.
       rows: rows in a joint step.
@@ -53,7 +66,7 @@ class Program:
     """
 
     model: CBERL
-    gan: GAN | None
+    gan: GAN | Flow | None
     gan_steps: int
     gan_batch: int
     rows: int
@@ -64,13 +77,26 @@ class Program:
 
 
 class GanState(flax.struct.PyTreeNode):
-    """The GAN stage of one member: networks, optimisers, epochs done.
+    """The GAN stage of one member.
 
-    ``diverged`` and ``broken`` are as of ``JointState``, of ``gan_steps.TERMS``.
+    Attributes:
+      params: of all networks.
+      optimizers: group of networks -> optimiser state.
+      average: exponential moving average of the parameters that generate.
+      best: the averaged parameters of the kept epoch, which the joint stage generates with.
+      best_distance: [] distance to dev in the kept epoch, from ``gate_distance``.
+      best_epoch: [] int, from 0.
+      epoch: [] int, epochs done.
+      diverged: as of ``JointState``.
+      broken: as of ``JointState``, of ``gan_step.TERMS``.
     """
 
     params: Any
     optimizers: Any
+    average: Any
+    best: Any
+    best_distance: jax.Array
+    best_epoch: jax.Array
     epoch: jax.Array
     diverged: jax.Array
     broken: jax.Array
@@ -138,9 +164,20 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
         gan_params = program.gan.init(gan_key, dict(program.model.widths))
         optimizers = {
             group: gan_optimizer(hyper).init({name: gan_params[name] for name in members})
-            for group, members in GROUPS.items()
+            for group, members in program.gan.groups.items()
         }
-        gan = GanState(gan_params, optimizers, jnp.int32(0), jnp.int32(NEVER), jnp.int32(NEVER))
+        maker, never = gan_params[program.gan.maker], jnp.int32(NEVER)
+        gan = GanState(
+            params=gan_params,
+            optimizers=optimizers,
+            average=maker,
+            best=maker,
+            best_distance=jnp.float32(FARTHEST),
+            best_epoch=never,
+            epoch=jnp.int32(0),
+            diverged=never,
+            broken=never,
+        )
     joint = JointState(
         variables=variables,
         optimizer=joint_optimizer(hyper, 1).init(params),
@@ -184,28 +221,54 @@ def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
+def _train_gan(program: Program, gan: GanState, data: Dataset, key: jax.Array, hyper: Hyper):
+    """The epoch's steps: new parameters, optimisers and average, and each step's terms."""
+    maker, learn = program.gan.maker, LEARNERS[type(program.gan)]
+
+    def step(carry, key):
+        networks, average = carry
+        networks, record = learn(program.gan, networks, data, key, program.gan_batch, hyper)
+        decay = hyper["gan.ema"]
+        average = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, average, networks[0][maker]
+        )
+        return (networks, average), record
+
+    carry = ((gan.params, gan.optimizers), gan.average)
+    (networks, average), records = jax.lax.scan(
+        step, carry, jax.random.split(key, program.gan_steps)
+    )
+    return *networks, average, records
+
+
 def gan_epoch(
     program: Program, state: MemberState, data: Dataset, hyper: Hyper
 ) -> tuple[MemberState, dict[str, jax.Array]]:
-    """One epoch of the GAN stage: ``gan_steps`` steps; returns the state and the mean terms."""
+    """One epoch of the GAN stage: ``gan_steps`` steps, and how near to dev they have led.
+
+    Returns:
+      The state and the record: mean terms, and ``dev_distance`` where there is a gate.
+    """
     gan = state.gan
     key = jax.random.fold_in(random_key(state.seed, GAN_STAGE), gan.epoch)
-
-    def step(carry, key):
-        draw_key, noise_key = jax.random.split(key)
-        source, target = draw_domains(draw_key, data, program.gan_batch)
-        noise = jax.random.normal(noise_key, (program.gan_batch, program.gan.noise))
-        params, optimizers, record = gan_step(program.gan, *carry, source, target, noise, hyper)
-        return (params, optimizers), record
-
-    keys = jax.random.split(key, program.gan_steps)
-    (params, optimizers), records = jax.lax.scan(step, (gan.params, gan.optimizers), keys)
+    params, optimizers, average, records = _train_gan(program, gan, data, key, hyper)
     record = jax.tree.map(jnp.mean, records)
     sound = _finite((record, params)) & (gan.diverged == NEVER)
     broke = ~sound & (gan.diverged == NEVER)
+    better, distance = sound, gan.best_distance
+    if data.gate:
+        # The same sources and noise in all epochs.
+        noise_key = random_key(state.seed, GATE)
+        made = generate(program.gan, average, data, data.sources[:, 0], noise_key)
+        record["dev_distance"] = distance = gate_distance(data.gate, made)
+        better = sound & (distance < gan.best_distance)
     new = GanState(
         params=_choose(sound, params, gan.params),
         optimizers=_choose(sound, optimizers, gan.optimizers),
+        average=_choose(sound, average, gan.average),
+        best=_choose(better, average, gan.best),
+        best_distance=jnp.where(better, distance, gan.best_distance),
+        best_epoch=jnp.where(better, gan.epoch, gan.best_epoch),
         epoch=gan.epoch + 1,
         diverged=jnp.where(broke, gan.epoch, gan.diverged),
         broken=jnp.where(broke, _first_broken(records, gan_steps.TERMS), gan.broken),
@@ -286,7 +349,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
     joint = state.joint
     key = jax.random.fold_in(random_key(state.seed, JOINT_STAGE), joint.epoch)
     order_key, generate_key, step_key = jax.random.split(key, 3)
-    params = None if state.gan is None else state.gan.params
+    params = None if state.gan is None else state.gan.best
     made = make_epoch(program.gan, params, data, hyper, generate_key)
     rows = len(data.train.index)
     batches = rows // program.rows

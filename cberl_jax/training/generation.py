@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cberl_jax.data.dataset import Dataset
+from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 
 Hyper = Mapping[str, jax.Array]
@@ -36,7 +37,7 @@ def class_mass(data: Dataset, hyper: Hyper) -> jax.Array:
 
 
 def make_epoch(
-    gan: GAN | None, params: Any, data: Dataset, hyper: Hyper, key: jax.Array
+    gan: GAN | Flow | None, params: Any, data: Dataset, hyper: Hyper, key: jax.Array
 ) -> Made | None:
     """What is generated in one epoch; None where nothing is.
 
@@ -53,16 +54,16 @@ def make_epoch(
 
 
 def generate(
-    gan: GAN | None, params: Any, data: Dataset, source: jax.Array, key: jax.Array
+    gan: GAN | Flow | None, params: Any, data: Dataset, source: jax.Array, key: jax.Array
 ) -> Mapping[str, jax.Array]:
     """Generated utterances for all places, modality -> [M, d_m].
 
-    By the GAN; without one by SMOTE where there are neighbours to go towards; else the sources as
-    they are.
+    By the GAN or the flow; without one by SMOTE where there are neighbours to go towards; else the
+    sources as they are.
 
     Args:
-      gan: the GAN, or None.
-      params: its parameters.
+      gan: the GAN or the flow, or None.
+      params: of the network that generates.
       data: the packed corpus.
       source: [M] int, the utterances that they are made from.
       key: random key.

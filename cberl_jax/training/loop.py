@@ -178,7 +178,8 @@ class Training:
         self.workdir.append_metrics(lines)
         self.draw_curves(sum(self.done.values()), lines)
         shown = (
-            ("agreement", "identity")
+            # A flow has no agreement; without a gate there is no distance.
+            [name for name in ("dev_distance", "agreement", "velocity") if name in record]
             if stage == "gan"
             else ("total", "dev_weighted_f1", "dev_macro_f1")
         )

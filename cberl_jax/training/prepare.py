@@ -17,8 +17,12 @@ from cberl_jax.data.subset import keep_train_share, select_modalities
 from cberl_jax.data.validate import check_repeats, check_train
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
+from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.training.epoch import Program
+
+# The remedies with networks of their own.
+TRAINED = ("gan", "flow")
 
 
 class Prepared(NamedTuple):
@@ -55,6 +59,8 @@ def create_program(
     gan = None
     if config.augment.method == "gan" and any(generated):
         gan = GAN(config.gan.hidden, config.gan.noise, classes)
+    elif config.augment.method == "flow" and any(generated):
+        gan = Flow(config.gan.hidden, classes)
     return Program(
         model=model,
         gan=gan,
@@ -127,7 +133,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         corpus,
         balance=0.0 if method == "none" else config.augment.balance,
         max_ratio=config.augment.max_ratio,
-        translated=method == "gan",
+        translated=method in TRAINED,
     )
     data = create_dataset(
         corpus,
@@ -136,6 +142,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         config.train.rows_per_batch,
         neighbours=SMOTE_NEIGHBOURS if method == "smote" else 0,
         with_test=config.train.best_on_test,
+        with_gate=method in TRAINED and config.gan.gate,
     )
     program = create_program(config, corpus.widths, placement.generated)
     return Prepared(corpus, standardiser, data, program, placement.generated)

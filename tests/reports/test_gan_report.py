@@ -15,22 +15,34 @@ from matplotlib.image import imread
 from tiny import QUIET, tiny_config
 
 from cberl_jax.data.bayes import best_possible
+from cberl_jax.data.gate import (
+    COMPONENTS,
+    FEWEST,
+    Moments,
+    fit_moments,
+    fit_subspace,
+    frechet_distance,
+)
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import generated_quality as quality
 from cberl_jax.evaluation.gan_measures import create_gan_report
-from cberl_jax.evaluation.generated_quality import FEWEST, Moments, fit_moments, frechet_distance
+from cberl_jax.evaluation.generated import create_samples
 from cberl_jax.reports.gan import format_gan_report
 from cberl_jax.reports.plots.generated import draw_utterances
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.studies.gan_report import gan_report, read_run
 from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.training.epoch import create_state
 from cberl_jax.training.gan_step import Utterances
-from cberl_jax.training.prepare import prepare
+from cberl_jax.training.prepare import list_members, prepare
 
 ROOT = Path(__file__).parents[2]
+# The joint model plays no part in the report.
+BARE = {f"model.{part}": False for part in ("djvae", "bilstm", "graph", "reconstruction")}
+NO_PICTURE = {"picture": None}
 FILES = {"gan_report.json", "gan_report.md", "gan_report.png"}
 
 
@@ -87,13 +99,13 @@ def test_groups_are_compared_at_equal_sizes_in_a_subspace_that_few_utterances_al
     held_out = normal(2, 11, 30)
     sizes = quality.plan_comparison(groups, held_out)
     assert sizes == (60, 11, 5)
-    assert quality.plan_comparison(groups, normal(2, 200, 30)) == (60, 200, quality.COMPONENTS)
+    assert quality.plan_comparison(groups, normal(2, 200, 30)) == (60, 200, COMPONENTS)
     assert quality.plan_comparison(groups, normal(2, 200, 30)[:, :3])[2] == 3
     assert quality.plan_comparison(groups, held_out[: FEWEST - 1]) is None
     assert quality.plan_comparison(groups | {"few": normal(3, FEWEST - 1, 30)}, held_out) is None
 
     # The shift is the first principal axis of both groups together.
-    subspace = quality.fit_subspace(np.concatenate(list(groups.values())))
+    subspace = fit_subspace(np.concatenate(list(groups.values())))
     found = quality.frechet_distances(groups, held_out, subspace, sizes, seed=0)
     # |(1, ..., 1)|^2 = 30, but for the noise of eleven points.
     assert found["same"] < 10 < 20 < found["shifted"]
@@ -105,7 +117,7 @@ def test_as_many_utterances_of_the_same_distribution_are_as_far():
         groups = {"generated": normal(seed, 80, 6), "real": normal(100 + seed, 300, 6)}
         held_out = normal(200 + seed, 30, 6)
         sizes = quality.plan_comparison(groups, held_out)
-        subspace = quality.fit_subspace(groups["real"])
+        subspace = fit_subspace(groups["real"])
         distances.append(quality.frechet_distances(groups, held_out, subspace, sizes, seed))
     generated, real = (np.mean([d[kind] for d in distances]) for kind in ("generated", "real"))
     assert generated == pytest.approx(real, rel=0.15)
@@ -310,6 +322,21 @@ def test_the_picture_has_a_panel_per_class_and_all_kinds_can_be_told_apart(tmp_p
     assert heights[0] == heights[1] < heights[2] and widths[0] < widths[1] == widths[2]
 
 
+def test_the_picture_shows_how_far_each_utterance_has_travelled(tmp_path):
+    clouds = {kind: normal(0, 9, 2) for kind in ("sources", "real", "generated")}
+    orange, areas = (230, 159, 0), []
+    for travelled in (np.full(50, 0.05), np.full(50, 1.05)):
+        path = tmp_path / "travelled.png"
+        draw_utterances(path, [("fear", clouds | {"travelled": travelled})])
+        rows, columns = pixels(imread(path), orange)
+        assert len(rows) > 100
+        areas.append(columns.mean())
+    # Those that have arrived stand to the right of those that have not left.
+    assert areas[0] < areas[1] - 50
+    draw_utterances(path, [("fear", clouds)])
+    assert not len(pixels(imread(path), orange)[0])
+
+
 # A run
 
 
@@ -324,9 +351,7 @@ def finished(tmp_path_factory):
     settings = {"data.path": str(folder / "corpus.npz"), "data.modalities": "text,visual"}
     settings |= {"gan.epochs": 1, "gan.steps": 2, "gan.hidden": 8, "augment.balance": 0.22}
     settings |= {"train.epochs": 1}
-    # The joint model plays no part in the report.
-    parts = ("djvae", "bilstm", "graph", "reconstruction")
-    config = tiny_config(**settings, **{f"model.{part}": False for part in parts})
+    config = tiny_config(**settings, **BARE)
     train_and_evaluate(config, str(folder / "run"), [3, 5], QUIET, pictures=False)
     return folder / "run"
 
@@ -417,9 +442,10 @@ def test_summaries_are_those_of_the_members(reported):
             assert values == [None, None]
         else:
             assert found["mean"] == pytest.approx(np.mean(values))
-            # t(0.975, 1) = 12.7062; the standard error of two values is half their difference.
-            half = 12.7062 * abs(values[0] - values[1]) / 2
-            assert found["ci95"][1] == pytest.approx(np.mean(values) + half, rel=1e-4, abs=1e-9)
+            # Two values deviate by their difference over the root of 2, and have no interval.
+            deviation = abs(values[0] - values[1]) / np.sqrt(2)
+            assert found["std"] == pytest.approx(deviation, rel=1e-4, abs=1e-9)
+            assert found["ci95"] is None
 
 
 def test_files_hold_the_report_and_the_picture_is_one(finished, reported):
@@ -429,7 +455,7 @@ def test_files_hold_the_report_and_the_picture_is_one(finished, reported):
     assert text == format_gan_report(reported)
     assert imread(finished / "gan_report.png").std() > 0.02
     for name in reported["minority"]:
-        assert len(re.findall(rf"^\| {name} ", text, re.MULTILINE)) == 5
+        assert len(re.findall(rf"^\| {name} ", text, re.MULTILINE)) == 5 + 3
     assert "2 of 2 seeds" in text and "`gan_report.png`: utterances of seed 3" in text
     assert " nan" not in text.lower()
 
@@ -440,17 +466,44 @@ def test_a_simulated_corpus_has_its_exact_bayes_result_in_the_report(finished, r
     corpus = dataclasses.replace(samples.corpus, source="simulated:small")
     report = create_gan_report(samples._replace(corpus=corpus))
     assert report["bayes"] == best_possible(corpus) is not None
-    assert report["generated"] == reported["generated"]
+    densities = report["generated"].pop("true_density")
+    assert set(reported["generated"]["true_density"].values()) == {None}
+    rest = {n: own for n, own in reported["generated"].items() if n != "true_density"}
+    assert report["generated"] == rest
+    # The exact rule assigns more real utterances to their class than sources, which are of others.
+    shares = {
+        kind: np.mean([own[kind]["bayes"]["mean"] for own in densities.values()])
+        for kind in ("real", "sources")
+    }
+    assert shares["real"] > shares["sources"]
+    generated = rest | {"true_density": densities}
+    text = format_gan_report(report | {"generated": generated, **NO_PICTURE})
+    assert "exact mean log density" in text and "exact mean" not in format_gan_report(reported)
+
+
+def test_a_flow_is_measured_as_a_gan_is():
+    corpus = simulate_corpus(create_process(), SimulatedSize(60, 30, 30, 8, 8), seed=3)
+    config = tiny_config(**{"augment.method": "flow", "data.modalities": "text"}, **BARE)
+    ready, members = prepare(config, corpus), list_members(config, [3])
+    hyper = {name: values[0] for name, values in members.hyper.items()}
+    one = create_state(ready.program, 3, hyper)
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[None], one)
+    samples = create_samples(corpus, ready.data, ready.program, state, [0], ready.standardiser)
+    report = create_gan_report(samples) | NO_PICTURE
+    shares = report["generated"]["agreement"].values()
+    assert {own["gan"] for own in shares} == {None}
+    assert any(own["independent"] is not None for own in shares)
+    assert format_gan_report(report).startswith("# Generated utterances")
 
 
 def test_a_table_shows_what_the_report_says(reported):
     text = format_gan_report(reported)
-    shares = {n: x["independent"] for n, x in reported["generated"]["agreement"].items()}
-    # Some classes have fewer than five generated utterances.
+    shares = {n: x["gan_dev"] for n, x in reported["generated"]["agreement"].items()}
+    # Some classes have fewer than five dev utterances.
     assert {share is None for share in shares.values()} == {True, False}
     for name, share in shares.items():
         row = re.findall(rf"^\| {name} .*$", text, re.MULTILINE)[-1]
-        cell = row.split("|")[2].strip()
+        cell = row.split("|")[5].strip()
         assert cell == "-" if share is None else cell.startswith(f"{share['mean']:.3f}")
     assert "Bayes" not in text and reported["bayes"] is None
     views = {"context_free": {"balanced_accuracy": 0.41}, "full": {"balanced_accuracy": 0.72}}
@@ -463,9 +516,8 @@ def test_a_table_shows_what_the_report_says(reported):
 
 def test_a_generator_that_changes_nothing_is_found_out(finished, tmp_path):
     def identity(state):
-        params = dict(state.gan.params)
-        params["to_target"] = jax.tree.map(np.zeros_like, params["to_target"])
-        return state.replace(gan=state.gan.replace(params=params))
+        still = jax.tree.map(np.zeros_like, state.gan.best)
+        return state.replace(gan=state.gan.replace(best=still))
 
     report = gan_report(changed(finished, tmp_path / "identity", identity))
     found = report["generated"]

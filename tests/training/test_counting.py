@@ -93,6 +93,8 @@ def test_the_rare_classes_of_meld_gain_by_augmentation():
     assert before[2] == pytest.approx(0.0820, abs=2e-4)
     assert np.all(honest[rare] > before[rare])
     # What counting in full does: class weights as of 706, for a mass of 399.
-    weights = np.asarray(class_balanced_weights(jnp.maximum(MELD_TRAIN, 706.0), beta=0.999))
+    weights = np.asarray(
+        class_balanced_weights(jnp.float32(np.maximum(MELD_TRAIN, 706)), beta=0.999)
+    )
     full = weights * (MELD_TRAIN + 0.3 * generated)
     assert np.all((full / full.sum())[rare] < before[rare])

@@ -11,14 +11,8 @@ from cberl_jax.models.cberl import CBERL, Conversations, ModelSettings
 from cberl_jax.models.djvae import Gaussian, LatentState
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
-from cberl_jax.training.gan_step import (
-    GROUPS,
-    Utterances,
-    gan_losses,
-    gan_optimizer,
-    gan_step,
-    update_group,
-)
+from cberl_jax.training import gan_step as gan_steps
+from cberl_jax.training.gan_step import LOSSES, Utterances, gan_optimizer, gan_step, update_group
 from cberl_jax.training.joint_step import Batch, djvae_loss, joint_optimizer, joint_step
 
 WIDTHS = (("text", 6), ("audio", 3))
@@ -66,7 +60,7 @@ def create_gan(hyper, hidden):
     params = gan.init(jax.random.key(0), dict(WIDTHS))
     optimizers = {
         group: gan_optimizer(hyper).init({n: params[n] for n in names})
-        for group, names in GROUPS.items()
+        for group, names in GAN.groups.items()
     }
     return gan, params, optimizers
 
@@ -74,58 +68,78 @@ def create_gan(hyper, hidden):
 @pytest.fixture
 def gan_case(hyper):
     noise = jax.random.normal(jax.random.key(1), (8, 2))
-    return *create_gan(hyper, hidden=5), utterances(0), utterances(1), noise
+    batch = gan_steps.Batch(utterances(0), utterances(1), noise)
+    return *create_gan(hyper, hidden=5), batch
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", GAN.groups)
 def test_an_update_moves_its_own_networks_and_leaves_the_others_bit_identical(
     gan_case, hyper, group
 ):
-    gan, params, optimizers, *batch = gan_case
-    new, new_optimizers, _ = update_group(gan, group, params, optimizers, *batch, hyper)
+    gan, params, optimizers, batch = gan_case
+    new, new_optimizers, _ = update_group(gan, group, params, optimizers, batch, hyper)
     for name in params:
-        if name in GROUPS[group]:
+        if name in GAN.groups[group]:
             moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), new[name], params[name])
             assert any(jax.tree.leaves(moved)), name
         else:
             chex.assert_trees_all_equal(new[name], params[name])
-    others = [g for g in GROUPS if g != group]
+    others = [g for g in GAN.groups if g != group]
     chex.assert_trees_all_equal(
         {g: new_optimizers[g] for g in others}, {g: optimizers[g] for g in others}
     )
 
 
 def test_every_generator_and_discriminator_gets_a_gradient(gan_case, hyper):
-    gan, params, _, *batch = gan_case
-    for group, names in GROUPS.items():
-        gradient = jax.grad(lambda p, g=group: gan_losses(gan, p, *batch, hyper)[0][g])(params)
+    gan, params, _, batch = gan_case
+    for group, names in GAN.groups.items():
+        gradient = jax.grad(lambda p, g=group: LOSSES[g](gan, p, batch, hyper)[0])(params)
         for name in names:
             for leaf in jax.tree.leaves(gradient[name]):
                 assert bool(jnp.any(leaf != 0)), (group, name)
 
 
 def test_gan_loss_does_not_hear_absent_modalities(gan_case, hyper):
-    gan, params, _, source, target, noise = gan_case
+    gan, params, _, batch = gan_case
+    source = batch.source
     absent = {**source.present, "audio": jnp.zeros(8, bool)}
     source = source._replace(present=absent)
     # A generator that sees an absent modality would be another matter: it is one per modality.
     other = source._replace(features={**source.features, "audio": source.features["audio"] + 3})
-    first = gan_losses(gan, params, source, target, noise, hyper)
-    second = gan_losses(gan, params, other, target, noise, hyper)
-    chex.assert_trees_all_equal(first, second)
+    for loss in LOSSES.values():
+        first = loss(gan, params, batch._replace(source=source), hyper)
+        second = loss(gan, params, batch._replace(source=other), hyper)
+        chex.assert_trees_all_equal(first, second)
 
 
 def test_classifier_and_generators_learn_to_agree(hyper):
     gan, params, optimizers = create_gan(hyper, hidden=32)
-    source, target = utterances(0, batch=32), utterances(1, batch=32)
     noise = jax.random.normal(jax.random.key(1), (32, 2))
-    rates = {"gan.learning_rate": jnp.float32(5e-3), "gan.identity": jnp.float32(0.5)}
-    step = jax.jit(lambda p, o: gan_step(gan, p, o, source, target, noise, hyper | rates))
+    batch = gan_steps.Batch(utterances(0, batch=32), utterances(1, batch=32), noise)
+    rates = {"gan.learning_rate": 5e-3, "gan.identity": 0.5, "gan.classify": 1.0}
+    step = jax.jit(lambda p, o: gan_step(gan, p, o, batch, hyper | rates))
     _, _, first = step(params, optimizers)
     for _ in range(200):
         params, optimizers, last = step(params, optimizers)
     assert last["agreement"] > 0.9 and first["agreement"] < 0.6
     assert last["classifier"] < 0.5 * first["classifier"]
+
+
+def test_a_weight_of_zero_switches_each_term_off(gan_case, hyper):
+    gan, params, _, batch = gan_case
+    parts = {
+        "generators": {"adversarial": 1.0, "joint": 1.0, "identity": 5.0, "classify": 1.0},
+        "discriminators": {"triple": 1.0},
+    }
+    for group, weights in parts.items():
+        for name, weight in weights.items():
+            with_it, terms = LOSSES[group](gan, params, batch, hyper | {f"gan.{name}": weight})
+            without, _ = LOSSES[group](gan, params, batch, hyper | {f"gan.{name}": 0.0})
+            assert float(with_it) > float(without), name
+            if name in ("joint", "identity", "classify"):
+                assert float(with_it - without) == pytest.approx(
+                    weight * float(terms[name]), rel=1e-3
+                )
 
 
 @pytest.fixture
