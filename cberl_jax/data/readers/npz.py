@@ -207,10 +207,6 @@ def write_npz(corpus: Corpus, path: str | os.PathLike) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def _is_known(key: str) -> bool:
-    return key in REQUIRED + OPTIONAL or key.startswith((FEATURES, PRESENT))
-
-
 def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.ndarray]:
     """Reads an ``.npz`` from a stranger, without trust in what it says of itself.
 

@@ -119,8 +119,9 @@ def read_features(path: str | os.PathLike) -> tuple[Any, np.ndarray | None]:
     try:
         with open(source, "rb") as file:
             if file.read(6) == b"\x93NUMPY":
-                file.seek(0)
-                return np.lib.format.read_array(file, allow_pickle=False), None
+                # Mapped first: a file that declares more than it holds takes no memory.
+                mapped = np.load(source, allow_pickle=False, mmap_mode="r")
+                return np.array(mapped), None
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}).") from error
     except ValueError as error:
