@@ -37,7 +37,7 @@ def test_a_corpus_trains_is_kept_with_its_run_and_a_run_is_loaded(tmp_path):
     run = cberl.train(small(0), workdir=tmp_path / "run", **options, seeds=np.array([3]))
     assert run.report()["members"][0]["seed"] == 3
     model = cberl.load(run)
-    assert len(model.predict(small(1))) == 20
+    assert len(model.predict(small(0))) == 20
     # The same call finds the run finished; another corpus is not written over its own.
     cberl.train(small(0), workdir=tmp_path / "run", **options, seeds=[3])
     with pytest.raises(cberl.UserError, match="holds a run on another corpus"):
