@@ -133,6 +133,7 @@ def test_a_preset_is_named_where_a_file_may_be(tmp_path):
         read_config(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_console_script_trains_under_a_preset_as_the_program_does(
     program_environment, tmp_path
 ):

@@ -53,6 +53,7 @@ def start(name, *arguments, environment, cwd=ROOT):
     )
 
 
+@pytest.mark.slow
 def test_a_run_and_its_predictions_depend_on_no_variable_of_jax(tmp_path, program_environment):
     usual = python(TRAINS, tmp_path / "a", 3, "predict", environment=program_environment)
     assert usual.returncode == 0, usual.stderr
@@ -67,6 +68,7 @@ def test_a_run_and_its_predictions_depend_on_no_variable_of_jax(tmp_path, progra
     assert reports[0]["members"] == reports[1]["members"]
 
 
+@pytest.mark.slow
 def test_a_program_pins_its_numbers_too_and_speaks_ascii(tmp_path, program_environment):
     flags = (f"--config={DEMO}", "--seeds=1", "--nopictures", "--config.gan.epochs=1")
     flags += ("--config.gan.steps=2", "--config.train.epochs=1", "--config.model.hidden=8")
