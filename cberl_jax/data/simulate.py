@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cberl_jax.data.corpus import SPLITS, Corpus
+from cberl_jax.data.readers.known import MELD_CLASSES
 from cberl_jax.errors import UserError
 
 # What the name of a simulated corpus begins with; its size follows.
 SIMULATED = "simulated:"
-MELD_CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 MELD_TRAIN_COUNTS = (4710, 1205, 268, 683, 1743, 271, 1109)
 PARTIES = np.array(["A", "B"])
 

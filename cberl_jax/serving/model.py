@@ -37,7 +37,7 @@ from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import reading_options
 
-Conversations = str | os.PathLike[str] | Corpus | Iterable[Any]
+ConversationSource = str | os.PathLike[str] | Corpus | Iterable[Any]
 
 SHORTEST_ROW = 16
 # Cells (rows times their length) of one call, unless one row is longer than that.
@@ -115,7 +115,7 @@ class Model(Summarised):
         lines = ["CBERL model", *(f"{name}: {text}" for name, text in found.items())]
         return Summary(lines, ("", ""), list(found.items()))
 
-    def predict(self, conversations: Conversations) -> list[np.ndarray]:
+    def predict(self, conversations: ConversationSource) -> list[np.ndarray]:
         """The most probable emotion of every turn.
 
         Args:
@@ -133,7 +133,7 @@ class Model(Summarised):
         predictions = self.predictions(conversations)
         return predictions.by_conversation(np.asarray(self.classes)[predictions.label])
 
-    def predict_proba(self, conversations: Conversations) -> list[np.ndarray]:
+    def predict_proba(self, conversations: ConversationSource) -> list[np.ndarray]:
         """The probability of every emotion, averaged over the members.
 
         Args:
@@ -149,7 +149,7 @@ class Model(Summarised):
         return predictions.by_conversation(predictions.probability)
 
     @pinned()
-    def predictions(self, conversations: Conversations) -> Predictions:
+    def predictions(self, conversations: ConversationSource) -> Predictions:
         """All that the members say, to be read, written or drawn.
 
         Args:
@@ -192,7 +192,7 @@ class Model(Summarised):
         corpus = from_turns([[turn]], f"turn {number} of the stream")
         return match_model(corpus, self.classes, self.widths, self._ignored)
 
-    def _read(self, conversations: Conversations) -> Corpus:
+    def _read(self, conversations: ConversationSource) -> Corpus:
         """The conversations in the model's terms."""
         if isinstance(conversations, str | os.PathLike):
             corpus = load_conversations(conversations, self._text_layers, self._options)
