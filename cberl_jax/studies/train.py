@@ -13,6 +13,7 @@ from cberl_jax.reports.model_card import write_model_card
 from cberl_jax.reports.pictures import TrainedRun, illustrate
 from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.run import create_report, write_report
+from cberl_jax.runtime.checkpoints import list_steps
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
@@ -56,8 +57,9 @@ def train_and_evaluate(
         if folder.finished:
             progress.say("this run is finished")
             return folder.read_report()
-        for notice in notices(corpus):
-            progress.say(f"worth a look: {notice}")
+        if not list_steps(folder.checkpoints):
+            for notice in notices(corpus):
+                progress.say(f"worth a look: {notice}")
         return _train(folder, config, prepared, seeds, progress, pictures)
 
 
