@@ -30,6 +30,11 @@ NO_PARTS = dict.fromkeys(
 POINTS = [{"loss.gamma": gamma / 2} for gamma in range(40)]
 
 
+def undated(report):
+    """A sweep's report without its date and device: it is written anew, when nothing is trained."""
+    return {name: value for name, value in report.items() if name != "provenance"}
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
@@ -87,7 +92,8 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     }
 
     traces.clear()
-    assert sweep(*arguments, progress=Progress(said.append)) == report
+    again = sweep(*arguments, progress=Progress(said.append))
+    assert undated(again) == undated(report)
     assert not traces
 
 
@@ -173,7 +179,7 @@ def test_the_best_points_run_is_written_anew_where_it_is_not_whole(small_sweep, 
         best.predictions_file.unlink()
     if damage == "unreadable":
         best.config_file.write_text("{")
-    assert repeat(folder) == report
+    assert undated(repeat(folder)) == undated(report)
     assert best.read_report()["members"] == found["members"]
     assert best.read_config()["loss.gamma"] == report["best"]["loss.gamma"]
     assert evaluate_run(str(best.path))["members"][0]["test"] == found["members"][0]["test"]
