@@ -108,6 +108,7 @@ def test_remedies_need_a_program_for_each_way_of_filling_up():
         "repeat",
         "smote",
         "gan",
+        "flow",
     ]
     none = next(v.settings for v in variants if v.name == reference)
     # A plain cross entropy; only the focal loss focuses, only logit adjustment adjusts.
