@@ -329,8 +329,9 @@ def test_training_reads_a_pickle_as_convert_does(tmp_path):
 def test_conversations_to_predict_are_read_by_the_same_options(tmp_path):
     entries = own(label=cycle(0, 1))
     path = write(tmp_path / "c.pkl", tuple(entries))
-    with pytest.raises(UserError, match="--classes"):
-        load_conversations(path)
+    # Without names the labels are left out, which is said.
+    nameless = load_conversations(path)
+    assert nameless.label.max() == -1 and "--classes" in nameless.remarks[-1]
     corpus = load_conversations(path, options=parse_options(classes="no,yes", bins=""))
     assert corpus.classes == ("no", "yes") and set(corpus.split.tolist()) == {"test"}
     assert len(corpus.dialogue) == 20
