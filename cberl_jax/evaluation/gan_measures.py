@@ -56,7 +56,7 @@ def create_reference(samples: GanSamples) -> RealReference:
     """Fits what all members share: it depends on no generated utterance."""
     train, modalities = samples.real["train"], samples.corpus.modalities
     plans = {
-        # Generated utterances are as many as their sources, whoever makes them.
+        # Every member generates as many utterances as there are sources.
         (label, modality): plan_comparison(*_groups(samples, samples.sources, label, modality))
         for label in samples.minority
         for modality in modalities

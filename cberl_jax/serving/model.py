@@ -166,7 +166,7 @@ class Model(Summarised):
 
     @pinned()
     def stream(self) -> Stream:
-        """Starts a conversation that is heard a turn at a time.
+        """Starts a conversation that arrives a turn at a time.
 
         Returns:
           A Stream, whose ``push`` takes a turn and gives its emotion at once.

@@ -482,8 +482,8 @@ def test_logits_depend_on_the_own_subspace_alone():
     cotangents = jax.jit(jax.jacrev(lambda x: ensemble.apply(variables, x, NOTHING_DROPPED)))(
         values
     )
-    heard = np.abs(cotangents).max(axis=1) > 0
-    np.testing.assert_array_equal(heard, variables["constants"]["subspaces"] > 0)
+    seen = np.abs(cotangents).max(axis=1) > 0
+    np.testing.assert_array_equal(seen, variables["constants"]["subspaces"] > 0)
 
 
 def test_classifiers_share_no_parameters():
