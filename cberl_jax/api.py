@@ -44,6 +44,7 @@ from cberl_jax.serving.model import load as load_model
 from cberl_jax.serving.restore import read_settings
 from cberl_jax.studies import ablation
 from cberl_jax.studies import sweep as sweeps
+from cberl_jax.studies.points import Execution
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data
 
@@ -259,7 +260,8 @@ def sweep(
 ) -> SweepReport:
     """Trains every seed at every combination of some settings' values, and compares them on dev.
 
-    The same call started again does what is missing. The best point is a run in ``workdir/best``.
+    The same call started again does what is missing; with more seeds or values it trains what is
+    new. The best point is a run in ``workdir/best``.
 
     Args:
       data: as of ``train``.
@@ -282,12 +284,11 @@ def sweep(
     """
     points = check_grid(grid)
     given, chosen = _settings(data, config, settings), _seeds(seeds)
-    folder, most = _open(workdir, allow_unrelated), members_per_device
+    folder = _open(workdir, allow_unrelated)
     _keep(data, folder, given)
+    how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
     with _computing():
-        return SweepReport(
-            sweeps.sweep(given, str(folder.workdir), chosen, points, most, _progress(say), pictures)
-        )
+        return SweepReport(sweeps.sweep(given, str(folder.workdir), chosen, points, how) or {})
 
 
 def ablate(
@@ -307,7 +308,8 @@ def ablate(
 ) -> AblationReport:
     """Trains CBERL and its variants with the same seeds, and compares them on test.
 
-    The same call started again does what is missing. The variant that the others are compared with
+    The same call started again does what is missing; with more seeds or variants it trains what is
+    new. The variant that the others are compared with
     is a run in ``workdir/reference``.
 
     Args:
@@ -333,16 +335,14 @@ def ablate(
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
     given, chosen = _settings(data, config, settings), _seeds(seeds)
-    folder, most = _open(workdir, allow_unrelated), members_per_device
+    folder = _open(workdir, allow_unrelated)
     _keep(data, folder, given)
     known = list_variants(preset, given, load_data(given).modalities)
     compared = choose_variants(known, create_variants(own or {}), variants, given)
+    how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
     with _computing():
-        return AblationReport(
-            ablation.ablate(
-                given, str(folder.workdir), chosen, compared, most, _progress(say), pictures
-            )
-        )
+        found = ablation.ablate(given, str(folder.workdir), chosen, compared, how)
+        return AblationReport(found or {})
 
 
 def compare(

@@ -25,7 +25,7 @@ HELP = ("--help", "-help", "-h")
 MAY_BE_EMPTY = {"text_encoder", "finetune", "audio_dir"}
 PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
-    *("transcript", "table", "features", "own", "predictions"),
+    *("transcript", "table", "features", "own", "predictions", "slurm"),
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
 # A home folder where a path begins: at the start, or after a comma or a name with "=".

@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class FolderBusy(UserError):
+    """Another process is at work in a folder."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop; a checkpoint is written. ``number`` is the signal's."""
 

@@ -5,12 +5,14 @@ cberl ablate --config=meld --data=meld.npz --workdir=runs/ablation --seeds=16 \
 
 ``parts`` takes away a part or a modality at a time, ``remedies`` compares the GAN with every usual
 remedy for imbalance, ``sizes`` trains on ever fewer dialogues. All have the same seeds. The same
-command started again does what is missing.
+command started again does what is missing; with more seeds or variants it trains what is new.
+Several jobs share the work by --part=1/8, --part=2/8, ...
 """
 
 from absl import flags
 
 from cberl_jax import cli
+from cberl_jax.commands import jobs
 
 
 def define_flags() -> None:
@@ -29,17 +31,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "own", None, 'JSON file with further variants: {"name": {"loss.gamma": 3}, ...}.'
     )
-    flags.DEFINE_integer(
-        "members_per_device", None, "Members trained at a time; by default as many as fit.", 1
-    )
-    flags.DEFINE_boolean("pictures", True, "Whether the report of the reference has pictures.")
+    jobs.define_execution("reference")
 
 
 def main() -> int:
     """Trains, compares and prints the tables."""
     from cberl_jax.config.variants import choose_variants, list_variants, read_variants
     from cberl_jax.reports.ablation import format_scores
-    from cberl_jax.runtime.progress import show_progress
     from cberl_jax.studies.ablation import ablate
     from cberl_jax.training.prepare import load_data
 
@@ -48,8 +46,12 @@ def main() -> int:
     preset = list_variants(given.preset, config, load_data(config).modalities)
     own = read_variants(given.own) if given.own else []
     preset = choose_variants(preset, own, given.variants, config)
-    seeds, progress, most = range(given.seeds), show_progress(), given.members_per_device
+    execution = jobs.read_execution()
+    if jobs.write_slurm_script():
+        return 0
     with cli.explaining_interrupts():
-        report = ablate(config, given.workdir, seeds, preset, most, progress, given.pictures)
+        report = ablate(config, given.workdir, range(given.seeds), preset, execution)
+    if report is None:
+        return 0
     cli.show_report(format_scores(report), given.workdir, "ablation.html")
     return 0 if any(line["test"] for line in report["variants"]) else 1

@@ -19,6 +19,7 @@ from cberl_jax.config.settings import (
     check_config,
     check_known,
     check_value,
+    flatten,
 )
 from cberl_jax.errors import UserError
 
@@ -187,11 +188,23 @@ def point_config(config: ConfigDict, point: Mapping[str, Value]) -> ConfigDict:
     return config
 
 
+def static_settings(point: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings of a point that are compiled in."""
+    return {name: value for name, value in point.items() if name not in NUMERIC}
+
+
+def own_settings(config: ConfigDict, point: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings of a point that are not the config's anyway, in their own types."""
+    usual = flatten(config)
+    read = {name: type(SETTINGS[name].default)(value) for name, value in point.items()}
+    return {name: value for name, value in read.items() if value != usual[name]}
+
+
 def group_points(points: Sequence[Point]) -> list[Group]:
     """Gathers the points that share their static settings, in order of first appearance."""
     groups: dict[frozenset[tuple[str, Value]], Group] = {}
     for point in points:
-        static = {name: value for name, value in point.items() if name not in NUMERIC}
+        static = static_settings(point)
         groups.setdefault(frozenset(static.items()), Group(static, [])).points.append(point)
     return list(groups.values())
 

@@ -67,6 +67,13 @@ def format_provenance(made: Mapping[str, Any]) -> str:
         ["fingerprint of the data (sha256)", made["fingerprint"]],
     ]
     parts = ["## How it was made", format_table(["what", "value"], rows, "command, device, data.")]
+    together = made.get("together", [])
+    if len(together) > 1:
+        listed = " and ".join([", ".join(map(str, together[:-1])), str(together[-1])])
+        parts.append(
+            f"Not all members were trained at the same time, but {listed} of them together. A "
+            "member's scores do not depend on that, except by rounding."
+        )
     settings = [
         [name, plain(str(own["value"])), plain(str(own["default"]))]
         for name, own in made["settings"].items()

@@ -11,6 +11,11 @@ import numpy as np
 NAMES = ("stage", "epoch", "member", "seed")
 
 
+def member_folder(number: int) -> str:
+    """The name of a member's folder of event files."""
+    return f"member_{number:03d}"
+
+
 @contextlib.contextmanager
 def open_event_files(
     folder: pathlib.Path, members: int, done: int
@@ -19,7 +24,7 @@ def open_event_files(
 
     Args:
       folder: that TensorBoard is to be shown.
-      members: how many there are; a member's files lie in ``member_<number>``.
+      members: how many there are.
       done: epochs of both stages that are done; TensorBoard forgets what came after them, as what
         was written after the checkpoint that a run goes on from.
 
@@ -33,7 +38,7 @@ def open_event_files(
     with contextlib.ExitStack() as open_files:
         writers = [
             open_files.enter_context(
-                SummaryWriter(str(folder / f"member_{number:03d}"), purge_step=done)
+                SummaryWriter(str(folder / member_folder(number)), purge_step=done)
             )
             for number in range(members)
         ]

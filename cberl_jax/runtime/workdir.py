@@ -6,6 +6,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import shlex
 import socket
 import zipfile
 import zlib
@@ -14,7 +15,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from cberl_jax.errors import UserError
+from cberl_jax.config.settings import SETTINGS
+from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.runtime.files import (
     PART,
     expand,
@@ -34,7 +36,7 @@ WHAT = "the workdir"
 OWN_FILES = (
     *("config.json", "metrics.jsonl", "tensorboard", "checkpoints", "predictions.npz"),
     *("report.*", "report_*.png", "MODEL_CARD.md", "corpus.npz"),
-    *("plan.json", "chunks", "best", "sweep*", "ablation*"),
+    *("chunks", "best", "reference", "sweep*", "ablation*", "growing", "grown"),
     *("*.log", "*.out", "*.err"),
 )
 
@@ -84,6 +86,23 @@ def list_differences(
         for n in names
         if there.get(n) != asked.get(n)
     )
+
+
+def _flags_to_go_on(
+    there: Mapping[str, Any], asked: Mapping[str, Any], free: Collection[str]
+) -> str:
+    """The flags that ask for a folder's own settings; empty where no flags do."""
+    names = [n for n in sorted(there.keys() | asked.keys()) if there.get(n) != asked.get(n)]
+    flags = []
+    for name in (n for n in names if n not in free):
+        if name == "seeds" and there.get(name) == list(range(len(there.get(name) or ()))):
+            flags.append(f"--seeds={len(there[name])}")
+        elif name in SETTINGS and name in there:
+            flags.append(f"--config.{name}={there[name]}")
+        else:
+            # Of another corpus, or a fork.
+            return ""
+    return shlex.join(flags)
 
 
 def _describe_difference(there: Any, asked: Any) -> str:
@@ -145,23 +164,26 @@ class Workdir:
         self.corpus_file = self.path / "corpus.npz"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, shared: bool = False) -> Iterator[None]:
         """Keeps the folder to this process within the block, and clears up after one that died.
 
         The lock ends with the process, however that ends.
 
+        Args:
+          shared: let others in that share it, too.
+
         Raises:
-          UserError: another process is at work in the folder.
+          FolderBusy: another process is at work in the folder.
         """
         if not self.writes:
             yield
             return
         with self._open_lock() as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
-                raise UserError(
+                raise FolderBusy(
                     f"{self.path}: another training is at work in this folder ({lock.read()}); "
                     "wait for its end, or name another --workdir"
                 ) from error
@@ -171,7 +193,8 @@ class Workdir:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
-            for part in self.path.glob(f".*{PART}"):
+            # Of those that share the folder, another may be writing one.
+            for part in () if shared else self.path.glob(f".*{PART}"):
                 part.unlink()
             yield
 
@@ -195,10 +218,12 @@ class Workdir:
             there = self.read_config()
             listed = list_differences(there, config, {*free, "version"})
             if listed:
+                flags = _flags_to_go_on(there, config, {*free, "version"})
+                goes_on = f"; {flags} goes on with that run" if flags else ""
                 raise UserError(
                     f"{self.path}: holds a run with other settings ({listed}); name another "
-                    "--workdir (train.py --fork starts it where this one is), or the same settings "
-                    "to go on with that run"
+                    f"--workdir (cberl train --fork={self.path} starts it where this one "
+                    f"is){goes_on}"
                 )
             return
         self.write_json(self.config_file, config)

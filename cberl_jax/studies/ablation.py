@@ -1,7 +1,7 @@
 """An ablation: variants trained with the same seeds, and compared with one of them on test.
 
-The members are those of a sweep over the variants' settings (``sweep.py``), so an ablation is as
-durable as one; what is compared, and how, is in ``ablation_report.py``.
+The members are trained like those of a sweep (``points.py``), so an ablation is as durable as one;
+what is compared, and how, is in ``reports/ablation.py``.
 """
 
 import json
@@ -17,12 +17,12 @@ from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.reports.ablation import REFERENCE, create_ablation_report, write_ablation_report
 from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.runtime import processes
-from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.studies.best_point import write_point_run
-from cberl_jax.studies.sweep import best_at, check_points, chunks, read_members, train_points
+from cberl_jax.studies.points import ALONE, Execution, carry_out, check_points, chunks, read_members
+from cberl_jax.studies.sweep import best_at
+from cberl_jax.studies.write_run import write_run
 from cberl_jax.training.prepare import check_labelled, load_data, prepare
-from cberl_jax.training.run_folder import open_workdir, run_identity
+from cberl_jax.training.run_folder import study_identity
 
 
 def read_variant(
@@ -54,23 +54,19 @@ def ablate(
     workdir: str,
     seeds: Sequence[int],
     preset: Preset,
-    members_per_device: int | None = None,
-    progress: Progress = PLAIN,
-    pictures: bool = True,
-) -> dict[str, Any]:
-    """Trains every seed of every variant and compares them; goes on with an ablation that is there.
+    execution: Execution = ALONE,
+) -> dict[str, Any] | None:
+    """Trains every seed of every variant and compares them; what is there is not trained again.
 
     Args:
       config: the settings that the variants start from.
-      workdir: the ablation's folder.
+      workdir: the ablation's folder; that of an earlier one of this config grows.
       seeds: different from each other; every variant has them all.
       preset: the variants, from ``choose_variants``.
-      members_per_device: how many members a device trains at a time; by default as many as fit.
-      progress: shows how far it is.
-      pictures: whether the report of the reference has pictures, which take some seconds.
+      execution: how it is carried out.
 
     Returns:
-      The contents of ``ablation.json``.
+      The contents of ``ablation.json``; None where parts of it are still to be trained.
 
     Raises:
       UserError: a setting, the corpus or the folder is at fault.
@@ -83,13 +79,11 @@ def ablate(
     prepared = prepare(config, corpus)
     if config.augment.method != "none" and not prepared.generated.any():
         share = f"{config.augment.balance:g}"
-        progress.say(f"nothing is generated: no class has under {share} of the largest")
-    # A name does not change what is trained, so a variant may be renamed.
-    identity = run_identity(config, prepared, seeds) | {"points": points}
+        execution.progress.say(f"nothing is generated: no class has under {share} of the largest")
     best = best_at(config)
-    with open_workdir(workdir, identity) as folder:
-        lines = train_points(config, folder, seeds, points, members_per_device, progress)
-        report = create_ablation_report(
+
+    def report(folder: Workdir, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        found = create_ablation_report(
             corpus.source,
             preset,
             {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
@@ -98,11 +92,13 @@ def ablate(
             create_provenance(config, corpus),
         )
         if processes.is_main():
-            write_ablation_report(folder.path, report)
+            write_ablation_report(folder.path, found)
         settings = next(v.settings for v in preset.variants if v.name == preset.reference)
         own = [line for line in lines if line["settings"] == settings]
         if any(line["status"] == "ok" for line in own):
-            reference = point_config(config, settings)
             path = folder.path / REFERENCE
-            write_point_run(reference, path, chunks(folder), own, progress, pictures)
-    return report
+            write_run(point_config(config, settings), path, chunks(folder), own, execution)
+        return found
+
+    identity = study_identity(config, prepared)
+    return carry_out(config, workdir, identity, seeds, points, execution, report)

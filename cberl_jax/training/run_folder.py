@@ -15,11 +15,10 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.prepare import Prepared
 
 
-def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
-    """What has to be the same for a run to be the same: settings, data, seeds."""
+def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
+    """What all members of a folder have in common: settings and data."""
     return {
         **flatten(config),
-        "seeds": list(seeds),
         "corpus": fingerprint(prepared.corpus),
         "widths": prepared.corpus.widths,
         "classes": list(prepared.corpus.classes),
@@ -27,9 +26,17 @@ def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -
     }
 
 
+def run_identity(config: ConfigDict, prepared: Prepared, seeds: Sequence[int]) -> dict[str, Any]:
+    """What has to be the same for a run to be the same: settings, data, seeds."""
+    return {**study_identity(config, prepared), "seeds": list(seeds)}
+
+
 @contextlib.contextmanager
 def open_workdir(
-    path: str | os.PathLike, identity: Mapping[str, Any], forked: str | None = None
+    path: str | os.PathLike,
+    identity: Mapping[str, Any],
+    forked: str | None = None,
+    shared: bool = False,
 ) -> Iterator[Workdir]:
     """Opens a run's folder for this run's processes alone within the block; one of them writes.
 
@@ -37,6 +44,7 @@ def open_workdir(
       path: of the folder.
       identity: of the run.
       forked: folder of the run that a new run starts from.
+      shared: whether other programs may open it at the same time that share it, too.
 
     Raises:
       UserError: as of ``Workdir.claim`` in every process, of ``Workdir.locked`` and ``fork`` in the
@@ -44,7 +52,7 @@ def open_workdir(
     """
     folder = Workdir(path, writes=processes.is_main())
     # A finished run is only read.
-    with contextlib.nullcontext() if folder.finished else folder.locked():
+    with contextlib.nullcontext() if folder.finished else folder.locked(shared):
         if forked is not None:
             identity = {**identity, "forked": forked}
             if folder.writes and not folder.config_file.exists():

@@ -41,6 +41,7 @@ from cberl_jax.reports.ablation import (
 from cberl_jax.reports.plots.ablation import draw_forest, forest_end
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.ablation import ablate, read_variant
+from cberl_jax.studies.points import Execution
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data
 
@@ -423,8 +424,9 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     preset = list_variants("parts", config, MODALITIES)
     preset = choose_variants(preset, own, ["gamma = 0", "no class weights"], config)
     # A member on each of four devices: the numeric variants' six members are two chunks.
-    arguments = (config, str(tmp_path / "ablation"), [0, 1], preset, 1)
-    report = ablate(*arguments, progress=QUIET)
+    arguments = (config, str(tmp_path / "ablation"), [0, 1], preset)
+    execution = Execution(1, progress=QUIET)
+    report = ablate(*arguments, execution)
     reference = Workdir(tmp_path / "ablation" / "reference", create=False)
     assert reference.read_report()["test"]["macro_f1"] == report["variants"][0]["test"]["macro_f1"]
     assert (reference.path / "report_attention.png").exists()
@@ -437,15 +439,15 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
     assert weights["seeds"] == [0, 1]
 
     traces.clear()
-    assert without_provenance(ablate(*arguments, progress=QUIET)) == without_provenance(report)
+    assert without_provenance(ablate(*arguments, execution)) == without_provenance(report)
     # Members are found whatever the order and the names of the variants.
     renamed = [v._replace(name=f"{v.name}!") for v in preset.variants[:0:-1]]
     other = preset._replace(variants=[preset.variants[0], *renamed])
-    again = ablate(*arguments[:3], other, 1, progress=QUIET)
+    again = ablate(*arguments[:3], other, execution)
     assert again["variants"][-1]["test"] == gamma["test"]
     assert not traces
-    with pytest.raises(UserError, match="points: only there .*, only asked for"):
-        ablate(config, arguments[1], [0, 1], list_remedies(), progress=QUIET)
+    with pytest.raises(UserError, match="train.epochs: 3 there, 4 asked for"):
+        ablate(point_config(config, {"train.epochs": 4}), *arguments[1:], execution)
 
     alone = point_config(config, {"loss.gamma": 0.0})
     run = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], QUIET, False)
@@ -470,7 +472,7 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
 def test_an_ablation_on_a_simulated_corpus_holds_what_its_variants_could_reach(tmp_path):
     config = tiny_config(**{"data.path": "simulated:small", "train.epochs": 1, **BARE})
     preset = choose_variants(list_variants("parts", config, MODALITIES), [], ["text only"], config)
-    report = ablate(config, str(tmp_path), [0], preset, progress=QUIET, pictures=False)
+    report = ablate(config, str(tmp_path), [0], preset, Execution(progress=QUIET, pictures=False))
     text = point_config(config, {"data.modalities": "text"})
     best = [best_possible(load_data(seen)) for seen in (config, text)]
     assert [line["bayes"] for line in report["variants"]] == best and best[0] != best[1]

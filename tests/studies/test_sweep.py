@@ -9,17 +9,19 @@ import pytest
 from tiny import QUIET, tiny_config
 
 from cberl_jax.config.grid import parse_grid
+from cberl_jax.config.settings import default_config
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
-from cberl_jax.errors import UserError
+from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir, list_differences
-from cberl_jax.studies import sweep as sweeps
+from cberl_jax.studies import fitting
 from cberl_jax.studies.evaluate import evaluate_run
-from cberl_jax.studies.sweep import best_at, even_chunks, fit_fleet, sweep
+from cberl_jax.studies.fitting import even_chunks, fit_fleet
+from cberl_jax.studies.points import Execution, Part, create_member, share
+from cberl_jax.studies.sweep import best_at, sweep
 from cberl_jax.studies.train import train_and_evaluate
-from cberl_jax.training import run_folder
 from cberl_jax.training.prepare import list_members, load_data, prepare
 
 # Fewer parts compile faster; what a sweep does with them is the same.
@@ -63,22 +65,23 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
             raise KeyboardInterrupt
 
     # Both stages; the joint model is its ensemble alone, which compiles fastest.
-    arguments = (config(corpus, **NO_PARTS), str(tmp_path / "sweep"), [0, 1], grid, 1)
+    arguments = (config(corpus, **NO_PARTS), str(tmp_path / "sweep"), [0, 1], grid)
     with pytest.raises(KeyboardInterrupt):
-        sweep(*arguments, progress=Progress(until_the_second_chunk))
-    first = tmp_path / "sweep" / "chunks" / "000-000"
+        sweep(*arguments, Execution(1, progress=Progress(until_the_second_chunk)))
+    first = tmp_path / "sweep" / "chunks" / "000"
     assert (first / "report.json").exists()
     assert not (tmp_path / "sweep" / "sweep.json").exists()
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     traces.clear()
     said.clear()
 
-    report = sweep(*arguments, progress=Progress(said.append))
+    report = sweep(*arguments, Execution(1, progress=Progress(said.append)))
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
     # A member on each of four devices: the last chunk is filled up.
     assert [line for line in said if line.startswith("members")] == [
-        "members 5 to 8 of 10",
-        "members 9 to 10 of 10",
+        "members to train: 6 of 10, in 1 programs",
+        "members 1 to 3 of 6",
+        "members 4 to 6 of 6",
     ]
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text()) == report
@@ -92,7 +95,7 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     }
 
     traces.clear()
-    again = sweep(*arguments, progress=Progress(said.append))
+    again = sweep(*arguments, Execution(1, progress=Progress(said.append)))
     assert undated(again) == undated(report)
     assert not traces
 
@@ -100,19 +103,17 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
 def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.layers=1,2"])
     arguments = (config(corpus, **BARE), str(tmp_path / "sweep"), [3], grid)
-    report = sweep(*arguments, progress=QUIET, pictures=False)
+    report = sweep(*arguments, Execution(progress=QUIET, pictures=False))
     wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
     point = next(p for p in report["points"] if p["settings"] == wanted)
     train_and_evaluate(config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False)
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
-    chunk = tmp_path / "sweep" / "chunks" / "001-000"
+    chunk = tmp_path / "sweep" / "chunks" / "001"
     together = np.load(chunk / "predictions.npz")["test.probability"][1]
     np.testing.assert_allclose(together, alone, atol=2e-3)
     other = np.load(chunk / "predictions.npz")["test.probability"][0]
     assert np.abs(other - alone).max() > 0.01
     assert point["members"][0]["epoch"] >= 1
-    groups = json.loads((tmp_path / "sweep" / "plan.json").read_text())
-    assert groups == {"0": 2, "1": 2}
 
 
 def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
@@ -121,11 +122,11 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     folder, seeds = tmp_path / "sweep", [0, 4, 7, 8, 9]
     # So that not all chunks do equally many epochs.
     changes = BARE | {"train.patience": 1, "train.epochs": 6}
-    arguments = (config(corpus, **changes), str(folder), seeds, grid, 1)
-    report = sweep(*arguments, progress=QUIET, pictures=False)
+    arguments = (config(corpus, **changes), str(folder), seeds, grid)
+    report = sweep(*arguments, Execution(1, progress=QUIET, pictures=False))
     best = Workdir(folder / "best", create=False)
     # A member on each of four devices: chunks of 4, 4 and 2, points of 5.
-    assert json.loads((folder / "plan.json").read_text()) == {"0": 4}
+    assert len(list((folder / "chunks").iterdir())) == 3
     settings, point = report["best"], report["points"][0]
     found = best.read_report()
     for line, member in zip(found["members"], point["members"], strict=True):
@@ -161,7 +162,7 @@ def small_sweep(corpus, tmp_path_factory):
     def repeat(folder):
         grid = parse_grid(["loss.gamma=0,2"])
         settings = config(corpus, **BARE)
-        return sweep(settings, str(folder), [0], grid, progress=QUIET, pictures=False)
+        return sweep(settings, str(folder), [0], grid, Execution(progress=QUIET, pictures=False))
 
     return folder, repeat(folder), repeat
 
@@ -201,7 +202,7 @@ def test_the_best_possible_is_that_of_the_modalities_that_a_point_sees(corpus):
 def test_a_sweep_of_a_simulated_corpus_holds_the_best_possible(tmp_path):
     small = config("simulated:small", **BARE | {"train.epochs": 1})
     grid = parse_grid(["loss.gamma=0,2"])
-    report = sweep(small, str(tmp_path), [0], grid, progress=QUIET, pictures=False)
+    report = sweep(small, str(tmp_path), [0], grid, Execution(progress=QUIET, pictures=False))
     assert [point["bayes"] for point in report["points"]] == [best_at(small)({})] * 2
     assert "## Share of the best possible" in (tmp_path / "sweep.md").read_text()
 
@@ -223,16 +224,99 @@ def test_of_long_lists_only_the_difference_is_told(there, asked, said):
     assert told.startswith(f"points: {said}") and len(told) < 500
 
 
-def test_another_grid_in_the_same_folder_is_refused(corpus, tmp_path):
-    arguments = (config(corpus), str(tmp_path / "sweep"), [0])
-    prepared = prepare(arguments[0], load_data(arguments[0]))
-    identity = run_folder.run_identity(arguments[0], prepared, [0]) | {
-        "grid": {"loss.gamma": [0.0]}
+def listed(folder):
+    """What a sweep has trained: chunk -> the seeds and settings of its members."""
+    found = {}
+    for path in sorted((folder / "chunks").iterdir()):
+        stored = json.loads((path / "config.json").read_text())
+        found[path.name] = list(zip(stored["seeds"], stored["members"], strict=True))
+    return found
+
+
+def scores(report):
+    """Point -> seed -> test scores of the member."""
+    return {
+        json.dumps(point["settings"]): {m["seed"]: m["test"] for m in point["members"]}
+        for point in report["points"]
     }
-    with run_folder.open_workdir(arguments[1], identity):
-        pass
-    with pytest.raises(UserError, match="grid: .* there, .* asked for"):
-        sweep(*arguments, parse_grid(["loss.gamma=0,1"]), progress=QUIET)
+
+
+def test_a_sweep_grows_by_seeds_values_and_settings(corpus, tmp_path):
+    """Nothing is trained twice, and what is there keeps its numbers."""
+    settings, folder = config(corpus, **BARE | NO_PARTS), tmp_path / "sweep"
+    quick = Execution(progress=QUIET, pictures=False)
+
+    def train(seeds, *grid):
+        return sweep(settings, str(folder), seeds, parse_grid(list(grid)), quick)
+
+    first = train([0], "loss.gamma=0,1")
+    usual = settings.loss.gamma
+    assert usual == 1.0
+    assert listed(folder) == {"000": [(0, {"loss.gamma": 0.0}), (0, {})]}
+    second = train([0, 1], "loss.gamma=0,1")
+    assert listed(folder)["001"] == [(1, {"loss.gamma": 0.0}), (1, {})]
+    for point, members in scores(first).items():
+        assert scores(second)[point][0] == members[0]
+    train([0, 1], "loss.gamma=0,1,2")
+    assert listed(folder)["002"] == [(0, {"loss.gamma": 2.0}), (1, {"loss.gamma": 2.0})]
+    rate = settings.optim.learning_rate
+    last = train([0], "loss.gamma=0,2", f"optim.learning_rate={rate},0.1")
+    assert listed(folder)["003"] == [
+        (0, {"loss.gamma": gamma, "optim.learning_rate": 0.1}) for gamma in (0.0, 2.0)
+    ]
+    there = {"loss.gamma": 0.0, "optim.learning_rate": rate}
+    assert scores(last)[json.dumps(there)] == {0: scores(first)['{"loss.gamma": 0.0}'][0]}
+    # What was asked for first is there still.
+    assert undated(train([0], "loss.gamma=0,1")) == undated(first)
+    assert len(listed(folder)) == 4
+    with pytest.raises(UserError, match="--config.loss.mask=0.5"):
+        settings.loss.mask = 0.25
+        train([0], "loss.gamma=0,1")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 8])
+def test_parts_are_even_disjoint_and_split_few_groups(parts):
+    """As many programs are compiled as there have to be: groups are split only between parts."""
+    points = [{"model.layers": n, "loss.gamma": g} for g in (0.0, 2.0, 3.0) for n in (1, 2)]
+    asked = [create_member(default_config(), point, seed) for point in points for seed in range(2)]
+    shares = [share(asked, Part(number + 1, parts)) for number in range(parts)]
+    assert sorted(member for own in shares for member in own) == sorted(asked)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    layers = [{m.settings.get("model.layers", 1) for m in own} for own in shares]
+    assert sum(map(len, layers)) <= parts + 1
+
+
+def test_parts_train_each_member_once_and_the_last_one_reports(corpus, tmp_path):
+    settings, quick = config(corpus, **BARE | NO_PARTS), Execution(progress=QUIET, pictures=False)
+    grid = parse_grid(["loss.gamma=0,1,2"])
+    whole = sweep(settings, str(tmp_path / "whole"), [0, 1], grid, quick)
+    folder, said = tmp_path / "parts", []
+
+    def train(part, collect=False):
+        execution = Execution(None, part, collect, Progress(said.append), pictures=False)
+        return sweep(settings, str(folder), [0, 1], grid, execution)
+
+    assert train(Part(1, 3)) is None and train(Part(3, 3)) is None
+    assert said[-1].startswith("part 3/3 is done; 2 of 6 members are not trained yet")
+    with pytest.raises(UserError, match="2 of 6 members are not trained yet"):
+        train(None, collect=True)
+    assert train(Part(1, 3)) is None and list(listed(folder)) == ["1of3-000", "3of3-000"]
+    report = train(Part(2, 3))
+    members = [pair for own in listed(folder).values() for pair in own]
+    assert len(members) == 6 == len({json.dumps(pair) for pair in members})
+    assert json.loads((folder / "sweep.json").read_text()) == report
+    found, wanted = scores(report), scores(whole)
+    assert found.keys() == wanted.keys()
+    for point, own in wanted.items():
+        for seed, test in own.items():
+            assert found[point][seed] == pytest.approx(test, abs=0.03)
+    assert undated(train(None, collect=True)) == undated(report)
+    # They may work side by side, and nothing else may come between.
+    with Workdir(folder).locked(shared=True):
+        with Workdir(folder).locked(shared=True):
+            pass
+        with pytest.raises(FolderBusy), Workdir(folder).locked():
+            pass
 
 
 def test_a_point_that_nothing_can_follow_is_refused_before_anything_is_written(corpus, tmp_path):
@@ -249,7 +333,7 @@ def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
     settings = config(corpus, **BARE | NO_PARTS)
     prepared = prepare(settings, load_data(settings))
     members = list_members(settings, range(4))
-    monkeypatch.setattr(sweeps, "memory_of_device", lambda: 2**40)
+    monkeypatch.setattr(fitting, "memory_of_device", lambda: 2**40)
     # One device, so that the members of a fleet are those of the device.
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
@@ -257,8 +341,8 @@ def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
     assert fleet.padded_members == 4
     each, total = fleet.memory("joint")
     assert each == total // 4 > 10_000
-    monkeypatch.setattr(sweeps, "memory_of_device", lambda: total - 1)
+    monkeypatch.setattr(fitting, "memory_of_device", lambda: total - 1)
     assert fit_fleet(prepared, settings, members).padded_members == 2
-    monkeypatch.setattr(sweeps, "memory_of_device", lambda: 10_000)
+    monkeypatch.setattr(fitting, "memory_of_device", lambda: 10_000)
     with pytest.raises(UserError, match="one member needs"):
         fit_fleet(prepared, settings, members)

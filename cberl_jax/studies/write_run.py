@@ -1,7 +1,7 @@
-"""A point of a sweep as a run of its own, with report, pictures and model card.
+"""Members that were trained apart, as one run with report, pictures and model card.
 
 A chunk of a sweep holds members of many points. Here those of one point are taken out of their
-chunks, as if they had been trained alone.
+chunks, as if they had been trained alone. A run that grows is put together in the same way.
 """
 
 import pathlib
@@ -18,11 +18,11 @@ from cberl_jax.errors import UserError
 from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints
-from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir, list_differences
 from cberl_jax.serving.restore import restore_members
-from cberl_jax.studies.train import report_on
+from cberl_jax.studies.points import Execution
+from cberl_jax.studies.run import report_on
 from cberl_jax.training.prepare import load_data, prepare
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
@@ -30,25 +30,23 @@ from cberl_jax.training.run_folder import open_workdir, run_identity
 _OF_A_SWEEP = ("settings", "chunk", "place")
 
 
-def write_point_run(
+def write_run(
     config: ConfigDict,
     path: pathlib.Path,
     chunks: pathlib.Path,
     lines: Sequence[Mapping[str, Any]],
-    progress: Progress,
-    pictures: bool,
+    execution: Execution,
 ) -> None:
-    """Writes the members of a point into a run's folder; does nothing where that is finished.
+    """Writes members of one point into a run's folder; does nothing where that is finished.
 
-    Its report has no times: the members were trained together with others.
+    Its report has no times: the members were not trained in one program alone.
 
     Args:
       config: the settings at the point.
       path: of the folder.
-      chunks: the folder of the sweep's chunks.
-      lines: of all the point's members, from ``train_points``.
-      progress: shows how far it is.
-      pictures: whether the report has pictures, which take some seconds.
+      chunks: the folder of the chunks.
+      lines: of all the run's members, as from ``train_points``.
+      execution: how it is shown, and whether the report has pictures.
 
     Raises:
       UserError: a file of a chunk is damaged.
@@ -56,6 +54,7 @@ def write_point_run(
     prepared = prepare(config, load_data(config))
     identity = run_identity(config, prepared, [line["seed"] for line in lines])
     _clear(path, identity)
+    progress = execution.progress
     with Stopper(progress.say).listening(), open_workdir(path, identity) as folder:
         if folder.finished:
             return
@@ -85,7 +84,8 @@ def write_point_run(
         folder.append_metrics(list(_renumber(parts)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
         run = TrainedRun(folder, config, prepared, state)
-        report_on(run, members, predictions, {}, progress, pictures)
+        together = [len(places) for _, places in parts]
+        report_on(run, members, predictions, {}, progress, execution.pictures, together)
 
 
 def _clear(path: pathlib.Path, identity: Mapping[str, Any]) -> None:

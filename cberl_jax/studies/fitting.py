@@ -1,0 +1,78 @@
+"""How many members fit the memory of a device, by what the compiler states."""
+
+import os
+
+import jax
+from ml_collections import ConfigDict
+
+from cberl_jax.errors import UserError
+from cberl_jax.runtime import processes
+from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.loop import Training
+from cberl_jax.training.prepare import Members, Prepared
+
+# Members on one device at most unless told otherwise: the programs gain nothing from more, and a
+# chunk's results are there earlier.
+MOST_MEMBERS = 64
+MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
+CPU_MEMORY_SHARE = 0.5
+
+
+def even_chunks(members: int, most: int) -> int:
+    """Members in a chunk when ``members`` are divided into as few chunks as ``most`` allows."""
+    return -(-members // -(-members // most))
+
+
+def memory_of_device() -> int:
+    """Bytes that a program may use on each of this process's devices."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(MEMORY_SHARE * stats["bytes_limit"])
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(CPU_MEMORY_SHARE * total) // len(devices)
+
+
+def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, size: int) -> Fleet:
+    """A fleet of ``size`` members whose programs are compiled, but not run."""
+    fleet = Fleet(prepared.program, size)
+    first = members.part(0, size)
+    training = Training(prepared, config, first, fleet, None, None, None)
+    training.load(fleet.create(first.seeds, first.hyper))
+    for stage in fleet.stages:
+        training.compile(stage)
+    return fleet
+
+
+def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet:
+    """Finds how many members fit, by the memory that the compiler states for the programs.
+
+    Nothing is run, so nothing can run out of memory. Where the first guess fits there is no second
+    compilation.
+
+    Args:
+      prepared: the group's data and program.
+      config: the group's settings.
+      members: of the group.
+
+    Returns:
+      The fleet, its stages compiled.
+
+    Raises:
+      UserError: a single member does not fit.
+    """
+    most = MOST_MEMBERS * len(jax.devices())
+    size = even_chunks(len(members.seeds), most)
+    budget = processes.broadcast([memory_of_device()])[0]
+    while True:
+        fleet = _compile_first(prepared, config, members, size)
+        needs = [fleet.memory(stage) for stage in fleet.stages]
+        if max(total for _, total in needs) <= budget:
+            return fleet
+        if size == 1:
+            raise UserError(
+                f"one member needs {max(total for _, total in needs) / 2**30:.1f} GiB and "
+                f"{budget / 2**30:.1f} are there: lower model.hidden or train.rows_per_batch"
+            )
+        fits = int(budget // max(member for member, _ in needs)) * len(jax.devices())
+        size = even_chunks(len(members.seeds), max(1, min(fits, size - 1)))

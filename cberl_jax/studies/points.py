@@ -1,0 +1,400 @@
+"""Members at many points, in one folder that grows (section 4).
+
+Points that differ in numeric settings alone form a group, whose members run in one compiled
+program, in chunks that fit the memory. A chunk is a run of its own with a folder, so it is durable.
+A call asks for members, each a point and a seed; what chunks of earlier calls hold of them is not
+trained again, so a study can grow by seeds and by points, and several programs can each train a
+part of it into one folder.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.config.grid import (
+    Point,
+    group_points,
+    own_settings,
+    point_config,
+    spell_point,
+    static_settings,
+)
+from cberl_jax.config.settings import Value
+from cberl_jax.errors import FolderBusy, UserError
+from cberl_jax.evaluation.outcomes import Outcome
+from cberl_jax.runtime import processes
+from cberl_jax.runtime.progress import PLAIN, Progress
+from cberl_jax.runtime.signals import Stopper
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies.fitting import even_chunks, fit_fleet
+from cberl_jax.studies.run import train_and_score
+from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.loop import Training
+from cberl_jax.training.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.training.run_folder import open_workdir, run_identity
+from cberl_jax.version import versions
+
+
+class Part(NamedTuple):
+    """One of several programs that share the work of a study.
+
+    Attributes:
+      number: of this one, from 1.
+      of: how many there are.
+    """
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+class Execution(NamedTuple):
+    """How a study is carried out; no score depends on it.
+
+    Attributes:
+      members_per_device: how many members a device trains at a time; by default as many as fit.
+      part: the part of the members that is trained here; by default all.
+      collect: train nothing; write the report of what all parts have trained.
+      progress: shows how far it is.
+      pictures: whether the report of the best point or reference has pictures, which take some
+        seconds.
+    """
+
+    members_per_device: int | None = None
+    part: Part | None = None
+    collect: bool = False
+    progress: Progress = PLAIN
+    pictures: bool = True
+
+
+ALONE = Execution()
+
+
+class Member(NamedTuple):
+    """What a study is made of: a seed at a point.
+
+    Attributes:
+      point: the settings in which it differs from the config of the study, and no others; as JSON,
+        so that it can be a key.
+      seed: the seed.
+    """
+
+    point: str
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, Value]:
+        """The point as settings."""
+        return json.loads(self.point)
+
+
+class Chunk(NamedTuple):
+    """Members that are trained together, in a folder of their own."""
+
+    folder: Workdir
+    members: list[Member]
+
+
+def create_member(config: ConfigDict, point: Point, seed: int) -> Member:
+    """The member of a point, however that is spelt.
+
+    Args:
+      config: of the study.
+      point: may hold settings at the value that they have in the config.
+      seed: the seed.
+    """
+    return Member(json.dumps(own_settings(config, point), sort_keys=True), seed)
+
+
+def chunks(folder: Workdir) -> pathlib.Path:
+    """Where the chunks of a study lie, a folder each."""
+    return folder.path / "chunks"
+
+
+def _list_chunks(folder: Workdir, config: ConfigDict) -> list[Chunk]:
+    """The chunks of a study, in the order of their names."""
+    found = []
+    for path in sorted(chunks(folder).glob("*/config.json")):
+        chunk = Workdir(path.parent, create=False)
+        stored = chunk.read_config()
+        pairs = zip(stored["members"], stored["seeds"], strict=True)
+        found.append(Chunk(chunk, [create_member(config, *pair) for pair in pairs]))
+    return found
+
+
+def _group(members: Iterable[Member]) -> dict[str, list[Member]]:
+    """Members by their static settings, in order of first appearance."""
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        static = json.dumps(static_settings(member.settings))
+        groups.setdefault(static, []).append(member)
+    return groups
+
+
+def share(members: Sequence[Member], part: Part | None) -> list[Member]:
+    """The members that a part trains: parts are even, and split as few groups as can be."""
+    grouped = [member for group in _group(members).values() for member in group]
+    if part is None:
+        return grouped
+    total = len(grouped)
+    return grouped[(part.number - 1) * total // part.of : part.number * total // part.of]
+
+
+class _Work:
+    """The training of a study's members in progress."""
+
+    def __init__(self, config: ConfigDict, folder: Workdir, execution: Execution, stopper: Stopper):
+        self.config, self.folder, self.execution = config, folder, execution
+        self.stopper, self.say = stopper, execution.progress.say
+
+    def train(self, asked: Sequence[Member]) -> None:
+        """Trains of some members what no chunk has, and ends what chunks have begun."""
+        there = _list_chunks(self.folder, self.config)
+        self.names = {chunk.folder.path.name for chunk in there}
+        # Nobody makes a chunk before all have seen which there are.
+        processes.wait_for_others("the chunks are listed")
+        done = {member for chunk in there if chunk.folder.finished for member in chunk.members}
+        begun = []
+        for chunk in there:
+            # One with more than is asked for, or with what another one has, is left as it is.
+            if not chunk.folder.finished and set(asked) - done >= set(chunk.members):
+                begun.append(chunk)
+                done.update(chunk.members)
+        missing = [member for member in asked if member not in done]
+        of_begun = [member for chunk in begun for member in chunk.members]
+        groups = _group([*of_begun, *missing])
+        if groups:
+            left = len(of_begun) + len(missing)
+            self.say(f"members to train: {left} of {len(asked)}, in {len(groups)} programs")
+        for own in groups.values():
+            self._train_group(
+                [chunk for chunk in begun if chunk.members[0] in own],
+                [member for member in missing if member in own],
+            )
+
+    def _train_group(self, begun: Sequence[Chunk], missing: Sequence[Member]) -> None:
+        """Trains members that share their static settings."""
+        first = begun[0].members[0] if begun else missing[0]
+        static = static_settings(first.settings)
+        if static:
+            self.say(f"now: {spell_point(static)}")
+        config = point_config(self.config, static)
+        prepared = prepare(config, load_data(config))
+        fleet = None
+        if begun:
+            fleet = Fleet(prepared.program, max(len(chunk.members) for chunk in begun))
+        for chunk in begun:
+            self._train_chunk(prepared, config, chunk.members, fleet, chunk.folder.path.name)
+        if not missing:
+            return
+        fleet, size = self._fit(prepared, config, missing, fleet)
+        for start in range(0, len(missing), size):
+            part = missing[start : start + size]
+            self.say(f"members {start + 1} to {start + len(part)} of {len(missing)}")
+            self._train_chunk(prepared, config, part, fleet, self._new_name())
+
+    def _fit(
+        self, prepared: Prepared, config: ConfigDict, members: Sequence[Member], fleet: Fleet | None
+    ) -> tuple[Fleet, int]:
+        """A fleet for some members, and how many of them it trains at a time."""
+        most = self.execution.members_per_device
+        if fleet is None and most is None:
+            self.say("compiling, to see how many members fit the memory")
+            fleet = fit_fleet(prepared, config, _together(config, members))
+        elif fleet is None:
+            fleet = Fleet(prepared.program, even_chunks(len(members), most * len(jax.devices())))
+        return fleet, min(fleet.padded_members, len(members))
+
+    def _new_name(self) -> str:
+        """Of a chunk: no two programs that share the work may choose the same."""
+        part = self.execution.part
+        prefix = f"{part.number}of{part.of}-" if part else ""
+        names = (f"{prefix}{number:03d}" for number in itertools.count())
+        name = next(name for name in names if name not in self.names)
+        self.names.add(name)
+        return name
+
+    def _train_chunk(
+        self,
+        prepared: Prepared,
+        config: ConfigDict,
+        members: Sequence[Member],
+        fleet: Fleet,
+        name: str,
+    ) -> None:
+        """Trains the members of a chunk, and writes what their lines are made from."""
+        together = _together(config, members)
+        identity = run_identity(config, prepared, together.seeds.tolist())
+        identity["members"] = [member.settings for member in members]
+        with open_workdir(chunks(self.folder) / name, identity) as chunk:
+            run = Training(
+                prepared, config, together, fleet, chunk, self.stopper, self.execution.progress
+            )
+            _, lines, _ = train_and_score(run)
+            done = {"members": lines, "timing": run.timing(), "versions": versions()}
+            chunk.write_json(chunk.report_file, done)
+            processes.wait_for_others(f"{chunk.path} is done")
+
+
+def _together(config: ConfigDict, members: Sequence[Member]) -> Members:
+    """Members of one program as arrays."""
+    each = [list_members(config, [member.seed], [member.settings]) for member in members]
+    return Members(
+        np.concatenate([one.seeds for one in each]),
+        {name: np.concatenate([one.hyper[name] for one in each]) for name in each[0].hyper},
+        [settings for one in each for settings in one.settings],
+    )
+
+
+def _read_lines(
+    folder: Workdir, config: ConfigDict, asked: Mapping[Member, Point]
+) -> list[dict[str, Any]]:
+    """A line for each of some members that are trained, in their order."""
+    lines: dict[Member, dict[str, Any]] = {}
+    for chunk in _list_chunks(folder, config):
+        if not chunk.folder.finished or not asked.keys() & set(chunk.members):
+            continue
+        found = chunk.folder.read_report()["members"]
+        for place, (member, line) in enumerate(zip(chunk.members, found, strict=True)):
+            where = {"chunk": chunk.folder.path.name, "place": place}
+            lines.setdefault(member, {**line, **where})
+    return [
+        {**lines[member], "settings": dict(point)}
+        for member, point in asked.items()
+        if member in lines
+    ]
+
+
+def train_points(
+    config: ConfigDict,
+    folder: Workdir,
+    seeds: Sequence[int],
+    points: Sequence[Point],
+    execution: Execution,
+) -> list[dict[str, Any]]:
+    """Trains every seed at every point, or a part of them; what is there is not trained again.
+
+    Args:
+      config: the settings that the points start from.
+      folder: claimed for a study of this config.
+      seeds: different from each other.
+      points: settings in which members differ from ``config``, different from each other.
+      execution: how.
+
+    Returns:
+      A line per member that is trained by now, here or in another part, from ``score_members``,
+      with the ``settings`` of its point and where its predictions are: ``chunk``, the folder's
+      name, and ``place`` among its members. They are in the order of the points and seeds.
+
+    Raises:
+      UserError: a file of a chunk is damaged.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    asked = {create_member(config, point, seed): point for point in points for seed in seeds}
+    with Stopper(execution.progress.say).listening() as stopper:
+        if not execution.collect:
+            work = _Work(config, folder, execution, stopper)
+            work.train(share(list(asked), execution.part))
+    return _read_lines(folder, config, asked)
+
+
+def carry_out(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    identity: Mapping[str, Any],
+    seeds: Sequence[int],
+    points: Sequence[Point],
+    execution: Execution,
+    report: Callable[[Workdir, list[dict[str, Any]]], dict[str, Any]],
+) -> dict[str, Any] | None:
+    """Trains the members of a study, or a part of them, and reports once all are there.
+
+    Args:
+      config: the settings that the points start from.
+      workdir: the study's folder.
+      identity: of the study, which does not depend on seeds and points.
+      seeds: different from each other.
+      points: different from each other.
+      execution: how.
+      report: writes the report from the folder and the lines of all members.
+
+    Returns:
+      What ``report`` returns; None where another part has members to train, or writes the report.
+
+    Raises:
+      UserError: the folder is at fault, or members are missing that are to be collected.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    say, total = execution.progress.say, len(points) * len(seeds)
+    with open_workdir(workdir, identity, shared=execution.part is not None) as folder:
+        lines = train_points(config, folder, seeds, points, execution)
+        if execution.part is None and len(lines) == total:
+            return report(folder, lines)
+    if len(lines) < total:
+        missing = f"{total - len(lines)} of {total} members are not trained yet"
+        if execution.collect:
+            raise UserError(
+                f"{workdir}: {missing}; start the parts that are missing, or leave out --collect"
+            )
+        say(f"part {execution.part} is done; {missing}. The last part to end writes the report.")
+        return None
+    try:
+        with open_workdir(workdir, identity) as folder:
+            return report(folder, lines)
+    except FolderBusy:
+        say(f"part {execution.part} is done; another one writes the report.")
+        return None
+
+
+def check_points(config: ConfigDict, points: Sequence[Point]) -> None:
+    """Refuses points that nothing could follow, before anything is written.
+
+    Raises:
+      UserError: settings or the corpus are at fault; the message names them.
+    """
+    for point in points:
+        point_config(config, point)
+    for group in group_points(points):
+        if any(name.startswith("data.") for name in group.static):
+            load_data(point_config(config, group.static))
+
+
+def read_members(folder: Workdir, name: str, lines: Sequence[Mapping[str, Any]]) -> Outcome | None:
+    """What members of a study predicted on test.
+
+    Args:
+      folder: of the study.
+      name: of what they are.
+      lines: of sound members, from ``train_points``.
+
+    Returns:
+      Their outcome; None where there are none.
+
+    Raises:
+      UserError: a file of a chunk is damaged.
+    """
+    if not lines:
+        return None
+    stored = {
+        chunk: Workdir(chunks(folder) / chunk, create=False).read_predictions()
+        for chunk in dict.fromkeys(line["chunk"] for line in lines)
+    }
+    any_one = stored[lines[0]["chunk"]]
+    return Outcome(
+        name,
+        any_one["classes"].tolist(),
+        np.asarray([line["seed"] for line in lines]),
+        np.stack([stored[x["chunk"]]["test.probability"][x["place"]] for x in lines]),
+        any_one["test.label"],
+        any_one["test.dialogue"],
+        any_one["test.utterance"],
+    )

@@ -1,0 +1,76 @@
+"""The parts of a run that studies share: members trained and scored, and their report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cberl_jax.evaluation.predict_splits import predict_splits, score_members
+from cberl_jax.reports.model_card import write_model_card
+from cberl_jax.reports.pictures import TrainedRun, illustrate
+from cberl_jax.reports.provenance import create_provenance
+from cberl_jax.reports.run import create_report, write_report
+from cberl_jax.runtime.progress import Progress
+from cberl_jax.training.epoch import MemberState
+from cberl_jax.training.loop import Training
+from cberl_jax.training.outcome import member_states
+
+
+def train_and_score(
+    training: Training,
+) -> tuple[MemberState, list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Trains the members of a run and writes their ``predictions.npz``.
+
+    Returns:
+      The members' states, on the host; a line per member, from ``score_members``; and what they
+      predict, from ``predict_splits``.
+    """
+    state = training.execute()
+    corpus, standardiser = training.prepared.corpus, training.prepared.standardiser
+    predictions = predict_splits(training.fleet, state, corpus, standardiser)
+    training.workdir.write_predictions({"seed": training.members.seeds, **predictions})
+    ended = member_states(state)
+    lines = score_members(training.members, ended, predictions, corpus.classes)
+    return state, lines, predictions
+
+
+def report_on(
+    run: TrainedRun,
+    lines: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, np.ndarray],
+    timing: Mapping[str, Any],
+    progress: Progress,
+    pictures: bool,
+    together: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Writes the report of a run that is trained, its pictures and its model card.
+
+    Args:
+      run: with its predictions and metrics in its folder.
+      lines: a line per member, from ``score_members``.
+      predictions: of all members, from ``predict_splits``.
+      timing: from ``Training.timing``, or empty.
+      progress: says that pictures are drawn.
+      pictures: whether they are.
+      together: how many members were trained in each program, where there were several.
+
+    Returns:
+      The report, as in ``report.json``.
+    """
+    corpus = run.prepared.corpus
+    report = create_report(
+        corpus,
+        lines,
+        predictions,
+        causal=run.config.model.causal,
+        generated=run.prepared.generated,
+        timing=timing,
+        provenance=create_provenance(run.config, corpus) | {"together": list(together)},
+    )
+    if pictures and run.folder.writes:
+        progress.say("drawing")
+        drawn = illustrate(run, report, progress.say)
+        report["pictures"] = [picture._asdict() for picture in drawn]
+    write_model_card(run.folder, run.config, corpus, report)
+    write_report(run.folder, report)
+    return report
