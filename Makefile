@@ -37,9 +37,9 @@ types: setup
 bench: setup
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' --no-build-isolation
 
-# For experiments/extract.py, and its tests.
+# For experiments/extract.py, and its tests; and for the test of --metrics=wandb.
 features: setup
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features]' --no-build-isolation
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features,wandb]' --no-build-isolation
 
 # Damages files for the readers, guided by coverage, for so many minutes each; see tests/fuzz.py.
 MINUTES ?= 10

@@ -20,6 +20,12 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "causal", False, "See no future turn: for live use; short for --config.model.causal=True."
     )
+    flags.DEFINE_string(
+        "metrics",
+        None,
+        "Also show the curves in tensorboard or wandb, or both, joined by a comma; short for "
+        "--config.train.metrics.",
+    )
     flags.DEFINE_integer("seeds", 1, "Number of members; their seeds count from 0.", 1)
     flags.DEFINE_string(
         "fork", None, "Folder of a run that this one starts from, with other settings."
@@ -36,6 +42,8 @@ def main() -> int:
     given = flags.FLAGS
     config = cli.read_settings()
     config.model.causal |= given.causal
+    if given.metrics is not None:
+        config.train.metrics = given.metrics
     seeds, progress = range(given.seeds), show_progress()
     with cli.explaining_interrupts():
         report = train_and_evaluate(

@@ -21,6 +21,8 @@ from cberl_jax.models.cberl import ModelSettings
 Value = bool | int | float | str
 
 AUGMENTATIONS = ("gan", "flow", "smote", "repeat", "none")
+# Programs that can show curves -> the package that writes for them.
+CURVE_PROGRAMS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class Setting(NamedTuple):
@@ -136,8 +138,8 @@ SETTINGS = {
     "train.best_on_test": Setting(
         False, "also report the epoch that is best on test, as much published code does"
     ),
-    "train.tensorboard": Setting(
-        False, "also write every member's curves for TensorBoard, into the run's folder"
+    "train.metrics": Setting(
+        "", "also show every member's curves in: tensorboard, wandb (joined by commas)"
     ),
     "train.checkpoint_seconds": Setting(
         60.0, "time between checkpoints; 0 = after every epoch", 0.0
@@ -154,7 +156,7 @@ FREE_SETTINGS = (
     "data.dev_share",
     "data.allow_repeats",
     "train.checkpoint_seconds",
-    "train.tensorboard",
+    "train.metrics",
 )
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
@@ -191,6 +193,22 @@ def numeric_settings(config: ConfigDict) -> dict[str, float]:
 def model_settings(config: ConfigDict) -> ModelSettings:
     """The joint model's static settings."""
     return ModelSettings(**config.model.to_dict())
+
+
+def curve_programs(config: ConfigDict) -> list[str]:
+    """The programs that ``train.metrics`` names.
+
+    Raises:
+      UserError: there is no such program.
+    """
+    named = [name.strip() for name in config.train.metrics.split(",") if name.strip()]
+    for name in named:
+        if name not in CURVE_PROGRAMS:
+            raise UserError(
+                f"train.metrics = {config.train.metrics!r}: there is no {name!r}, only "
+                f"{', '.join(CURVE_PROGRAMS)}"
+            )
+    return named
 
 
 def check_known(names: Iterable[str]) -> None:
@@ -251,10 +269,12 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"model.hidden = {model.hidden}: has to be even with model.bilstm")
     if model.reconstruction and not model.graph:
         raise UserError("model.reconstruction = True: needs model.graph = True")
-    if config.train.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise UserError(
-            "train.tensorboard = True: needs tensorboardX: pip install 'cberl-jax[tensorboard]'"
-        )
+    for program in curve_programs(config):
+        if importlib.util.find_spec(CURVE_PROGRAMS[program]) is None:
+            raise UserError(
+                f"train.metrics = {config.train.metrics!r}: needs {CURVE_PROGRAMS[program]}: pip "
+                f"install 'cberl-jax[{program}]'"
+            )
     for name, known in (("train.select", SELECTIONS), ("augment.method", AUGMENTATIONS)):
         value = flatten(config)[name]
         if value not in known:

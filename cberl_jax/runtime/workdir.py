@@ -34,7 +34,8 @@ MEND = "delete it, and start the training again with the same command"
 WHAT = "the workdir"
 # What runs, sweeps and ablations write, and the log that a shell or a scheduler writes beside them.
 OWN_FILES = (
-    *("config.json", "metrics.jsonl", "tensorboard", "checkpoints", "predictions.npz"),
+    *("config.json", "metrics.jsonl", "tensorboard", "wandb", "checkpoints"),
+    "predictions.npz",
     *("report.*", "report_*.png", "MODEL_CARD.md", "corpus.npz"),
     *("chunks", "best", "reference", "sweep*", "ablation*", "growing", "grown"),
     *("*.log", "*.out", "*.err"),

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 from cberl_jax.config.settings import FREE_SETTINGS
 from cberl_jax.errors import UserError
 from cberl_jax.runtime import processes
+from cberl_jax.runtime.curves import member_folder
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
-from cberl_jax.runtime.tensorboard import member_folder
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import train_and_score

@@ -7,19 +7,20 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cberl_jax.config.settings import curve_programs, flatten
 from cberl_jax.errors import Interrupted
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints, set_damaged_aside
+from cberl_jax.runtime.curves import Writer, open_event_files, open_wandb
 from cberl_jax.runtime.progress import Epoch, Progress
 from cberl_jax.runtime.signals import GRACE_SECONDS, Stopper
-from cberl_jax.runtime.tensorboard import open_event_files
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet, members_like
@@ -105,13 +106,26 @@ class Training:
                 self.checkpoints.save(step, state, self.prepared.standardiser)
         self.saved_at = time.monotonic()
 
-    def _curves(self) -> contextlib.AbstractContextManager[Callable]:
-        """Where the metrics of an epoch go besides the file: to TensorBoard, or nowhere."""
-        if not (self.config.train.tensorboard and self.workdir.writes):
-            return contextlib.nullcontext(lambda step, lines: None)
-        return open_event_files(
-            self.workdir.event_files, len(self.members.seeds), sum(self.done.values())
-        )
+    @contextlib.contextmanager
+    def _curves(self) -> Iterator[Writer]:
+        """Where the metrics of an epoch go besides the file: to other programs, or nowhere."""
+        with contextlib.ExitStack() as opened:
+            writers: list[Writer] = []
+            if self.workdir.writes:
+                wanted, seeds = curve_programs(self.config), self.members.seeds.tolist()
+                if "tensorboard" in wanted:
+                    done = sum(self.done.values())
+                    files = open_event_files(self.workdir.event_files, len(seeds), done)
+                    writers.append(opened.enter_context(files))
+                if "wandb" in wanted:
+                    runs = open_wandb(self.workdir.path, seeds, flatten(self.config))
+                    writers.append(opened.enter_context(runs))
+
+            def write(step: int, lines: Sequence[dict[str, Any]]) -> None:
+                for writer in writers:
+                    writer(step, lines)
+
+            yield write
 
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""

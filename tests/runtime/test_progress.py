@@ -1,5 +1,6 @@
-"""What a person sees while a run is at work, and what TensorBoard does."""
+"""What a person sees while a run is at work, and what TensorBoard and wandb do."""
 
+import importlib.util
 import io
 import json
 import os
@@ -11,9 +12,10 @@ import pytest
 from rich.console import Console
 from tiny import QUIET, tiny_config
 
+from cberl_jax.config.settings import check_config
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
-from cberl_jax.errors import Interrupted
+from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.runtime import progress as progress_module
 from cberl_jax.runtime.progress import Epoch, LiveProgress, Progress, spell_seconds
 from cberl_jax.studies.train import train_and_evaluate
@@ -124,7 +126,7 @@ def test_tensorboard_shows_what_the_metrics_file_holds_also_of_a_run_that_went_o
     corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
     write_npz(corpus, tmp_path / "corpus.npz")
     config = tiny_config(**{"data.path": str(tmp_path / "corpus.npz")}, **BARE)
-    config.train.tensorboard = True
+    config.train.metrics = "tensorboard"
     run = tmp_path / "run"
     arguments = (config, str(run), [3, 5])
     with pytest.raises(Interrupted):
@@ -141,3 +143,60 @@ def test_tensorboard_shows_what_the_metrics_file_holds_also_of_a_run_that_went_o
         assert len(curves) == len(wanted) and len({x["epoch"] for x in own}) == 4
         for tag, step, value in curves:
             assert value == pytest.approx(wanted[tag, step], rel=1e-6)
+
+
+def read_wandb(path):
+    """The lines of metrics in a file of wandb: name -> value, as text.
+
+    Behind seven bytes the file is a log of LevelDB: blocks of 32 KiB, in them fragments of records,
+    each with a checksum, its length and whether it is a whole one (1), the first, a middle or the
+    last fragment.
+    """
+    records = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    content, place, block, fragments, found = path.read_bytes(), 7, 32768, [], []
+    while place + 7 <= len(content):
+        if block - place % block < 7:
+            place += block - place % block
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        fragments.append(content[place + 7 : place + 7 + length])
+        place += 7 + length
+        if kind in (1, 4):
+            record, fragments = records.Record.FromString(b"".join(fragments)), []
+            if record.HasField("history"):
+                items = record.history.item
+                found.append({i.key or "/".join(i.nested_key): i.value_json for i in items})
+    return found
+
+
+def test_wandb_gets_a_run_per_member_with_what_the_metrics_file_holds(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
+    write_npz(corpus, tmp_path / "corpus.npz")
+    config = tiny_config(**{"data.path": str(tmp_path / "corpus.npz")}, **BARE)
+    config.train.metrics = "wandb"
+    run = tmp_path / "run"
+    train_and_evaluate(config, str(run), [3, 5], QUIET, pictures=False)
+    wandb.teardown()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    files = sorted((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2
+    curves = [
+        [{k: float(v) for k, v in x.items() if not k.startswith("_")} for x in read_wandb(file)]
+        for file in files
+    ]
+    for member in (0, 1):
+        own = [line for line in lines if line["member"] == member]
+        names = own[0].keys() - {"stage", "epoch", "member", "seed"}
+        wanted = [{"epoch": x["epoch"]} | {f"joint/{n}": x[n] for n in names} for x in own]
+        assert len(wanted) == 4
+        assert any(list(map(pytest.approx, wanted)) == found for found in curves)
+
+
+@pytest.mark.parametrize("given, said", [("neptune", "there is no 'neptune'"), ("wandb", "wandb:")])
+def test_a_program_for_curves_that_is_not_there_is_refused(monkeypatch, given, said):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    config = tiny_config()
+    config.train.metrics = given
+    with pytest.raises(UserError, match=said):
+        check_config(config)

@@ -27,7 +27,7 @@ def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
     write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0), path)
     return tiny_config(
-        **{"data.path": str(path), "train.epochs": 2, "train.tensorboard": True},
+        **{"data.path": str(path), "train.epochs": 2, "train.metrics": "tensorboard"},
         **NO_PARTS,
     )
 
