@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "balanced_accuracy")
 # What may pick an epoch or a setting: also the mean of weighted and macro F1.
@@ -118,34 +117,25 @@ def select_score(scores: Mapping[str, Any], select: str) -> float:
 
 
 def summarise(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation and Student's 95 % interval of the mean over members.
+    """Mean and standard deviation over members; of a single one the deviation is None.
 
-    With a single member the deviation is None; under ``FEWEST_SEEDS`` the interval is None, too:
-    so few do not say what other seeds would give. The dialogues are taken as they are: the
-    intervals of test scores, in which they count, are those of ``evaluation/bootstrap.py``.
+    There is no interval (``ci95`` is None): members alone do not say what other dialogues would
+    give. The intervals of test scores are those of ``evaluation/bootstrap.py``.
     """
     array = np.asarray(values, np.float64)
-    mean = float(array.mean())
     std = float(array.std(ddof=1)) if len(array) > 1 else None
-    if len(array) < FEWEST_SEEDS:
-        return {"mean": mean, "std": std, "ci95": None}
-    half = float(scipy.stats.t.ppf(0.975, len(array) - 1) * std / np.sqrt(len(array)))
-    return {"mean": mean, "std": std, "ci95": [mean - half, mean + half]}
+    return {"mean": float(array.mean()), "std": std, "ci95": None}
 
 
 def summarise_members(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation of ``evaluate_predictions`` of several members, entry by entry.
-
-    For a split that has chosen the epochs: its scores have no interval (``ci95`` is None).
-    """
-
-    def spread(values: Sequence[float]) -> dict[str, Any]:
-        return summarise(values) | {"ci95": None}
-
-    summary: dict[str, Any] = {name: spread([s[name] for s in scores]) for name in METRICS}
+    """``summarise`` of ``evaluate_predictions`` of several members, entry by entry."""
+    summary: dict[str, Any] = {name: summarise([s[name] for s in scores]) for name in METRICS}
     summary["per_class"] = {
         name: {
-            **{field: spread([s["per_class"][name][field] for s in scores]) for field in PER_CLASS},
+            **{
+                field: summarise([s["per_class"][name][field] for s in scores])
+                for field in PER_CLASS
+            },
             "support": first["support"],
         }
         for name, first in scores[0]["per_class"].items()

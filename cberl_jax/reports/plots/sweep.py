@@ -10,7 +10,6 @@ from matplotlib.transforms import ScaledTranslation, Transform
 
 from cberl_jax.config.grid import spell_value
 from cberl_jax.config.settings import Value
-from cberl_jax.metrics import summarise
 from cberl_jax.reports.plots.style import MOST, PALETTE, WIDTH, drawing
 
 # In points: what two values need between them, for their labels and for their marks.
@@ -42,8 +41,8 @@ def draw_setting(
 ) -> None:
     """Draws a swept setting against dev and test.
 
-    Per value the mean over its members with the 95 % interval of that mean, and a faint dot per
-    member. A value without a sound member has a label that says so. Numbers stand in order on a
+    Per value the mean over its members with their standard deviation, and a faint dot per member. A
+    value without a sound member has a label that says so. Numbers stand in order on a
     linear or a logarithmic axis, or, where they would collide on it, side by side.
 
     Args:
@@ -74,21 +73,24 @@ def draw_setting(
 
 
 def _score_limits(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Ends of an axis that shows the scores and their intervals, as far as a score can go."""
-    seen = [y for own in scores for y in [*own, *(_interval(own) or ())]]
+    """Ends of an axis that shows the scores and their deviations, as far as a score can go."""
+    seen = [y for own in scores for y in own]
+    for own in (own for own in scores if len(own) > 1):
+        seen += [np.mean(own) - _deviation(own), np.mean(own) + _deviation(own)]
     low, high = min(seen), max(seen)
     margin = max(0.08 * (high - low), 0.005)
     return max(low - margin, 0.0), min(high + margin, 1.0)
 
 
-def _interval(scores: Sequence[float]) -> Sequence[float] | None:
-    return summarise(scores)["ci95"] if scores else None
+def _deviation(scores: Sequence[float]) -> float:
+    """The standard deviation of a value's members; not a number of fewer than two."""
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
 
 
 def _explain(scores: Sequence[Sequence[float]]) -> str:
     """What the marks are, for the reader of the picture."""
     if max(map(len, scores)) > 1:
-        return "mean over members, 95 % interval of the mean; faint: members"
+        return "mean ± standard deviation over members; faint: members"
     return "one member per value"
 
 
@@ -159,7 +161,7 @@ def _crowded(axes: Axes) -> bool:
 def _draw_split(
     axes: Axes, split: str, where: Sequence[float], scores: Sequence[Sequence[float]], joined: bool
 ) -> None:
-    """Draws means, intervals and members of one split.
+    """Draws means, deviations and members of one split.
 
     Args:
       axes: takes them.
@@ -181,11 +183,10 @@ def _draw_split(
             transform=_shifted(axes, 12 * look.side),
         )
     mean = [np.mean(own) if own else np.nan for own in scores]
-    half = [(ends[1] - ends[0]) / 2 if (ends := _interval(own)) else np.nan for own in scores]
     axes.errorbar(
         where,
         mean,
-        yerr=half if several else None,
+        yerr=list(map(_deviation, scores)) if several else None,
         color=look.colour,
         marker=look.marker,
         markersize=7,
