@@ -29,6 +29,7 @@ from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.standardize import fit_standardiser
+from cberl_jax.evaluation.bootstrap import summarise_split
 from cberl_jax.metrics import evaluate_predictions, select_score
 from cberl_jax.training.prepare import check_labelled, load_data
 
@@ -106,10 +107,18 @@ def join_turns(corpus: Corpus, features: np.ndarray, window: int) -> np.ndarray:
     return np.concatenate(views, axis=1)
 
 
-def _score(corpus: Corpus, guess: np.ndarray, split: str) -> dict[str, Any]:
-    here = corpus.in_split(split)
+def _score_dev(corpus: Corpus, guess: np.ndarray) -> dict[str, Any]:
+    here = corpus.in_split("dev")
     probability = np.eye(len(corpus.classes))[guess[here]]
     return evaluate_predictions(corpus.label[here], probability, corpus.classes)
+
+
+def _score_test(corpus: Corpus, guesses: Sequence[np.ndarray]) -> dict[str, Any]:
+    """``summarise_split`` of the seeds' guesses."""
+    here = corpus.in_split("test")
+    probability = np.eye(len(corpus.classes))[np.stack(guesses)[:, here]]
+    dialogue = corpus.dialogue[corpus.dialogue_of[here]]
+    return summarise_split(probability, corpus.label[here], dialogue, corpus.classes)
 
 
 def _fit_and_guess(
@@ -175,23 +184,23 @@ def measure_kind(
       ceiling: whether to also ask ``guess_from_test``, with the settings that are kept.
 
     Returns:
-      ``settings``; ``dev``, ``test`` and, if asked for, ``ceiling`` (of test): per seed the
-      ``evaluate_predictions``.
+      ``settings``; ``dev``: per seed the ``evaluate_predictions``; ``test`` and, if asked for,
+      ``ceiling`` (of test): ``summarise_split`` of the seeds.
     """
     fitted = corpus.in_split("train") & (corpus.label >= 0)
     best: dict[str, Any] = {}
     for values in itertools.product(*kind.settings.values()):
         settings = dict(zip(kind.settings, values))
         guesses = _fit_and_guess(kind, settings, corpus, features, fitted)
-        dev = [_score(corpus, guess, "dev") for guess in guesses]
+        dev = [_score_dev(corpus, guess) for guess in guesses]
         score = np.mean([select_score(one, "mean_f1") for one in dev])
         if not best or score > best["score"]:
             best = {"score": score, "settings": settings, "dev": dev, "guesses": guesses}
-    test = [_score(corpus, guess, "test") for guess in best["guesses"]]
+    test = _score_test(corpus, best["guesses"])
     result = {"settings": best["settings"], "dev": best["dev"], "test": test}
     if ceiling:
         guesses = guess_from_test(kind, best["settings"], corpus, features)
-        result["ceiling"] = [_score(corpus, guess, "test") for guess in guesses]
+        result["ceiling"] = _score_test(corpus, guesses)
     return result
 
 

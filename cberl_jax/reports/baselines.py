@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from cberl_jax.evaluation.baselines import FOLDS, NAMED_BY, SEEDS
-from cberl_jax.metrics import METRICS
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.tables import (
+    BAYES_METRICS,
     DEFINITIONS,
     NOTHING,
     RARE,
+    format_mean,
     format_shares,
     format_table,
     mark_rare,
@@ -27,19 +28,23 @@ def format_baselines(report: Mapping[str, Any]) -> str:
     head += scores
     parts = [
         f"# {report['corpus']}: classifiers of scikit-learn",
-        f"Test, settings chosen on dev; classifiers that are drawn: mean of {SEEDS} seeds.",
+        "Settings are chosen on dev. Scores of classifiers that depend on chance are means of "
+        f"{SEEDS} seeds. Square brackets: 95 % intervals on test for other dialogues (bootstrap).",
         f"{DEFINITIONS} {RARE}",
         format_table(
             head,
             [
-                [*_name(line), *_figures(line["dev"], [])[:2], *_figures(line["test"], minority)]
+                [*_name(line), *_dev_figures(line), *_figures(line["test"], minority)]
                 for line in report["lines"]
             ],
             "classifiers.",
         ),
     ]
     if report["bayes"]:
-        shares = [(_name(x), _mean_scores(x["test"]), report["bayes"]) for x in report["lines"]]
+        shares = [
+            (_name(x), {n: x["test"][n]["mean"] for n in BAYES_METRICS}, report["bayes"])
+            for x in report["lines"]
+        ]
         parts.append(format_shares(NAMED_BY, shares))
     if all("ceiling" in line for line in report["lines"]):
         parts += [
@@ -59,19 +64,17 @@ def _name(line: Mapping[str, Any]) -> list[str]:
     return [line["kind"], str(line["turns"])]
 
 
-def _mean_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """``METRICS`` -> mean over seeds."""
-    return {name: float(np.mean([own[name] for own in scores])) for name in METRICS}
+def _dev_figures(line: Mapping[str, Any]) -> list[str]:
+    """Weighted and macro F1 on dev, means over seeds; it chose the settings."""
+    return [f"{np.mean([x[n] for x in line['dev']]):.3f}" for n in ("weighted_f1", "macro_f1")]
 
 
-def _figures(scores: Sequence[Mapping[str, Any]], minority: Sequence[str]) -> list[str]:
-    """Weighted F1, macro F1, accuracy and the F1 of some classes, means over seeds."""
-    mean = _mean_scores(scores)
-    cells = [f"{mean[n]:.3f}" for n in ("weighted_f1", "macro_f1", "accuracy")]
-    for name in minority:
-        support = scores[0]["per_class"][name]["support"]
-        f1 = np.mean([own["per_class"][name]["f1"] for own in scores])
-        cells.append(mark_rare(f"{f1:.3f}", support) if support else NOTHING)
+def _figures(scores: Mapping[str, Any], minority: Sequence[str]) -> list[str]:
+    """Weighted F1, macro F1, accuracy and the F1 of some classes, with intervals."""
+    cells = [format_mean(scores[n]) for n in ("weighted_f1", "macro_f1", "accuracy")]
+    for own in (scores["per_class"][name] for name in minority):
+        cell = mark_rare(format_mean(own["f1"]), own["support"])
+        cells.append(cell if own["support"] else NOTHING)
     return cells
 
 
