@@ -299,8 +299,10 @@ class Illustrator:
         names = [name for name, rare in zip(self.corpus.classes, self.minority) if rare]
         scores = self._as_drawn(self.report[self.split]["per_class"])
         draw_class_scores(path, scores, names, self.split)
-        text = f"F1 of every class on {self.split}. A bar is the mean over members, the line on it "
-        text += "the 95 % interval of that mean (none with one member)."
+        text = f"F1 of every class on {self.split}. A bar is the mean over members"
+        if self.split == "test":
+            text += ", the line on it the 95 % interval that the table of classes has, too"
+        text += "."
         if names:
             share = 100 * self.run.config.augment.balance
             listed = ", ".join(map(plain, names))
@@ -378,8 +380,9 @@ class Illustrator:
         path = self._path("generated")
         draw_utterances(path, panels)
         text = "Train utterances of the generated classes, by their features of all modalities: "
-        text += f"real ones, those that the GAN of {self.first} makes, and the majority utterances "
-        text += "that it makes them from. A triangle on a grey halo has hardly moved."
+        text += f"real ones, those that {self.first} makes, and the majority utterances that it "
+        text += "makes them from. A triangle on a grey halo has hardly moved. Below, the distance "
+        text += "travelled: 0 at the source, 1 where real utterances are."
         return Picture(path.name, "Generated utterances", text)
 
     def attention(self, inside: Activations) -> Picture | None:
