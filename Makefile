@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # What tests compile is kept for the next time.
 TEST := CBERL_TEST_COMPILED=$(VENV)/compiled $(VENV)/bin/python -m pytest
 
-.PHONY: setup demo test test-all types bench features fuzz lint lock licences audit clean
+.PHONY: setup demo test test-all types bench features compilers fuzz lint lock licences audit clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,13 @@ bench: setup
 # For experiments/extract.py, and its tests; and for the test of --metrics=wandb.
 features: setup
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features,wandb]' --no-build-isolation
+
+# The compiler for GPUs, for the test of cberl benchmark --target; it needs no GPU. It lies beside the
+# environment, in which jax would look for a device at every start.
+compilers: setup
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/compilers $$($(VENV)/bin/python -c \
+	  'from jax import __version__ as v; print(f"jax-cuda12-plugin=={v} jax-cuda12-pjrt=={v}")')
 
 # Damages files for the readers, guided by coverage, for so many minutes each; see tests/fuzz.py.
 MINUTES ?= 10

@@ -5,6 +5,9 @@ cberl benchmark --config=meld --data=meld.npz --out=runs/bench
 Sections: the PyTorch reference, members at a time, the distance to the machine's limit, the start,
 and growth with the corpus. PyTorch is compared with where it is installed and the repository is
 there: pip install -e ".[bench]".
+
+``--target=h100`` (or tpu-v5e, tpu-v6e) runs nothing: it compiles the training for a device that is
+not there, and says what the programs would need on it.
 """
 
 import importlib.util
@@ -27,12 +30,17 @@ REFERENCE = pathlib.Path(__file__).parents[2] / "benchmarks" / "torch_reference.
 def define_flags() -> None:
     """Defines the flags of the command."""
     from cberl_jax.studies.benchmark import REPEATS, SECTIONS
+    from cberl_jax.studies.target import TARGETS
 
     cli.define_config()
     cli.define_data()
     flags.DEFINE_string("out", None, "Folder of benchmark.json and .md.", required=True)
     flags.DEFINE_multi_enum("sections", SECTIONS, SECTIONS, "What to measure.")
     flags.DEFINE_integer("repeats", REPEATS, "Timings per contestant.", 1)
+    flags.DEFINE_multi_enum(
+        "target", [], list(TARGETS), "Compile for this device, which need not be there."
+    )
+    flags.DEFINE_integer("members", 64, "Members that --target compiles for.", 1)
 
 
 def create_reference(prepared: "Prepared", hyper: Mapping[str, float], dialogues: int) -> Any:
@@ -61,10 +69,16 @@ def main() -> None:
     from ml_collections import config_flags
 
     from cberl_jax.reports.benchmark import format_benchmark
+    from cberl_jax.reports.target import format_targets
     from cberl_jax.studies.benchmark import benchmark
+    from cberl_jax.studies.target import TARGETS, measure_targets
 
     given = flags.FLAGS
     config = cli.read_settings()
+    if given.target:
+        results = measure_targets(config, given.out, given.target, given.members)
+        cli.show_report(format_targets(results, TARGETS), given.out, "target.md")
+        return
     source = config_flags.get_config_filename(given["config"])
     train = ["-m", "cberl_jax", "train", f"--config={source}"]
     reference = find_reference()

@@ -204,7 +204,14 @@ class Fleet:
         return name in self._compiled
 
     def compile(
-        self, name: str, function: Callable, state: Any, shared: Any, hyper: Any, keep: bool = False
+        self,
+        name: str,
+        function: Callable,
+        state: Any,
+        shared: Any,
+        hyper: Any,
+        keep: bool = False,
+        options: Mapping[str, str] | None = None,
     ) -> Callable:
         """Compiles ``function(state, shared, hyper)`` of one member for all members, once per name.
 
@@ -215,6 +222,7 @@ class Fleet:
           shared: from ``replicate``.
           hyper: from ``shard``.
           keep: whether the state is used again; otherwise its memory becomes the result's.
+          options: of XLA.
 
         Returns:
           The compiled function of such arguments.
@@ -230,7 +238,8 @@ class Fleet:
             mapped = jax.vmap(function, in_axes=(0, None, 0), spmd_axis_name="member")
             result = NamedSharding(self._mesh, PartitionSpec("member"))
             staged = jax.jit(mapped, donate_argnums=given, out_shardings=result)
-        self._compiled[name] = staged.lower(state, shared, hyper).compile()
+        lowered = staged.lower(state, shared, hyper)
+        self._compiled[name] = lowered.compile(compiler_options=options and dict(options))
         return_memory()
         return self._compiled[name]
 
