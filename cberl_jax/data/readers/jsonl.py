@@ -92,16 +92,20 @@ def _named(value: Any, number: int) -> Any:
 
 def _read_lines(source: str) -> Iterator[tuple[str, Any]]:
     """The place and the contents of every line that is not empty."""
+    for number, line in enumerate(_raw_lines(source), start=1):
+        place = f"{source}: line {number}"
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes")
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if line.strip():
+            yield place, _parse(line, place)
+
+
+def _raw_lines(source: str) -> Iterator[bytes]:
+    """The lines of a file; a longer one than is read is cut."""
     try:
         with open(source, "rb") as file:
-            lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
-            for number, line in enumerate(lines, start=1):
-                place = f"{source}: line {number}"
-                if len(line) > MAX_LINE_BYTES:
-                    raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes")
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if line.strip():
-                    yield place, _parse(line, place)
+            yield from iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error})") from error
 

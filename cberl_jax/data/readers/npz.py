@@ -227,18 +227,7 @@ def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.nd
     except Exception as error:
         raise UserError(f"{source}: is not an .npz file, or is damaged ({_why(error)}).") from error
     with archive:
-        members = {}
-        for member in archive.infolist():
-            key = member.filename.removesuffix(".npy")
-            if not is_known(key) or not member.filename.endswith(".npy"):
-                near = difflib.get_close_matches(key[:80], REQUIRED + OPTIONAL, 1, 0.75)
-                if near == [member.filename]:
-                    near = [f"{key}.npy"]
-                hint = f"; the nearest known is {near[0]!r}" if near else ""
-                raise UserError(f"{source}: unknown key {member.filename[:80]!r}{hint}.")
-            if key in members:
-                raise UserError(f"{source}: the key {key!r} is there twice.")
-            members[key] = member
+        members = _name_members(source, archive, is_known)
         total = sum(member.file_size for member in members.values())
         limit = min(MAX_BYTES, FREE_BYTES + MAX_EXPANSION * os.path.getsize(source))
         if total > limit:
@@ -247,6 +236,25 @@ def read_arrays(source: str, is_known: Callable[[str], bool]) -> dict[str, np.nd
                 f"{limit} are read (numpy.savez writes it uncompressed)."
             )
         return {key: _read_array(source, archive, key, members[key]) for key in members}
+
+
+def _name_members(
+    source: str, archive: zipfile.ZipFile, is_known: Callable[[str], bool]
+) -> dict[str, zipfile.ZipInfo]:
+    """The parts of an archive by the names of their arrays."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        key = member.filename.removesuffix(".npy")
+        if not is_known(key) or not member.filename.endswith(".npy"):
+            near = difflib.get_close_matches(key[:80], REQUIRED + OPTIONAL, 1, 0.75)
+            if near == [member.filename]:
+                near = [f"{key}.npy"]
+            hint = f"; the nearest known is {near[0]!r}" if near else ""
+            raise UserError(f"{source}: unknown key {member.filename[:80]!r}{hint}.")
+        if key in members:
+            raise UserError(f"{source}: the key {key!r} is there twice.")
+        members[key] = member
+    return members
 
 
 def _is_known(key: str) -> bool:

@@ -96,22 +96,20 @@ def _by_words(lists: Sequence[Set[str]]) -> Order | None:
 
 def meld_order(lists: Sequence[Set[str]]) -> Order | None:
     """MELD's official splits: 0..1038 train, 1039..1152 dev, from 1153 on test."""
-    names = []
-    for ids in lists:
-        if not ids or not all(name.isdecimal() and len(name) < 9 for name in ids):
-            return None
-        numbers = set(map(int, ids))
-        if min(numbers) >= FIRST_MELD_TEST_ID:
-            names.append("test")
-        elif numbers <= MELD_DEV_IDS:
-            names.append("dev")
-        elif numbers <= MELD_TRAIN_IDS or (
-            len(lists) == 2 and numbers <= MELD_TRAIN_IDS | MELD_DEV_IDS
-        ):
-            names.append("train")
-        else:
-            return None
-    return _complete(names)
+    train = MELD_TRAIN_IDS | (MELD_DEV_IDS if len(lists) == 2 else set())
+    return _complete([_meld_split(ids, train) for ids in lists])
+
+
+def _meld_split(ids: Set[str], train: Set[int]) -> str | None:
+    """The split of MELD that ids are of, if it is one."""
+    if not ids or not all(name.isdecimal() and len(name) < 9 for name in ids):
+        return None
+    numbers = set(map(int, ids))
+    if min(numbers) >= FIRST_MELD_TEST_ID:
+        return "test"
+    if numbers <= MELD_DEV_IDS:
+        return "dev"
+    return "train" if numbers <= train else None
 
 
 def _by_sessions(lists: Sequence[Set[str]]) -> Order | None:
