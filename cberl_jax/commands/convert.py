@@ -37,11 +37,12 @@ def define_flags() -> None:
 def main() -> None:
     """Converts one file, and says what it holds."""
     from cberl_jax.data.notices import describe_with_notices
-    from cberl_jax.evaluation.probe import probe
 
     corpus = _convert()
     print(describe_with_notices(corpus))
     if flags.FLAGS.probe:
+        from cberl_jax.evaluation.probe import probe
+
         print(probe(corpus))
     print(f"written: {flags.FLAGS.output}")
 

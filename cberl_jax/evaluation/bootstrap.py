@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from cberl_jax.metrics import FEWEST_SEEDS, PER_CLASS, SELECTIONS, class_scores, scores
 
@@ -167,7 +167,7 @@ class Error(NamedTuple):
     @property
     def half(self) -> float:
         """Half of the interval's width."""
-        return float(scipy.stats.t.ppf((1 + LEVEL) / 2, self.freedom) * np.sqrt(self.variance))
+        return float(scipy.special.stdtrit(self.freedom, (1 + LEVEL) / 2) * np.sqrt(self.variance))
 
 
 def estimate_error(mean: np.ndarray, dialogues: int, members: Sequence[Draws]) -> Error | None:
@@ -325,5 +325,5 @@ def summarise_difference(first: Draws, second: Draws, paired: bool) -> dict[str,
     if error is None:
         return {"mean": mean, "ci95": [mean, mean], "p": smallest if mean else 1.0}
     ends = np.clip([mean - error.half, mean + error.half], -1.0, 1.0)
-    p = 2 * scipy.stats.t.sf(abs(mean) / np.sqrt(error.variance), error.freedom)
+    p = 2 * scipy.special.stdtr(error.freedom, -abs(mean) / np.sqrt(error.variance))
     return {"mean": mean, "ci95": ends.tolist(), "p": float(max(p, smallest))}
