@@ -26,6 +26,8 @@ PARTIES = np.array(["A", "B"])
 # The concentration of the beta-binomial dialogue length: at MELD's mean and maximum, 6 gives
 # MELD's standard deviation (5.8 turns).
 LENGTH_CONCENTRATION = 6.0
+# Modes of each class in each modality.
+MODES = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,8 +139,6 @@ def create_emission(
     width: int,
     separation: float,
     *,
-    mode_spread: float = 1.0,
-    num_modes: int = 2,
     rank: int = 4,
     missing_rate: float = 0.0,
 ) -> Emission:
@@ -151,10 +151,8 @@ def create_emission(
       key: (law seed, number of the modality); the same key gives the same centres.
       num_classes: C.
       width: feature width d, at least ``rank``.
-      separation: root mean square length of a class centre, in deviations.
-      mode_spread: root mean square distance of a mode from its class centre, as a share of
-        ``separation``; with two modes and more the best classifier is not linear.
-      num_modes: modes per class.
+      separation: root mean square length of a class centre, in deviations; a mode is as far from
+        its class centre. With two modes the best classifier is not linear.
       rank: dimension of the subspace.
       missing_rate: see ``Emission``.
 
@@ -164,7 +162,7 @@ def create_emission(
     seed, modality = key
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(modality,)))
     class_centre = rng.standard_normal((num_classes, 1, rank))
-    offset = mode_spread * rng.standard_normal((num_classes, num_modes, rank))
+    offset = rng.standard_normal((num_classes, MODES, rank))
     subspace = np.linalg.qr(rng.standard_normal((width, rank)))[0].T
     centres = separation / np.sqrt(rank) * (class_centre + offset) @ subspace
     return Emission(centres, missing_rate=missing_rate)

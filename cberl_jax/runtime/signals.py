@@ -73,15 +73,16 @@ class Stopper:
                 reported = True
                 self._say(STOPPING)
             if received[0] == signal.SIGTERM and not self._over.wait(self._grace):
-                with self._writing:
-                    # Meanwhile the loop may have acted on it.
-                    if not self._over.wait(0.1):
-                        self._end()
+                self._end()
 
     def _end(self) -> None:
-        print(
-            "stopped; what came after the newest checkpoint is lost. The same command goes on.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(128 + signal.SIGTERM)
+        """Ends the process, unless the loop has acted on the signal meanwhile."""
+        with self._writing:
+            if self._over.wait(0.1):
+                return
+            print(
+                "stopped; what came after the newest checkpoint is lost. The same command goes on.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(128 + signal.SIGTERM)

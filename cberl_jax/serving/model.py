@@ -8,8 +8,8 @@ conversations nor the padding change a prediction.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,6 +51,40 @@ def round_up(count: int, unit: int) -> int:
     return unit
 
 
+class Reading(NamedTuple):
+    """How conversations are read for a model.
+
+    Attributes:
+      classes: names of the model's classes.
+      widths: modality -> feature width that it was trained with.
+      text_layers: how several text layers of a file become one.
+      options: what a file does not say of itself, as of the one that was trained on.
+      ignored: modalities that a file may hold though the members were trained without.
+    """
+
+    classes: tuple[str, ...]
+    widths: Mapping[str, int]
+    text_layers: str
+    options: ReadingOptions
+    ignored: tuple[str, ...]
+
+    def read(self, conversations: ConversationSource) -> Corpus:
+        """The conversations in the model's terms."""
+        if isinstance(conversations, str | os.PathLike):
+            corpus = load_conversations(conversations, self.text_layers, self.options)
+        elif isinstance(conversations, Corpus):
+            corpus = combine_text_layers(conversations, self.text_layers)
+            corpus = validate(corpus, to_predict=True)
+        else:
+            corpus = from_turns(conversations)
+        return match_model(corpus, self.classes, self.widths, self.ignored)
+
+    def read_turn(self, turn: Any, number: int) -> Corpus:
+        """A corpus of one utterance."""
+        corpus = from_turns([[turn]], f"turn {number} of the stream")
+        return match_model(corpus, self.classes, self.widths, self.ignored)
+
+
 class Model(Summarised):
     """The sound members of a finished run, their parameters on the devices.
 
@@ -73,10 +107,7 @@ class Model(Summarised):
         *,
         seeds: np.ndarray,
         diverged: np.ndarray,
-        text_layers: str,
-        options: ReadingOptions,
-        ignored: tuple[str, ...] = (),
-        classes: tuple[str, ...],
+        reading: Reading,
     ):
         """Deals members out to the devices; ``load`` makes a model of a run's folder.
 
@@ -86,15 +117,12 @@ class Model(Summarised):
           standardiser: the train statistics.
           seeds: [S] the members' seeds.
           diverged: seeds of those that are left out.
-          text_layers: how several text layers of a file become one.
-          options: what a file does not say of itself, as of the one that was trained on.
-          ignored: modalities that a file may hold though the members were trained without.
-          classes: names of the classes.
+          reading: how conversations are read for it.
         """
-        self.classes, self.widths = classes, standardiser.widths
+        self.classes, self.widths = reading.classes, reading.widths
         self.seeds, self.diverged = seeds.tolist(), diverged.tolist()
         self.network, self.variables, self.standardiser = program.model, variables, standardiser
-        self._text_layers, self._options, self._ignored = text_layers, options, ignored
+        self._reading = reading
         # A power of two: every number of rows below is one too, and splits over the devices.
         self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
         self._fleet = Fleet(self._program, len(seeds))
@@ -161,7 +189,7 @@ class Model(Summarised):
         Raises:
           UserError: as of ``predict``.
         """
-        corpus = self._read(conversations)
+        corpus = self._reading.read(conversations)
         return Predictions(corpus, self._apply(corpus), self.diverged)
 
     @pinned()
@@ -184,24 +212,8 @@ class Model(Summarised):
             jax.device_put(self.variables, jax.local_devices()[0]),
             self.standardiser,
             self.classes,
-            self._read_turn,
+            self._reading.read_turn,
         )
-
-    def _read_turn(self, turn: Any, number: int) -> Corpus:
-        """A corpus of one utterance."""
-        corpus = from_turns([[turn]], f"turn {number} of the stream")
-        return match_model(corpus, self.classes, self.widths, self._ignored)
-
-    def _read(self, conversations: ConversationSource) -> Corpus:
-        """The conversations in the model's terms."""
-        if isinstance(conversations, str | os.PathLike):
-            corpus = load_conversations(conversations, self._text_layers, self._options)
-        elif isinstance(conversations, Corpus):
-            corpus = combine_text_layers(conversations, self._text_layers)
-            corpus = validate(corpus, to_predict=True)
-        else:
-            corpus = from_turns(conversations)
-        return match_model(corpus, self.classes, self.widths, self._ignored)
 
     def _apply(self, corpus: Corpus) -> np.ndarray:
         """[S, N, C] probabilities."""
@@ -271,16 +283,20 @@ def load(workdir: str | os.PathLike[str]) -> Model:
             f"{folder.path}: all {len(sound)} members of this run diverged; none can predict"
         )
     variables = {**joint.variables, "params": joint.best}
+    reading = Reading(
+        classes=tuple(stored["classes"]),
+        widths=trained.standardiser.widths,
+        text_layers=config.data.text_layers,
+        options=reading_options(config),
+        ignored=modalities_left_out(config.data.modalities),
+    )
     return Model(
         trained.fleet.program,
         jax.tree.map(lambda leaf: leaf[sound], variables),
         trained.standardiser,
         seeds=trained.members.seeds[sound],
         diverged=trained.members.seeds[~sound],
-        text_layers=config.data.text_layers,
-        options=reading_options(config),
-        ignored=modalities_left_out(config.data.modalities),
-        classes=tuple(stored["classes"]),
+        reading=reading,
     )
 
 

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -257,9 +258,8 @@ def _time_first_epochs(command: Sequence[str], environment: Mapping[str, str]) -
     running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     with running.stdout as lines:
         for line in lines:
-            for stage in ("gan", "joint"):
-                if line.startswith(f"{stage} 1/"):
-                    seconds[stage] = time.perf_counter() - start
+            if first := re.match("(gan|joint) 1/", line):
+                seconds[first[1]] = time.perf_counter() - start
     if running.wait():
         raise RuntimeError(f"the training ended with status {running.returncode}")
     return seconds

@@ -35,7 +35,7 @@ from cberl_jax.training.generation import (
     label_weight,
     make_epoch,
 )
-from cberl_jax.training.joint_step import Batch, joint_optimizer, joint_step
+from cberl_jax.training.joint_step import Batch, Objective, joint_optimizer, joint_step
 
 Hyper = Mapping[str, jax.Array]
 # Places the leading axis of a batch on devices, when the batch is split over them.
@@ -355,7 +355,8 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
     batches = rows // program.rows
     order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
     bootstrap = _draw_bootstrap(program, state.seed, len(data.label))
-    mass = class_mass(data, hyper)
+    total = program.epochs * batches
+    objective = Objective(program.model, class_mass(data, hyper), total, hyper)
 
     def step(carry, inputs):
         variables, optimizer, average = carry
@@ -368,16 +369,9 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
             bootstrap[batch_rows.index],
         )
         done = (joint.epoch * batches + number).astype(jnp.float32)
+        key = jax.random.fold_in(step_key, number)
         variables, optimizer, terms = joint_step(
-            program.model,
-            variables,
-            optimizer,
-            batch,
-            jax.random.fold_in(step_key, number),
-            mass,
-            done / (program.epochs * batches),
-            program.epochs * batches,
-            hyper,
+            objective, variables, optimizer, batch, key, done / total
         )
         # The average forgets the first steps faster than its decay alone would.
         decay = jnp.minimum(hyper["optim.ema"], (1.0 + done) / (10.0 + done))

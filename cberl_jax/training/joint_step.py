@@ -46,6 +46,22 @@ class Batch(NamedTuple):
     bootstrap: jax.Array
 
 
+class Objective(NamedTuple):
+    """What all steps of a training have in common.
+
+    Attributes:
+      model: the joint model.
+      counts: [C] train utterances per class; a generated one counts what it weighs.
+      steps: optimiser steps of the whole training.
+      hyper: numeric settings.
+    """
+
+    model: CBERL
+    counts: jax.Array
+    steps: int
+    hyper: Hyper
+
+
 def joint_optimizer(hyper: Hyper, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay to zero over ``steps`` steps."""
 
@@ -117,32 +133,28 @@ def djvae_loss(
 
 
 def joint_loss(
-    model: CBERL,
+    objective: Objective,
     variables: dict,
     batch: Batch,
     masking: Masking,
     keys: dict[str, jax.Array],
-    counts: jax.Array,
     warm: jax.Array,
-    hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The total loss of a batch.
 
     Args:
-      model: the joint model.
-      variables: its ``params`` and ``constants``.
+      objective: the model and what its losses weigh.
+      variables: the model's ``params`` and ``constants``.
       batch: the rows.
       masking: the masked nodes.
       keys: random keys of the streams ``dropout`` and ``latent``.
-      counts: [C] train utterances per class; a generated one counts what it weighs.
       warm: [] share of beta in force.
-      hyper: numeric settings.
 
     Returns:
       [] loss, and its terms by name.
     """
-    conversations = batch.conversations
-    logits, intermediates = model.apply(
+    conversations, counts, hyper = batch.conversations, objective.counts, objective.hyper
+    logits, intermediates = objective.model.apply(
         variables,
         conversations,
         masking,
@@ -185,32 +197,27 @@ def joint_loss(
 
 
 def joint_step(
-    model: CBERL,
+    objective: Objective,
     variables: dict,
     optimizer_state: optax.OptState,
     batch: Batch,
     key: jax.Array,
-    counts: jax.Array,
     progress: jax.Array,
-    steps: int,
-    hyper: Hyper,
 ) -> tuple[dict, optax.OptState, dict[str, jax.Array]]:
     """One step of the joint model.
 
     Args:
-      model: the joint model.
-      variables: its ``params`` and ``constants``.
+      objective: the model and what its losses weigh.
+      variables: the model's ``params`` and ``constants``.
       optimizer_state: of ``joint_optimizer``.
       batch: the rows.
       key: random key of this step.
-      counts: [C] train utterances per class; a generated one counts what it weighs.
       progress: [] share of the training that is done.
-      steps: optimiser steps of the whole training.
-      hyper: numeric settings.
 
     Returns:
       New variables, new optimiser state, the loss terms.
     """
+    model, counts, steps, hyper = objective
     mask_key, dropout_key, latent_key = jax.random.split(key, 3)
     masking = no_masking(batch.label.shape)
     if model.settings.reconstruction:
@@ -226,16 +233,7 @@ def joint_step(
     keys = {"dropout": dropout_key, "latent": latent_key}
 
     def loss_of(params):
-        return joint_loss(
-            model,
-            {**variables, "params": params},
-            batch,
-            masking,
-            keys,
-            counts,
-            warm,
-            hyper,
-        )
+        return joint_loss(objective, {**variables, "params": params}, batch, masking, keys, warm)
 
     (_, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
     update, optimizer_state = joint_optimizer(hyper, steps).update(

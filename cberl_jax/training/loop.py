@@ -4,6 +4,7 @@ This file decides what comes when; the mathematics is in ``epoch.py``.
 """
 
 import contextlib
+import dataclasses
 import resource
 import sys
 import time
@@ -41,26 +42,35 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+@dataclasses.dataclass(eq=False)
 class Training:
-    """The training of one run in progress: its members, states, files and clock."""
+    """The training of one run in progress: its members, states, files and clock.
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        config: ConfigDict,
-        members: Members,
-        fleet: Fleet,
-        workdir: Workdir,
-        stopper: Stopper,
-        progress: Progress,
-    ):
-        """Args: as of ``train_and_evaluate``; a fleet may have been used by other runs before."""
-        self.prepared, self.config, self.members = prepared, config, members
-        self.fleet, self.workdir, self.stopper, self.progress = fleet, workdir, stopper, progress
-        self.clock = Clock()
-        # Epochs done.
-        self.done = {"gan": 0, "joint": 0}
-        self.saved_at = time.monotonic()
+    Attributes:
+      prepared: the corpus, made ready.
+      config: the settings.
+      members: their seeds and numeric settings.
+      fleet: the devices and compiled stages; other runs may have used it before.
+      workdir: the run's folder.
+      stopper: what is asked between epochs whether to end.
+      progress: what the lines of progress go to.
+      clock: seconds spent so far.
+      done: stage -> epochs done.
+      saved_at: when the last checkpoint was written, by the monotonic clock.
+    """
+
+    prepared: Prepared
+    config: ConfigDict
+    members: Members
+    fleet: Fleet
+    workdir: Workdir
+    stopper: Stopper
+    progress: Progress
+    clock: Clock = dataclasses.field(default_factory=Clock, init=False)
+    done: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"gan": 0, "joint": 0}, init=False
+    )
+    saved_at: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def _set_damaged_aside(self) -> None:
         """Makes the newest sound checkpoint the newest, and reports what is lost."""

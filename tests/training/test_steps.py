@@ -13,7 +13,13 @@ from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
 from cberl_jax.training import gan_step as gan_steps
 from cberl_jax.training.gan_step import LOSSES, Utterances, gan_optimizer, gan_step, update_group
-from cberl_jax.training.joint_step import Batch, djvae_loss, joint_optimizer, joint_step
+from cberl_jax.training.joint_step import (
+    Batch,
+    Objective,
+    djvae_loss,
+    joint_optimizer,
+    joint_step,
+)
 
 WIDTHS = (("text", 6), ("audio", 3))
 CLASSES = 4
@@ -167,7 +173,8 @@ MODEL = CBERL(SETTINGS, WIDTHS, CLASSES)
 @jax.jit
 def compiled_step(variables, optimizer, batch, key, hyper):
     counts = jnp.array([5.0, 3.0, 2.0, 1.0])
-    return joint_step(MODEL, variables, optimizer, batch, key, counts, 0.5, 10, hyper)
+    objective = Objective(MODEL, counts, 10, hyper)
+    return joint_step(objective, variables, optimizer, batch, key, 0.5)
 
 
 def run_joint_step(case, hyper):

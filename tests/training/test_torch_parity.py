@@ -26,7 +26,12 @@ from cberl_jax.losses import class_balanced_weights  # noqa: E402
 from cberl_jax.models import masking  # noqa: E402
 from cberl_jax.models.cberl import CBERL, ModelSettings  # noqa: E402
 from cberl_jax.training import epoch as epochs  # noqa: E402
-from cberl_jax.training.joint_step import Batch, joint_loss, joint_optimizer  # noqa: E402
+from cberl_jax.training.joint_step import (  # noqa: E402
+    Batch,
+    Objective,
+    joint_loss,
+    joint_optimizer,
+)
 from cberl_jax.training.prepare import prepare  # noqa: E402
 
 TINY = {
@@ -346,7 +351,8 @@ def test_losses_and_gradients_agree(case, monkeypatch):
         def loss(params):
             together = {**variables, "params": params}
             hidden = case.masking(True)
-            return joint_loss(model, together, batch, hidden, keys, counts, WARM, hyper)
+            objective = Objective(model, counts, 10, hyper)
+            return joint_loss(objective, together, batch, hidden, keys, WARM)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
