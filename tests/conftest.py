@@ -59,7 +59,9 @@ LONGEST = (
     *("test_durability", "test_readme", "test_programs", "test_devices", "test_optimised"),
     *("test_members", "test_torch_parity", "test_sweep", "test_models", "test_numerics"),
     *("test_ablation", "test_steps", "test_stream", "test_predict", "test_gan_report"),
-    *("test_pictures", "test_benchmark", "test_graphs"),
+    *("test_pictures", "test_benchmark", "test_environment", "test_export", "test_generation"),
+    *("test_bootstrap", "test_convert", "test_plots", "test_probe", "test_extract"),
+    *("test_baselines", "test_unlabelled", "test_api", "test_api_arguments", "test_graphs"),
 )
 
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import NO_PARTS, tiny_config
 
 import cberl_jax as cberl
 from cberl_jax import api
@@ -17,14 +17,7 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 
-# Fewer parts compile faster.
-BARE = {
-    "augment.method": "none",
-    "model.djvae": False,
-    "model.bilstm": False,
-    "model.reconstruction": False,
-    "train.epochs": 2,
-}
+SHORT = NO_PARTS | {"train.epochs": 2}
 
 
 def ignore(line):
@@ -42,7 +35,7 @@ def path(tmp_path_factory):
 def swept(path, tmp_path_factory):
     """A sweep over gamma, and its folder."""
     folder = tmp_path_factory.mktemp("sweep") / "sweep"
-    options = {"settings": BARE, "say": ignore, "pictures": False}
+    options = {"settings": SHORT, "say": ignore, "pictures": False}
     grid = {"loss.gamma": [0, 2]}
     report = cberl.sweep(path, tiny_config(), grid=grid, workdir=folder, seeds=2, **options)
     return report, folder
@@ -60,7 +53,7 @@ def test_an_ablation_from_python_is_the_one_that_is_written(path, tmp_path):
     folder = tmp_path / "ablation"
     report = cberl.ablate(
         path, tiny_config(), workdir=folder, variants=["no class weights"],
-        own={"much focus": {"loss.gamma": 4}}, settings=BARE, say=ignore, pictures=False,
+        own={"much focus": {"loss.gamma": 4}}, settings=SHORT, say=ignore, pictures=False,
     )  # fmt: skip
     assert report == json.loads((folder / "ablation.json").read_text())
     assert repr(report) == (folder / "ablation.md").read_text()

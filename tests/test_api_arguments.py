@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import NO_PARTS, tiny_config
 
 import cberl_jax as cberl
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -32,7 +32,7 @@ def small(seed):
 
 
 def test_a_corpus_trains_is_kept_with_its_run_and_a_run_is_loaded(tmp_path):
-    config = tiny_config(**{"train.epochs": 1, "augment.method": "none"})
+    config = tiny_config(**NO_PARTS, **{"train.epochs": 1})
     options = {"config": config, "pictures": False, "say": lambda line: None}
     run = cberl.train(small(0), workdir=tmp_path / "run", **options, seeds=np.array([3]))
     assert run.report()["members"][0]["seed"] == 3

@@ -367,6 +367,7 @@ def test_feature_files_that_are_none_are_refused(tmp_path):
     assert fingerprint(corpus) == fingerprint(make())
 
 
+@pytest.mark.slow
 def test_the_program_that_the_page_opens_with_runs(tmp_path, program_environment):
     program = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     assert PAGE.read_text().index("```python") < 200

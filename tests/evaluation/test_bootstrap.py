@@ -19,7 +19,7 @@ from cberl_jax.evaluation.bootstrap import (
 from cberl_jax.metrics import FEWEST_SEEDS, evaluate_predictions, scores
 
 CLASSES = ("neutral", "fear", "joy")
-DIALOGUES, LENGTH, DRAWS = 60, 10, 300
+DIALOGUES, LENGTH, DRAWS = 60, 10, 150
 
 
 class World:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import TINY_MODEL as SETTINGS
 
 from cberl_jax.models.bilstm import BiLSTM, run_lstm
-from cberl_jax.models.cberl import CBERL, Conversations, ModelSettings
+from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.djvae import DJVAE, Gaussian, product_of_experts
 from cberl_jax.models.ensemble import Ensemble, average_probability, draw_subspaces
 from cberl_jax.models.graphs import conversation_graph
@@ -20,24 +21,6 @@ from cberl_jax.models.masking import Masking, draw_masking, no_masking
 from cberl_jax.models.mgnn import NodeDecoder
 
 NOTHING_DROPPED = Dropout()
-SETTINGS = ModelSettings(
-    djvae=True,
-    bilstm=True,
-    graph=True,
-    reconstruction=True,
-    residual=True,
-    residual_turns=0,
-    causal=False,
-    hidden=8,
-    latent=3,
-    heads=2,
-    layers=2,
-    past=2,
-    future=1,
-    classifiers=3,
-    classifier_hidden=4,
-    subspace=0.5,
-)
 WIDTHS = (("text", 3), ("audio", 2))
 CLASSES = 4
 LENGTH = 8

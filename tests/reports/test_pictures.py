@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import QUIET, tiny_config
+from tiny import BARE, QUIET, tiny_config
 from webpage import Page, check_self_contained
 
 from cberl_jax.data.readers.npz import write_npz
@@ -153,8 +153,8 @@ def finished(tmp_path_factory):
         utterance=np.asarray([f"{HOSTILE} {n}" for n in range(len(corpus.label))]),
     )
     write_npz(corpus, folder / "corpus.npz")
-    bare = {"model.djvae": False, "model.reconstruction": False, "gan.epochs": 1}
-    bare |= {"data.path": str(folder / "corpus.npz"), "train.epochs": 3}
+    bare = BARE | {"augment.method": "gan", "gan.epochs": 1, "train.epochs": 3}
+    bare |= {"data.path": str(folder / "corpus.npz"), "data.modalities": "text,audio"}
     arguments = (tiny_config(**bare), str(folder / "run"), [3, 5])
     return arguments, train_and_evaluate(*arguments, QUIET)
 

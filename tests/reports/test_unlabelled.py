@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from made import MADE
-from tiny import QUIET, tiny_config
+from tiny import BARE, QUIET, tiny_config
 
 from cberl_jax.api import Run
 from cberl_jax.config.variants import Preset, Variant
@@ -26,8 +26,9 @@ def config(tmp_path_factory):
     label = np.where(corpus.in_split("test"), -1, corpus.label)
     path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
     write_npz(dataclasses.replace(corpus, label=label), path)
-    small = {"model.djvae": False, "model.reconstruction": False, "gan.epochs": 1}
-    return tiny_config(**small, **{"data.path": str(path), "train.epochs": 3})
+    # The programs of ``test_pictures.py``.
+    small = BARE | {"augment.method": "gan", "gan.epochs": 1, "train.epochs": 3}
+    return tiny_config(**small, **{"data.path": str(path), "data.modalities": "text,audio"})
 
 
 @pytest.fixture(scope="module")

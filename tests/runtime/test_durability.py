@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import QUIET, TINY, tiny_config
+from tiny import BARE, QUIET, TINY, tiny_config
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -27,7 +27,6 @@ from cberl_jax.serving.restore import restore_run
 from cberl_jax.studies.train import train_and_evaluate
 
 ROOT = Path(__file__).parents[2]
-BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 EPOCHS = {"gan": 3, "joint": 6}
 
 

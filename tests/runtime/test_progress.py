@@ -10,7 +10,7 @@ import struct
 
 import pytest
 from rich.console import Console
-from tiny import QUIET, tiny_config
+from tiny import BARE, QUIET, tiny_config
 
 from cberl_jax.config.settings import check_config
 from cberl_jax.data.readers.npz import write_npz
@@ -19,8 +19,6 @@ from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.runtime import progress as progress_module
 from cberl_jax.runtime.progress import Epoch, LiveProgress, Progress, spell_seconds
 from cberl_jax.studies.train import train_and_evaluate
-
-BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
 """Live use: a stream's numbers are those of the whole conversation, and nothing compiles twice."""
 
-import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import NO_PARTS, tiny_config
 
 import cberl_jax as cberl
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
+from cberl_jax.serving import stream as streams
 
 BARE = {"augment.method": "none", "model.reconstruction": False, "train.epochs": 1}
 PARTS = {
@@ -86,7 +86,8 @@ def test_all_turns_share_one_program(model, monkeypatch):
         return call(self, *arguments)
 
     monkeypatch.setattr(CBERL, "__call__", counted)
-    jax.clear_caches()
+    # The model has been compiled before.
+    streams._step.clear_cache()
     stream = model.stream()
     for turn in conversation(8, seed=5):
         stream.push(turn)
@@ -106,7 +107,7 @@ def test_a_turn_with_a_mistake_changes_nothing(model):
 
 
 def test_a_model_that_sees_the_future_has_no_stream(path):
-    settings = BARE | {"model.graph": False, "model.bilstm": False, "model.djvae": False}
+    settings = NO_PARTS | {"train.epochs": 1}
     run = cberl.train(path, tiny_config(), settings=settings)
     with pytest.raises(UserError, match="train one with --causal"):
         run.model().stream()

@@ -9,7 +9,7 @@ import pytest
 from made import MADE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tiny import QUIET, tiny_config
+from tiny import BARE, NO_PARTS, QUIET, tiny_config
 
 from cberl_jax.config.grid import group_points, point_config
 from cberl_jax.config.settings import default_config, flatten
@@ -47,8 +47,6 @@ from cberl_jax.training.prepare import load_data
 
 MODALITIES = ("text", "audio", "visual")
 CLASSES = ["neutral", "fear & co", "joy"]
-# Fewer parts compile faster; what an ablation does with them is the same.
-BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
 
 
 # The variants.
@@ -470,7 +468,7 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
 
 
 def test_an_ablation_on_a_simulated_corpus_holds_what_its_variants_could_reach(tmp_path):
-    config = tiny_config(**{"data.path": "simulated:small", "train.epochs": 1, **BARE})
+    config = tiny_config(**{"data.path": "simulated:small", "train.epochs": 1, **NO_PARTS})
     preset = choose_variants(list_variants("parts", config, MODALITIES), [], ["text only"], config)
     report = ablate(config, str(tmp_path), [0], preset, Execution(progress=QUIET, pictures=False))
     text = point_config(config, {"data.modalities": "text"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import tiny_config
+from tiny import NO_PARTS, tiny_config
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -22,14 +22,12 @@ from cberl_jax.studies.benchmark import (
 )
 from cberl_jax.training.prepare import load_data, prepare
 
-BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
-
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
     write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0), path)
-    return tiny_config(**BARE, **{"data.path": str(path)})
+    return tiny_config(**NO_PARTS, **{"data.path": str(path)})
 
 
 def test_operations_of_matrix_products_are_counted_as_often_as_loops_run_them():
@@ -65,6 +63,8 @@ def test_a_contestant_trains(config):
     assert any(jax.tree.leaves(moved))
 
 
+# It measures what the machine can do, which takes ten seconds.
+@pytest.mark.slow
 def test_an_epoch_takes_longer_than_its_matrix_products_would(config):
     found = measure_limit(config, 1, repeats=1)
     assert 0 < found["share_of_flops_limit"] < 1

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny import QUIET, tiny_config
+from tiny import NO_PARTS, QUIET, tiny_config
 
 from cberl_jax.config.grid import parse_grid
 from cberl_jax.config.settings import default_config
@@ -24,11 +24,6 @@ from cberl_jax.studies.sweep import best_at, sweep
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import list_members, load_data, prepare
 
-# Fewer parts compile faster; what a sweep does with them is the same.
-BARE = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
-NO_PARTS = dict.fromkeys(
-    [f"model.{part}" for part in ("djvae", "bilstm", "graph", "reconstruction")], False
-)
 POINTS = [{"loss.gamma": gamma / 2} for gamma in range(40)]
 
 
@@ -64,8 +59,9 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
         if line.startswith("members 5 to 8"):
             raise KeyboardInterrupt
 
-    # Both stages; the joint model is its ensemble alone, which compiles fastest.
-    arguments = (config(corpus, **NO_PARTS), str(tmp_path / "sweep"), [0, 1], grid)
+    # Both stages; a flow compiles faster than a GAN.
+    both = NO_PARTS | {"augment.method": "flow"}
+    arguments = (config(corpus, **both), str(tmp_path / "sweep"), [0, 1], grid)
     with pytest.raises(KeyboardInterrupt):
         sweep(*arguments, Execution(1, progress=Progress(until_the_second_chunk)))
     first = tmp_path / "sweep" / "chunks" / "000"
@@ -101,12 +97,13 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
 
 
 def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
-    grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.layers=1,2"])
-    arguments = (config(corpus, **BARE), str(tmp_path / "sweep"), [3], grid)
+    grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.classifier_hidden=4,8"])
+    arguments = (config(corpus, **NO_PARTS), str(tmp_path / "sweep"), [3], grid)
     report = sweep(*arguments, Execution(progress=QUIET, pictures=False))
-    wanted = {"optim.learning_rate": 2e-2, "model.layers": 2}
+    wanted = {"optim.learning_rate": 2e-2, "model.classifier_hidden": 8}
     point = next(p for p in report["points"] if p["settings"] == wanted)
-    train_and_evaluate(config(corpus, **BARE, **wanted), str(tmp_path / "alone"), [3], QUIET, False)
+    alone = config(corpus, **NO_PARTS, **wanted)
+    train_and_evaluate(alone, str(tmp_path / "alone"), [3], QUIET, False)
     alone = np.load(tmp_path / "alone" / "predictions.npz")["test.probability"][0]
     chunk = tmp_path / "sweep" / "chunks" / "001"
     together = np.load(chunk / "predictions.npz")["test.probability"][1]
@@ -121,7 +118,7 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     grid = parse_grid(["loss.gamma=0,2", "optim.learning_rate=2e-2"])
     folder, seeds = tmp_path / "sweep", [0, 4, 7, 8, 9]
     # So that not all chunks do equally many epochs.
-    changes = BARE | {"train.patience": 1, "train.epochs": 6}
+    changes = NO_PARTS | {"train.patience": 1, "train.epochs": 6}
     arguments = (config(corpus, **changes), str(folder), seeds, grid)
     report = sweep(*arguments, Execution(1, progress=QUIET, pictures=False))
     best = Workdir(folder / "best", create=False)
@@ -161,7 +158,7 @@ def small_sweep(corpus, tmp_path_factory):
 
     def repeat(folder):
         grid = parse_grid(["loss.gamma=0,2"])
-        settings = config(corpus, **BARE)
+        settings = config(corpus, **NO_PARTS)
         return sweep(settings, str(folder), [0], grid, Execution(progress=QUIET, pictures=False))
 
     return folder, repeat(folder), repeat
@@ -200,7 +197,7 @@ def test_the_best_possible_is_that_of_the_modalities_that_a_point_sees(corpus):
 
 
 def test_a_sweep_of_a_simulated_corpus_holds_the_best_possible(tmp_path):
-    small = config("simulated:small", **BARE | {"train.epochs": 1})
+    small = config("simulated:small", **NO_PARTS | {"train.epochs": 1})
     grid = parse_grid(["loss.gamma=0,2"])
     report = sweep(small, str(tmp_path), [0], grid, Execution(progress=QUIET, pictures=False))
     assert [point["bayes"] for point in report["points"]] == [best_at(small)({})] * 2
@@ -243,7 +240,7 @@ def scores(report):
 
 def test_a_sweep_grows_by_seeds_values_and_settings(corpus, tmp_path):
     """Nothing is trained twice, and what is there keeps its numbers."""
-    settings, folder = config(corpus, **BARE | NO_PARTS), tmp_path / "sweep"
+    settings, folder = config(corpus, **NO_PARTS), tmp_path / "sweep"
     quick = Execution(progress=QUIET, pictures=False)
 
     def train(seeds, *grid):
@@ -287,7 +284,7 @@ def test_parts_are_even_disjoint_and_split_few_groups(parts):
 
 
 def test_parts_train_each_member_once_and_the_last_one_reports(corpus, tmp_path):
-    settings, quick = config(corpus, **BARE | NO_PARTS), Execution(progress=QUIET, pictures=False)
+    settings, quick = config(corpus, **NO_PARTS), Execution(progress=QUIET, pictures=False)
     grid = parse_grid(["loss.gamma=0,1,2"])
     whole = sweep(settings, str(tmp_path / "whole"), [0, 1], grid, quick)
     folder, said = tmp_path / "parts", []
@@ -330,7 +327,7 @@ def test_a_point_that_nothing_can_follow_is_refused_before_anything_is_written(c
 
 
 def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
-    settings = config(corpus, **BARE | NO_PARTS)
+    settings = config(corpus, **NO_PARTS)
     prepared = prepare(settings, load_data(settings))
     members = list_members(settings, range(4))
     monkeypatch.setattr(fitting, "memory_of_device", lambda: 2**40)

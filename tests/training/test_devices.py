@@ -11,9 +11,8 @@ import chex
 import jax
 import numpy as np
 import pytest
-from tiny import TINY, tiny_config
+from tiny import TINY, tiny_config, tiny_corpus
 
-from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.training import epoch as epochs
 from cberl_jax.training.fleet import Fleet, choose_split
@@ -42,9 +41,8 @@ def test_a_batch_is_split_as_far_as_members_devices_and_rows_allow(members, devi
 
 
 def test_members_with_split_batches_equal_members_on_one_device():
-    corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
-    config = tiny_config(**{"augment.method": "none"})
-    prepared = prepare(config, corpus)
+    config = tiny_config(**{"augment.method": "none", "model.layers": 1})
+    prepared = prepare(config, tiny_corpus())
     members = list_members(config, [0, 1])
     results = {}
     for devices in (1, 4):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import NO_PARTS, tiny_config
 
 from cberl_jax.config.settings import default_config, numeric_settings
 from cberl_jax.data.gate import (
@@ -20,6 +20,7 @@ from cberl_jax.data.gate import (
     gate_distance,
 )
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.data.subset import select_modalities
 from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.training.epoch import create_state, gan_epoch
@@ -179,10 +180,10 @@ def test_there_is_no_gate_without_enough_dev_utterances_or_where_it_is_off():
 
 @pytest.mark.parametrize("method", ["gan", "flow"])
 def test_the_epoch_nearest_to_dev_is_kept(method):
-    config = tiny_config(**{"augment.method": method, "gan.learning_rate": 0.02})
-    ready, members = prepare(config, CORPUS), list_members(config, [3])
+    config = tiny_config(**NO_PARTS | {"augment.method": method, "gan.learning_rate": 0.02})
+    ready, members = prepare(config, select_modalities(CORPUS, "text")), list_members(config, [3])
     hyper = {name: values[0] for name, values in members.hyper.items()}
-    state = create_state(ready.program, 3, hyper)
+    state = jax.jit(functools.partial(create_state, ready.program))(3, hyper)
     epoch = jax.jit(functools.partial(gan_epoch, ready.program))
     distances, averages = [], []
     for _ in range(6):

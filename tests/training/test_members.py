@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import QUIET, tiny_config
+from tiny import NO_PARTS, QUIET, tiny_config, tiny_corpus
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -28,8 +28,7 @@ SEEDS = np.arange(5, dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def prepared():
-    corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
-    return prepare(tiny_config(), corpus)
+    return prepare(tiny_config(), tiny_corpus())
 
 
 FLEETS: dict = {}  # One per number of members and devices: compiling is most of a test's time.
@@ -207,7 +206,7 @@ def test_generated_utterances_take_their_places_and_lack_what_their_sources_lack
 
 @pytest.mark.parametrize("split, settings", [("dev", {}), ("test", {"train.best_on_test": True})])
 def test_a_corpus_without_labels_to_choose_an_epoch_by_is_refused(split, settings):
-    corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
+    corpus = tiny_corpus()
     label = np.where(corpus.in_split(split), -1, corpus.label)
     unlabelled = dataclasses.replace(corpus, label=label)
     with pytest.raises(UserError, match=f"split '{split}' has no labelled utterance"):
@@ -217,11 +216,9 @@ def test_a_corpus_without_labels_to_choose_an_epoch_by_is_refused(split, setting
 def test_a_run_traces_each_stage_once_and_leaves_readable_files(tmp_path, traces):
     corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
     write_npz(corpus, tmp_path / "corpus.npz")
-    reduced = {"data.path": str(tmp_path / "corpus.npz"), "gan.epochs": 2, "data.components": 3}
-    # Fewer parts compile faster; each stage is there.
-    parts = ("djvae", "bilstm", "graph", "reconstruction")
-    reduced |= dict.fromkeys([f"model.{part}" for part in parts], False)
-    config = tiny_config(**reduced)
+    # Both stages are there; a flow compiles faster than a GAN.
+    reduced = NO_PARTS | {"augment.method": "flow", "gan.epochs": 2, "data.components": 3}
+    config = tiny_config(**reduced, **{"data.path": str(tmp_path / "corpus.npz")})
     lines = []
     report = train_and_evaluate(
         config, str(tmp_path / "run"), [3, 5], Progress(lines.append), False
@@ -294,11 +291,10 @@ def test_without_a_remedy_nothing_is_generated():
 def test_looking_at_test_changes_nothing_but_one_column(tmp_path):
     corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 9, 4, 6), seed=0)
     write_npz(corpus, tmp_path / "corpus.npz")
-    bare = {"augment.method": "none", "model.djvae": False, "model.reconstruction": False}
-    bare |= {"data.path": str(tmp_path / "corpus.npz"), "optim.learning_rate": 0.02}
     reports = {}
     for looks in (False, True):
-        config = tiny_config(**bare, **{"train.best_on_test": looks})
+        changes = {"optim.learning_rate": 0.02, "train.best_on_test": looks}
+        config = tiny_config(**NO_PARTS, **changes, **{"data.path": str(tmp_path / "corpus.npz")})
         folder = str(tmp_path / f"run {looks}")
         reports[looks] = train_and_evaluate(config, folder, [3, 5], QUIET, pictures=False)
     for field in ("dev", "test"):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import QUIET, tiny_config
+from tiny import QUIET, tiny_config, tiny_corpus
 
 from cberl_jax import losses
 from cberl_jax.data.readers.npz import write_npz
@@ -90,7 +90,7 @@ def test_every_loss_has_its_float64_reference():
 
 def corpus_of(change):
     """A corpus whose text features are changed after they were drawn."""
-    corpus = simulate_corpus(create_process(), SimulatedSize(24, 6, 6, 6, 8), seed=0)
+    corpus = tiny_corpus()
     text = change(corpus.features["text"].copy()).astype(np.float32)
     return dataclasses.replace(corpus, features=dict(corpus.features) | {"text": text})
 
@@ -113,11 +113,13 @@ EXTREME = {
 
 @pytest.fixture(scope="module")
 def compiled():
-    """Both stages, compiled once: the corpora below differ in their numbers alone."""
+    """Both stages, compiled once: the corpora below differ in their numbers alone.
+
+    They are the programs of ``test_members.py``, which may have been compiled before.
+    """
     prepared = prepare(tiny_config(), corpus_of(EXTREME["usual"]))
-    members = list_members(tiny_config(), [0, 1])
-    fleet = Fleet(prepared.program, 2)
-    return members, fleet
+    members = list_members(tiny_config(), range(5))
+    return members, Fleet(prepared.program, 5, jax.local_devices()[:1])
 
 
 @pytest.mark.parametrize("name", EXTREME)
@@ -127,11 +129,11 @@ def test_losses_and_parameters_stay_finite_on_extreme_features(name, compiled):
     state = fleet.shard(fleet.create(members.seeds, members.hyper))
     shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
     for stage in fleet.stages:
-        epoch = fleet.compile(stage, fleet.stages[stage], state, shared, hyper)
+        epoch = fleet.compile(stage, fleet.stages[stage], state, shared, hyper, keep=True)
         for _ in range(2):
             state, record = epoch(state, shared, hyper)
-        chex.assert_tree_all_finite(fleet.gather(record, 2))
-    state = fleet.gather(state, 2)
+        chex.assert_tree_all_finite(fleet.gather(record, 5))
+    state = fleet.gather(state, 5)
     chex.assert_tree_all_finite(state)
     assert np.all(state.joint.diverged == NEVER) and find_divergence(state, 0) is None
 

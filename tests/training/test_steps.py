@@ -1,13 +1,16 @@
 """One optimiser step: who learns from what, and that nobody else moves."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import TINY_MODEL
 
 from cberl_jax.config.settings import default_config, numeric_settings
-from cberl_jax.models.cberl import CBERL, Conversations, ModelSettings
+from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.djvae import Gaussian, LatentState
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
@@ -23,27 +26,10 @@ from cberl_jax.training.joint_step import (
 
 WIDTHS = (("text", 6), ("audio", 3))
 CLASSES = 4
-SETTINGS = ModelSettings(
-    djvae=True,
-    bilstm=True,
-    graph=True,
-    reconstruction=True,
-    residual=True,
-    residual_turns=0,
-    causal=False,
-    hidden=8,
-    latent=3,
-    heads=2,
-    layers=1,
-    past=2,
-    future=2,
-    classifiers=3,
-    classifier_hidden=4,
-    subspace=0.5,
-)
+SETTINGS = dataclasses.replace(TINY_MODEL, layers=1, future=2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hyper():
     return {k: jnp.float32(v) for k, v in numeric_settings(default_config()).items()}
 
@@ -71,7 +57,7 @@ def create_gan(hyper, hidden):
     return gan, params, optimizers
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gan_case(hyper):
     noise = jax.random.normal(jax.random.key(1), (8, 2))
     batch = gan_steps.Batch(utterances(0), utterances(1), noise)
@@ -148,7 +134,7 @@ def test_a_weight_of_zero_switches_each_term_off(gan_case, hyper):
                 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def joint_case(hyper):
     generator = np.random.default_rng(0)
     shape = (3, 6)
