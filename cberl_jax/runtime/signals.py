@@ -1,8 +1,9 @@
 """SIGTERM and Ctrl-C: when a training ends early, and what it ends with.
 
 A training checks for them between two epochs, where it can write a checkpoint. A cluster that
-sends SIGTERM kills the process soon afterwards. An epoch, a compilation or a drawing that takes
-longer is therefore cut off: a thread ends the process, and the newest checkpoint remains.
+sends SIGTERM kills the process soon afterwards. An epoch or a drawing that takes longer is
+therefore cut off: a thread ends the process, and the newest checkpoint remains. A compilation is
+cut off at once, since all is saved before it.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ class Stopper:
         self._say, self._grace = say, grace
         self._over = threading.Event()
         self._writing = threading.Lock()
+        # Set while nothing would be lost.
+        self._all_saved = threading.Event()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stopper"]:
@@ -58,6 +61,15 @@ class Stopper:
         with self._writing:
             yield
 
+    @contextlib.contextmanager
+    def all_saved(self) -> Iterator[None]:
+        """In the block, which may be long, there is nothing to save: a signal ends the process."""
+        self._all_saved.set()
+        try:
+            yield
+        finally:
+            self._all_saved.clear()
+
     def _receive(self, number, frame):
         del frame
         if self.received is not None:
@@ -69,20 +81,25 @@ class Stopper:
         """Reports the signal; ends the process if the loop does not act on SIGTERM in time."""
         reported = False
         while received := signals.recv(1):
-            if not reported and received[0] in (signal.SIGTERM, signal.SIGINT):
+            number = received[0]
+            if number not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            if self._all_saved.is_set():
+                self._end(number, "stopped; nothing is lost. The same command goes on.")
+            if not reported:
                 reported = True
                 self._say(STOPPING)
-            if received[0] == signal.SIGTERM and not self._over.wait(self._grace):
-                self._end()
+            if number == signal.SIGTERM and not self._over.wait(self._grace):
+                self._end(
+                    number,
+                    "stopped; what came after the newest checkpoint is lost. The same command "
+                    "goes on.",
+                )
 
-    def _end(self) -> None:
+    def _end(self, number: int, sentence: str) -> None:
         """Ends the process, unless the loop has acted on the signal meanwhile."""
         with self._writing:
             if self._over.wait(0.1):
                 return
-            print(
-                "stopped; what came after the newest checkpoint is lost. The same command goes on.",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(128 + signal.SIGTERM)
+            print(sentence, file=sys.stderr, flush=True)
+            os._exit(128 + number)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.errors import UserError
 from cberl_jax.runtime import processes
+from cberl_jax.runtime.signals import Stopper
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Members, Prepared
@@ -33,18 +34,20 @@ def memory_of_device() -> int:
     return int(CPU_MEMORY_SHARE * total) // len(devices)
 
 
-def _compile_first(prepared: Prepared, config: ConfigDict, members: Members, size: int) -> Fleet:
+def _compile_first(
+    prepared: Prepared, config: ConfigDict, members: Members, size: int, stopper: Stopper
+) -> Fleet:
     """A fleet of ``size`` members whose programs are compiled, but not run."""
     fleet = Fleet(prepared.program, size)
     first = members.part(0, size)
-    training = Training(prepared, config, first, fleet, None, None, None)
+    training = Training(prepared, config, first, fleet, None, stopper, None)
     training.load(fleet.create(first.seeds, first.hyper))
     for stage in fleet.stages:
         training.compile(stage)
     return fleet
 
 
-def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet:
+def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper: Stopper) -> Fleet:
     """Finds how many members fit, by the memory that the compiler states for the programs.
 
     Nothing is run, so nothing can run out of memory. Where the first guess fits there is no second
@@ -54,6 +57,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet
       prepared: the group's data and program.
       config: the group's settings.
       members: of the group.
+      stopper: a signal ends the process while it compiles.
 
     Returns:
       The fleet, its stages compiled.
@@ -65,7 +69,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members) -> Fleet
     size = even_chunks(len(members.seeds), most)
     budget = processes.broadcast([memory_of_device()])[0]
     while True:
-        fleet = _compile_first(prepared, config, members, size)
+        fleet = _compile_first(prepared, config, members, size, stopper)
         needs = [fleet.memory(stage) for stage in fleet.stages]
         if max(total for _, total in needs) <= budget:
             return fleet

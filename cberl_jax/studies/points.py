@@ -209,7 +209,7 @@ class _Work:
         most = self.execution.members_per_device
         if fleet is None and most is None:
             self.say("compiling, to see how many members fit the memory")
-            fleet = fit_fleet(prepared, config, _together(config, members))
+            fleet = fit_fleet(prepared, config, _together(config, members), self.stopper)
         elif fleet is None:
             fleet = Fleet(prepared.program, even_chunks(len(members), most * len(jax.devices())))
         return fleet, min(fleet.padded_members, len(members))

@@ -140,7 +140,7 @@ class Training:
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""
         arguments = (self.state, self.shared, self.hyper)
-        with self.clock.measure("compile_s"):
+        with self.clock.measure("compile_s"), self.stopper.all_saved():
             return self.fleet.compile(name, self.fleet.stages[name], *arguments)
 
     def stage(self, name: str, epochs: int) -> None:

@@ -195,7 +195,7 @@ def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, program_envir
     assert printed_line(running, "joint 2/")
     running.kill()
     running.communicate()
-    first = workdir / "chunks" / "000-000"
+    first = workdir / "chunks" / "000"
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     printed = finish(command(corpus, workdir, *grid, name="sweep"), program_environment)
     assert "members 1 to 2" not in printed and "going on after" in printed
@@ -228,7 +228,11 @@ def test_sigterm_ends_a_run_within_ten_seconds_and_leaves_a_checkpoint(
     else:
         assert running.returncode == 128 + signal.SIGTERM
         assert "the same command goes on" in said.lower()
-    assert time.monotonic() - asked < 10
+    seconds = time.monotonic() - asked
+    if beginning.startswith("compiling"):
+        # Nothing has to be waited for.
+        assert seconds < 3 and "nothing is lost" in said
+    assert seconds < 10
     assert list_steps(workdir / "checkpoints")
     assert find_damage(workdir / "checkpoints", list_steps(workdir / "checkpoints")[0]) is None
 

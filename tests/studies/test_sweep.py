@@ -15,6 +15,7 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.runtime.progress import Progress
+from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir, list_differences
 from cberl_jax.studies import fitting
 from cberl_jax.studies.evaluate import evaluate_run
@@ -334,12 +335,12 @@ def test_the_memory_decides_how_many_members_run_together(corpus, monkeypatch):
     # One device, so that the members of a fleet are those of the device.
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
-    fleet = fit_fleet(prepared, settings, members)
+    fleet = fit_fleet(prepared, settings, members, Stopper(print))
     assert fleet.padded_members == 4
     each, total = fleet.memory("joint")
     assert each == total // 4 > 10_000
     monkeypatch.setattr(fitting, "memory_of_device", lambda: total - 1)
-    assert fit_fleet(prepared, settings, members).padded_members == 2
+    assert fit_fleet(prepared, settings, members, Stopper(print)).padded_members == 2
     monkeypatch.setattr(fitting, "memory_of_device", lambda: 10_000)
     with pytest.raises(UserError, match="one member needs"):
-        fit_fleet(prepared, settings, members)
+        fit_fleet(prepared, settings, members, Stopper(print))
