@@ -9,7 +9,7 @@ neighbouring turns, which would make a test by shuffled rows too sure.
 
 A modality looks late or early where rows that are moved by one turn fit better; the two fits are
 compared dialogue by dialogue. What is not linear is not found. The thresholds are ours; how often
-they raise a false alarm is measured in ``docs/own_data.md``.
+they raise a false alarm is measured in ``docs/probe.md``.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ from cberl_jax.data.readers.tables import convert_table
 from cberl_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs" / "own_data.md"
+PAGE = ROOT / "docs" / "data.md"
 N, TURNS = 24, 3
 LABELS = ["joy", "anger", ""] * 8
 SPLITS = ["train"] * 12 + ["valid"] * 6 + ["test"] * 6
