@@ -49,9 +49,9 @@ def check(reader: Reader, path: Path, content: bytes) -> str | None:
 
 
 def pickled_corpus(protocol: int) -> bytes:
-    """A tiny MELD: numbered dialogues, one-hot speakers and a seventh label."""
+    """A tiny MELD: numbered dialogues, speakers one-hot and 9 wide, and a seventh label."""
     ids = list(range(6))
-    rows = ["u", [0, 1], 6, np.ones(3, np.float32), np.arange(2.0), "Ja, é"]
+    rows = ["u", [0, 1, *[0] * 7], 6, np.ones(3, np.float32), np.arange(2.0), "Ja, é"]
     entries = [{key: [row, row] for key in ids} for row in rows]
     return pickle.dumps((*entries, ids[:4], set(ids[4:]), None), protocol)
 

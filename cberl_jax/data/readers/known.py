@@ -29,7 +29,7 @@ HOW_TO_NAME = (
 
 MELD_TRAIN_IDS = frozenset(range(1039))
 MELD_DEV_IDS = frozenset(range(1039, 1153))
-FIRST_MELD_TEST_ID = 1153
+MELD_TEST_IDS = frozenset(range(1153, 1433))
 # Dialogues of train, dev and test as published. One of MELD's train dialogues has no features.
 MELD_SIZES = ((1038, 114, 280), (1039, 114, 280))
 EMORYNLP_SIZES = ((713, 99, 85), (659, 89, 79))
@@ -39,14 +39,23 @@ _MELD_WIDTHS = ((300, 342),)
 KNOWN_WIDTHS = _IEMOCAP_WIDTHS + _MELD_WIDTHS
 _MELD_TEXT_AUDIO = (600, 300)
 
+_MELD_IDS = frozenset(map(str, MELD_TRAIN_IDS | MELD_DEV_IDS | MELD_TEST_IDS))
+
 IEMOCAP_ID = re.compile(r"Ses\d\d?\d?[MF]?_")
 _IEMOCAP_SPEAKER = re.compile(r"[MF]|Ses\d\d[MF]")
 _EMORYNLP_ID = re.compile(r"s(?:ea)?\d+_e(?:p)?\d+_(?:sc?|c)\d+", re.IGNORECASE)
-# What tells MELD where nothing else does.
-ONLY_SIGN = "numbered dialogues, one-hot speakers and seven labels"
+# Width of the one-hot speakers of MELD's published files.
+_MELD_SPEAKERS = 9
+MELD_FORM = "numbered dialogues, speakers one-hot and 9 wide, seven labels and sound"
+_LIKE_MELD = "numbered dialogues, one-hot speakers and seven labels"
 GENDERS = "speakers M and F"
-# From so many labels on their frequencies tell the neutral class.
+# Shares of MELD's classes in their order. Its three splits differ from them by 5 points at most.
+_MELD_SHARES = (0.47, 0.12, 0.03, 0.07, 0.17, 0.03, 0.12)
+_CLOSE = 0.06
+# From so many labels on their shares tell the corpus.
 _MANY = 1000
+# From so many labels on neutral has at least this share of MELD's, and Joyful less of EmoryNLP's.
+_SOME, _MELD_NEUTRAL = 200, 0.35
 
 
 class Evidence(NamedTuple):
@@ -57,6 +66,7 @@ class Evidence(NamedTuple):
       length: utterances of each.
       speakers: [N] names.
       form: of the speakers: text, vectors (one-hot) or integers.
+      one_hot: width of the one-hot vectors, 0 where there are none or of several widths.
       labels: class number -> utterances, without the unlabelled.
       widths: modality -> width, without those of width 0.
       lists: numbers of dialogues in the file's lists of ids, in its order.
@@ -67,6 +77,7 @@ class Evidence(NamedTuple):
     length: Sequence[int]
     speakers: Sequence[str]
     form: str
+    one_hot: int
     labels: Counter
     widths: Mapping[str, int]
     lists: Sequence[int]
@@ -92,14 +103,13 @@ def identify(seen: Evidence) -> tuple[str, str]:
         return "", f"the evidence for its corpus disagrees ({words})"
     name = found[0]
     fault = _faults(seen)[name]
-    if not fault and set(signs) == {GENDERS} and max(seen.labels, default=0) == 3:
-        fault = "other corpora of four labels have them too"
+    if not fault and set(signs) in ({GENDERS}, {_LIKE_MELD}):
+        fault = "other corpora have them too"
     if fault:
         return "", f"{next(iter(signs))} are {name}'s, but {fault}"
     if name == "iemocap" and max(seen.labels, default=0) == 3:
         name = "iemocap4"
-    weak = set(signs) <= {GENDERS, ONLY_SIGN}
-    return name, next(iter(signs)) if weak else ""
+    return name, MELD_FORM if set(signs) == {MELD_FORM} else ""
 
 
 def _signs(seen: Evidence) -> dict[str, str]:
@@ -119,17 +129,37 @@ def _signs(seen: Evidence) -> dict[str, str]:
     if widths in _MELD_WIDTHS or (seen.widths.get("text", 0), *widths) == (*_MELD_TEXT_AUDIO, 0):
         signs[f"audio {widths[0]} and visual {widths[1]} wide"] = "meld"
     sizes = tuple(sorted(seen.lists))
-    if seven := 6 in seen.labels:
+    if 6 in seen.labels:
         if sizes in {tuple(sorted(known)) for known in EMORYNLP_SIZES}:
             signs["the sizes of the splits"] = "emorynlp"
         if sizes in {tuple(sorted(known)) for known in MELD_SIZES}:
             signs["the sizes of the splits"] = "meld"
-    # Of the seven-class corpora only MELD is published with sound; its dialogues are numbered and
-    # its speakers one-hot.
-    numbered = all(name.isdecimal() for name in seen.ids)
-    if seven and numbered and seen.form == "vectors" and "audio" in seen.widths and not signs:
-        signs[ONLY_SIGN] = "meld"
+        if _has_shares_of_meld(seen.labels):
+            signs["the shares of its labels"] = "meld"
+        if not signs:
+            signs |= _form_of_meld(seen)
     return signs
+
+
+def _form_of_meld(seen: Evidence) -> dict[str, str]:
+    """Of seven-class corpora only MELD is published with sound, in a form of its own."""
+    if seen.form != "vectors" or not all(map(str.isdecimal, seen.ids)):
+        return {}
+    count = seen.labels.total()
+    is_form = (
+        seen.one_hot == _MELD_SPEAKERS
+        and "audio" in seen.widths
+        and _MELD_IDS.issuperset(seen.ids)
+        and (count < _SOME or seen.labels[0] >= _MELD_NEUTRAL * count)
+    )
+    return {MELD_FORM if is_form else _LIKE_MELD: "meld"}
+
+
+def _has_shares_of_meld(labels: Counter) -> bool:
+    count = labels.total()
+    shares = [labels[c] / max(count, 1) for c in range(len(_MELD_SHARES))]
+    close = all(abs(x - y) <= _CLOSE for x, y in zip(shares, _MELD_SHARES))
+    return count >= _MANY and max(labels) < len(shares) and close
 
 
 def _faults(seen: Evidence) -> dict[str, str]:

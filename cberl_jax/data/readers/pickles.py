@@ -141,26 +141,32 @@ def _ordered_ids(layout: Layout, splits: Mapping[str, frozenset[str]], source: s
 
 
 class _Speakers(NamedTuple):
-    """The names [N], and what the file has them as: text, vectors (one-hot) or integers."""
+    """The names [N], what the file has them as (text, vectors or integers), and their width.
+
+    The width is that of one-hot vectors, 0 where there are none or of several widths.
+    """
 
     names: list[str]
     form: str
+    width: int
 
 
 def _read_speakers(layout: Layout, ids: Sequence[str], room: int, source: str) -> _Speakers:
     kind = kind_of(layout.speakers)
     form = {"vectors": "a one-hot vector", "integers": "a number"}.get(kind, "text")
-    names = []
+    names, widths = [], set()
     for key, turn, value in utterances(layout.speakers, ids):
-        # One wide vector may be shared by all utterances, and each would be searched whole.
-        room -= 16 * width_of(value) if kind == "vectors" else 0
+        if kind == "vectors":
+            # One wide vector may be shared by all utterances, and each would be searched whole.
+            room -= 16 * width_of(value)
+            widths.add(width_of(value))
         if room < 0:
             raise UserError(f"{source}: declares far more speakers than it has bytes.")
         name = _speaker(value, kind)
         if name is None:
             raise UserError(f"{source}: the speaker at {place_of(key, turn)} is not {form}.")
         names.append(name)
-    return _Speakers(names, kind)
+    return _Speakers(names, kind, widths.pop() if len(widths) == 1 else 0)
 
 
 def _speaker(value: object, kind: str) -> str | None:
@@ -241,6 +247,7 @@ def _name(
             length=length.tolist(),
             speakers=speakers.names,
             form=speakers.form,
+            one_hot=speakers.width,
             labels=labels,
             widths={m: array.shape[1] for m, array in features.items() if array.shape[1]},
             lists=[len(held) for held in layout.lists],

@@ -11,9 +11,9 @@ from cberl_jax.data.corpus import SPLIT_NAMES, SPLITS
 from cberl_jax.data.readers.entries import shown
 from cberl_jax.data.readers.known import (
     EMORYNLP_SIZES,
-    FIRST_MELD_TEST_ID,
     MELD_DEV_IDS,
     MELD_SIZES,
+    MELD_TEST_IDS,
     MELD_TRAIN_IDS,
 )
 from cberl_jax.errors import UserError
@@ -95,7 +95,7 @@ def _by_words(lists: Sequence[Set[str]]) -> Order | None:
 
 
 def meld_order(lists: Sequence[Set[str]]) -> Order | None:
-    """MELD's official splits: 0..1038 train, 1039..1152 dev, from 1153 on test."""
+    """MELD's official splits: 0..1038 train, 1039..1152 dev, 1153..1432 test."""
     train = MELD_TRAIN_IDS | (MELD_DEV_IDS if len(lists) == 2 else set())
     return _complete([_meld_split(ids, train) for ids in lists])
 
@@ -105,7 +105,7 @@ def _meld_split(ids: Set[str], train: Set[int]) -> str | None:
     if not ids or not all(name.isdecimal() and len(name) < 9 for name in ids):
         return None
     numbers = set(map(int, ids))
-    if min(numbers) >= FIRST_MELD_TEST_ID:
+    if numbers <= MELD_TEST_IDS:
         return "test"
     if numbers <= MELD_DEV_IDS:
         return "dev"

@@ -49,9 +49,8 @@ CERTAIN = {
         own([f"d{k}" for k in NUMBERS], one_hot(2), widths=(768, 100, 512)),
         IEMOCAP_CLASSES,
     ),
-    "IEMOCAP by its speakers alone": (own([f"d{k}" for k in NUMBERS]), IEMOCAP_CLASSES),
     "IEMOCAP with unlabelled": (own(label=cycle(-1, 0, 1, 2, 3, 4, 5)), IEMOCAP_CLASSES),
-    "MELD by its numbered dialogues": (own(NUMBERS, one_hot(9), SEVEN), MELD_CLASSES),
+    "MELD by its form": (own(NUMBERS, one_hot(9), SEVEN), MELD_CLASSES),
     "MELD by its widths": (own(NUMBERS, NAMES, SEVEN, widths=(600, 300, 342)), MELD_CLASSES),
     "MELD by its official ids": (
         own(OFFICIAL, NAMES, SEVEN, [list(OFFICIAL[:15]), list(OFFICIAL[15:])]),
@@ -71,7 +70,7 @@ def test_classes_are_those_of_the_corpus(tmp_path, case):
     assert corpus.classes == classes
     assert corpus.label.tolist() == flat(entries[2])
     weak = any("--classes or --corpus sets others" in remark for remark in corpus.remarks)
-    assert weak == (case in ("IEMOCAP by its speakers alone", "MELD by its numbered dialogues"))
+    assert weak == (case == "MELD by its form")
 
 
 # What is not certain: the entries, what is said, and options by which it loads.
@@ -91,6 +90,26 @@ UNCERTAIN = {
         own(NUMBERS, NAMES, SEVEN),
         "nothing in the file tells its corpus (labels go from 0 to 6)",
         {"corpus": "emorynlp"},
+    ),
+    "seven labels of numbered dialogues, speakers of another width": (
+        own(NUMBERS, one_hot(7), SEVEN),
+        "numbered dialogues, one-hot speakers and seven labels are meld's, but other corpora have",
+        {"corpus": "emorynlp"},
+    ),
+    "seven labels of numbered dialogues, without sound": (
+        own(NUMBERS, one_hot(9), SEVEN, widths=(8,)),
+        "one-hot speakers and seven labels are meld's, but other corpora have them too",
+        {"corpus": "meld"},
+    ),
+    "seven labels of dialogues numbered beyond MELD's": (
+        own(range(5000, 5020), one_hot(9), SEVEN),
+        "one-hot speakers and seven labels are meld's, but other corpora have them too",
+        {"classes": "a,b,c,d,e,f,g"},
+    ),
+    "six labels of M and F alone": (
+        own([f"d{k}" for k in NUMBERS]),
+        "speakers M and F are iemocap's, but other corpora have them too",
+        {"corpus": "iemocap"},
     ),
     "seven labels and text ids": (
         own([f"d{k}" for k in NUMBERS], one_hot(9), SEVEN),
@@ -116,7 +135,7 @@ UNCERTAIN = {
     "five labels": (own(label=cycle(*range(5))), "from 0 to 4", {"classes": "a,b,c,d,e"}),
     "four labels of M and F alone": (
         own(NUMBERS, label=cycle(*range(4))),
-        "speakers M and F are iemocap's, but other corpora of four labels have them too",
+        "speakers M and F are iemocap's, but other corpora have them too",
         {"corpus": "iemocap4"},
     ),
     "-1, 0 and 1": (
@@ -160,15 +179,44 @@ def test_uncertain_classes_are_refused_until_they_are_named(tmp_path, case):
     assert (corpus.label >= 0).all()
 
 
-def test_frequencies_of_many_labels_tell_meld_from_others(tmp_path):
-    """EmoryNLP in MELD's layout: 1400 utterances, of which most have label 3, its neutral."""
-    ids = range(20)
-    often = [3, 3, 0, 3, 1, 2, 4, 5, 6, 3]
-    rows = {key: [often[turn % 10] for turn in range(70)] for key in ids}
-    table = lambda value: {key: [value] * 70 for key in ids}  # noqa: E731
-    entries = [table("u"), table([1, 0]), rows, table(np.ones(3, "f4")), table(np.ones(2, "f4"))]
-    entries += [table("s"), list(ids[:14]), list(ids[14:])]
-    assert "label 3 is the most frequent, not 0 (neutral)" in said_of(tmp_path, entries)
+NINE = one_hot(9)
+# Of 100 utterances, those of each class of MELD and of EmoryNLP.
+MELD_COUNTS = (47, 12, 3, 7, 17, 3, 11)
+EMORYNLP_COUNTS = (22, 10, 9, 30, 7, 9, 13)
+
+
+def counted(counts, dialogues=20, speaker=NINE, widths=(3, 2)):
+    """Numbered dialogues, each with so many utterances of every class, in no order."""
+    ids = list(range(dialogues))
+    labels = np.random.default_rng(0).permutation(np.repeat(range(7), counts)).tolist()
+    table = lambda make: {key: [make(key, t) for t in range(len(labels))] for key in ids}  # noqa: E731
+    vectors = [table(lambda *_, w=w: np.ones(w, "f4")) for w in widths]
+    entries = [table(lambda *_: "u"), table(speaker), dict.fromkeys(ids, labels), *vectors]
+    return [*entries, table(lambda *_: "s"), ids[:-6], ids[-6:]]
+
+
+@pytest.mark.parametrize("speaker", [NINE, one_hot(4), NAMES])
+def test_shares_of_many_labels_tell_meld(tmp_path, speaker):
+    corpus = read(tmp_path, counted(MELD_COUNTS, speaker=speaker))
+    assert corpus.classes == MELD_CLASSES
+    assert not any("taken for" in remark for remark in corpus.remarks)
+    said_of(tmp_path, counted(MELD_COUNTS, dialogues=9, speaker=NAMES))
+
+
+@pytest.mark.parametrize("dialogues", [9, 20])
+@pytest.mark.parametrize("counts", [EMORYNLP_COUNTS, EMORYNLP_COUNTS[3:] + EMORYNLP_COUNTS[:3]])
+def test_shares_of_labels_tell_others_from_meld(tmp_path, counts, dialogues):
+    """EmoryNLP with sound in MELD's form, and a corpus whose label 0 has 30 of 100."""
+    entries = counted(counts, dialogues)
+    assert "seven labels are meld's, but " in said_of(tmp_path, entries)
+    assert read(tmp_path, entries, corpus="emorynlp").classes == EMORYNLP_CLASSES
+
+
+def test_frequencies_of_many_labels_tell_other_orders_of_melds_classes(tmp_path):
+    """MELD's widths under alphabetical numbers, 4 for neutral."""
+    counts = (11, 3, 3, 17, 47, 7, 12)
+    entries = counted(counts, widths=(600, 300, 342))
+    assert "label 4 is the most frequent, not 0 (neutral)" in said_of(tmp_path, entries)
 
 
 def test_four_way_iemocap_has_four_classes_in_an_order_that_can_be_set(tmp_path):

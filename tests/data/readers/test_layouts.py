@@ -100,7 +100,7 @@ def test_three_lists_of_uncertain_order_are_refused_until_they_are_named(tmp_pat
     sizes = ", ".join(str(len(part)) for part in lists)
     assert f"which of its three lists of ids ({sizes} dialogues) is dev" in said
     for order in ("train,dev,test", "train,test,valid"):
-        found = splits_of(corpus := read(tmp_path, entries, splits=order))
+        found = splits_of(corpus := read(tmp_path, entries, splits=order, corpus="iemocap"))
         names = order.replace("valid", "dev").split(",")
         assert [found[name] for name in names] == [set(map(str, part)) for part in lists]
         assert corpus.left_out == 0

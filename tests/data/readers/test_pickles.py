@@ -266,11 +266,10 @@ SHARED = {
 def test_shared_entries_do_not_outgrow_the_file(tmp_path, case):
     changes, part = SHARED[case]
     turns = 10**4
-    rows = ["u", [1, 0], 6, np.ones(1, np.float32), np.ones(1, np.float32), "s"]
+    rows = ["u", "M", 5, np.ones(1, np.float32), np.ones(1, np.float32), "s"]
     rows = [changes.get(place, shared(value, turns)) for place, value in enumerate(rows)]
-    dialogues = 4 if changes else 1000
-    entries = [dict.fromkeys(range(dialogues), row) for row in rows]
-    entries += [list(range(dialogues - 1)), [dialogues - 1]]
+    ids = [f"Ses01_{k}" for k in range(4 if changes else 1000)]
+    entries = [dict.fromkeys(ids, row) for row in rows] + [ids[:-1], ids[-1:]]
     path = write(tmp_path / "c.pkl", entries)
     tracemalloc.start()
     try:
@@ -284,7 +283,8 @@ def test_shared_entries_do_not_outgrow_the_file(tmp_path, case):
 def test_one_long_id_does_not_widen_all(tmp_path):
     """numpy would give each of the 1000 ids the width of the longest, 4 GB in all."""
     ids = [*range(999), "9" * 10**6]
-    rows = ["u", [1, 0], 6, np.ones(3, np.float32), np.ones(2, np.float32), "s"]
+    rows = ["u", [1, 0], 6, np.ones(300, np.float32), np.ones(342, np.float32), "s"]
+    rows.insert(3, np.ones(4, np.float32))
     entries = [dict.fromkeys(ids, [row]) for row in rows] + [ids[:900], ids[900:]]
     assert message(write(tmp_path / "c.pkl", entries)) == "one of the ids is far too long."
 
