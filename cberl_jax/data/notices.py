@@ -4,6 +4,9 @@ Nothing here is an error: a constant column is harmless, and a class without tra
 meant. Each is a sentence with its number and the first place.
 """
 
+import unicodedata
+from collections.abc import Mapping
+
 import numpy as np
 
 from cberl_jax.data.corpus import SPLITS, Corpus, describe
@@ -11,6 +14,8 @@ from cberl_jax.data.corpus import SPLITS, Corpus, describe
 HEADING = "Worth a look"
 # IEMOCAP's labels for utterances without a majority, and for what is none of its classes.
 NO_CLASS = ("xxx", "oth", "other")
+# What tables hold where there is nothing.
+NOTHING = ("none", "null", "nil", "na", "n/a", "-", "?", "unknown", "unlabelled", "unlabeled")
 
 
 def notices(corpus: Corpus) -> list[str]:
@@ -33,6 +38,12 @@ def notices(corpus: Corpus) -> list[str]:
         for name in corpus.classes
         if name.lower() in NO_CLASS
     ]
+    found += [
+        f"the class {name} may stand for no label; leave those labels empty if it does"
+        for name in corpus.classes
+        if name.lower() in NOTHING
+    ]
+    found += _alike_classes(corpus)
     found += _untaught_classes(corpus)
     for name in corpus.modalities:
         found += _absent_splits(corpus, name)
@@ -41,12 +52,43 @@ def notices(corpus: Corpus) -> list[str]:
     return found
 
 
+def say_absent(
+    present: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """What a reader remarks where rows of nan count as absent.
+
+    Args:
+      present: modality -> [N] bool, false where the row is nan.
+      features: modality -> [N, d]; a width of 0 says nothing.
+    """
+    return tuple(
+        f"{name} is nan in {np.sum(~there)} of {len(there)} utterances, which count as lacking it"
+        for name, there in present.items()
+        if features[name].shape[1] and not there.all()
+    )
+
+
 def describe_with_notices(corpus: Corpus) -> str:
     """What ``describe`` says and, under a heading, the notices if there are any."""
     found = notices(corpus)
     if not found:
         return describe(corpus)
     return "\n".join([describe(corpus), "", f"{HEADING}:", *(f"- {line}" for line in found)])
+
+
+def _alike_classes(corpus: Corpus) -> list[str]:
+    """Names of classes that look the same but for letter case or the way accents are written."""
+    first: dict[str, str] = {}
+    found = []
+    for name in corpus.classes:
+        plain = unicodedata.normalize("NFKC", name).casefold().strip()
+        if plain in first:
+            found.append(
+                f"the classes {first[plain]!r} and {name!r} count as two, but differ only in "
+                "letter case or in how accents are written"
+            )
+        first.setdefault(plain, name)
+    return found
 
 
 def _untaught_classes(corpus: Corpus) -> list[str]:

@@ -227,9 +227,12 @@ def _clean_features(corpus: Corpus, name: str) -> np.ndarray:
     wrong = np.argwhere(~np.isfinite(array) & present[:, None])
     if wrong.size:
         row, column = wrong[0]
+        way_out = ""
+        if np.isnan(array[row, column]):
+            way_out = f"; where {name} is missing, the whole row has to be nan (null in JSON)"
         raise corpus.error(
             f"feature {column} of {name} at {corpus.place(row)} is {array[row, column]}, "
-            "not a finite float32 number."
+            f"not a finite float32 number{way_out}."
         )
     array[~present] = 0
     return array

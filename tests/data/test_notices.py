@@ -38,6 +38,20 @@ def features(name: str, row, column, value) -> dict[str, np.ndarray]:
 
 
 DUE = {
+    "classes in two cases": (
+        {"classes": ("Glad", "glad")},
+        "the classes 'Glad' and 'glad' count as two, but differ only in letter case or in how "
+        "accents are written",
+    ),
+    "accents in two ways": (
+        {"classes": ("caf\u00e9", "cafe\u0301")},
+        "the classes 'caf\u00e9' and 'cafe\u0301' count as two, but differ only in letter "
+        "case or in how accents are written",
+    ),
+    "a word for nothing": (
+        {"classes": ("None", "glad")},
+        "the class None may stand for no label; leave those labels empty if it does",
+    ),
     "rows of zeros": (
         {"features": features("audio", [3, 8], slice(None), 0)},
         "audio is all zeros in 2 of the 18 utterances that have it, first at dialogue 'd1', "

@@ -75,7 +75,11 @@ def kind_of(entry: object) -> str:
             return "integers"
         if isinstance(first, float | np.floating):
             return "real numbers"
-        return "nothing that is known" if rows_of(first) is None else "vectors"
+        if rows_of(first) is not None:
+            return "vectors"
+        if isinstance(first, bytes):
+            return "bytes (decode them)"
+        return "no values" if first is None else f"values of type {type(first).__name__}"[:60]
     return "ids" if rows_of(entry) is not None or isinstance(entry, set) else "no dictionary"
 
 

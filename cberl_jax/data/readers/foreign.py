@@ -4,18 +4,23 @@ import re
 import zipfile
 from collections.abc import Sequence
 
+from cberl_jax.errors import UserError
+
 # Bytes that are looked at.
 LOOKED_AT = 512
+BRING_CORPUS = "bring an .npz or a pickle"
 # What other files begin with -> what is said of them.
 _BEGINNINGS = {
-    b"\x93NUMPY": "is a single numpy array; bring an .npz with the keys of a corpus",
+    b"\x93NUMPY": "is a single numpy array; {bring}",
     b"\x1f\x8b": "is compressed by gzip; unpack it first",
     b"BZh": "is compressed by bzip2; unpack it first",
     b"\xfd7zXZ": "is compressed by xz; unpack it first",
-    b"\x89HDF": "is HDF5, which is not read; bring an .npz or a pickle",
+    b"MATLAB 5": "is a file of MATLAB, which is not read; {bring}",
+    b"\x89HDF": "is HDF5, which is not read; {bring}",
     b"7z\xbc\xaf\x27\x1c": "is a 7z archive; unpack it first",
     b"Rar!": "is a rar archive; unpack it first",
-    b"PAR1": "is Parquet, which is not read; bring an .npz or a pickle",
+    b"PAR1": "is Parquet, which is not read; {bring}",
+    b"\xff\xfe": "is text in UTF-16; save it in UTF-8",
     b"RIFF": "is sound or video; extract.py makes features of sounds",
     b"%PDF": "is a PDF, not data",
     b"version https://git-lfs": "is a pointer that git-lfs left; fetch the file by git lfs pull",
@@ -32,20 +37,28 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".pk")
 
 
-def name_foreign(path: str, first: bytes) -> str | None:
-    """What a file is if it is no corpus.
+def refuse_foreign(path: str, first: bytes, bring: str = BRING_CORPUS) -> None:
+    """Refuses a file that is of another kind.
 
     Args:
       path: of the file.
       first: its first ``LOOKED_AT`` bytes.
+      bring: what to bring instead.
 
-    Returns:
-      The end of a sentence that opens with the file's name, or None where it may be a corpus.
+    Raises:
+      UserError: it is; says of which kind.
     """
+    foreign = _name_foreign(path, first)
+    if foreign is not None:
+        raise UserError(f"{path}: {foreign.replace('{bring}', bring)}.")
+
+
+def _name_foreign(path: str, first: bytes) -> str | None:
+    """The end of a sentence that opens with the file's name, None where it is of no other kind."""
     if not first:
         return "is empty"
     if is_json(first):
-        return "is JSON, which holds no splits to train on; bring an .npz or a pickle"
+        return "is JSON, which holds no splits to train on; {bring}"
     text = first.removeprefix(_BYTE_ORDER_MARK)
     for beginning, what in _BEGINNINGS.items():
         if first.startswith(beginning):
@@ -63,7 +76,7 @@ def is_json(first: bytes) -> bool:
 
 
 def _name_archive(path: str) -> str | None:
-    """As ``name_foreign``, of a zip: an ``.npz`` is one whose members are arrays."""
+    """As ``_name_foreign``, of a zip: an ``.npz`` is one whose members are arrays."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

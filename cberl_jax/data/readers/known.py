@@ -37,6 +37,13 @@ EMORYNLP_SIZES = ((713, 99, 85), (659, 89, 79))
 _IEMOCAP_WIDTHS = ((1582, 342), (100, 512))
 _MELD_WIDTHS = ((300, 342),)
 KNOWN_WIDTHS = _IEMOCAP_WIDTHS + _MELD_WIDTHS
+DENSEFACE = 342  # Of visual in all but one.
+# The same of (text, audio, visual). Widths of 100, 512 and 768 occur in other orders, too.
+KNOWN_TRIPLES = tuple(
+    (text, audio, DENSEFACE)
+    for audio, texts in ((1582, (100, 768, 1024)), (300, (600, 768, 1024)))
+    for text in texts
+)
 _MELD_TEXT_AUDIO = (600, 300)
 
 _MELD_IDS = frozenset(map(str, MELD_TRAIN_IDS | MELD_DEV_IDS | MELD_TEST_IDS))
@@ -168,13 +175,18 @@ def _faults(seen: Evidence) -> dict[str, str]:
     A label that is too large is not looked at here: it is refused with its place.
     """
     top = max(seen.labels, default=0)
-    many = seen.labels.total() >= _MANY and len(seen.labels) == len(MELD_CLASSES)
-    most = seen.labels.most_common(1)[0][0] if many else None
+    ranked = [label for label, _ in seen.labels.most_common()]
+    many = seen.labels.total() >= _MANY and len(ranked) == top + 1
+    most, least = (ranked[0], ranked[-1]) if many else (None, None)
     iemocap = meld = emorynlp = ""
     if top < 5 and top != 3:
         iemocap = f"{_labels_in_words(seen)}, not to 5 (six-way) or 3 (four-way)"
     elif seen.form == "text" and _most_speakers(seen) > 2:
         iemocap = "a dialogue has more than two speakers"
+    elif top == 5 and least not in (None, 0):
+        iemocap = f"label {least} is the rarest, not 0 (happy)"
+    elif top == 3 and most not in (None, 2):
+        iemocap = f"label {most} is the most frequent, not 2 (neutral)"
     if top < 6:
         meld = emorynlp = f"{_labels_in_words(seen)}, not to 6"
     elif most is not None:

@@ -204,7 +204,9 @@ def _by_bins(raw: RawLabels, options: ReadingOptions) -> NamedLabels:
 def _by_number(raw: RawLabels, classes: Sequence[str], found: set[int]) -> NamedLabels:
     """Numbers whose classes are named."""
     values = sorted(found)
-    if values[0] < 0 and len(values) == len(classes):
+    # With a gap before the last class, -1 is no label, and a class is absent from the file.
+    is_absent = values[0] == UNLABELLED and 2 < len(classes) == values[-1] + 1
+    if values[0] < 0 and len(values) == len(classes) and not is_absent:
         pairs = ", ".join(f"{value} {name}" for value, name in zip(values, classes))
         return _numbered(raw, dict(zip(values, classes)), f"the labels are read as: {pairs}")
     return _in_range(raw, classes, "")

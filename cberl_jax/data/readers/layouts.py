@@ -103,7 +103,10 @@ def recognise(entries: object, source: str) -> Layout:
         return _from_samples(entries, source)
     if not isinstance(entries, list | tuple):
         found = type(entries).__name__.strip("_")
-        keys = "; its keys would have to be train, dev and test" if found == "dict" else ""
+        keys = ""
+        if isinstance(entries, dict):
+            held = ", ".join(shown(key) for key in list(entries)[:3]) or "none"
+            keys = f"; its keys would have to be train, dev and test, not {held}"
         raise UserError(f"{source}: is not a tuple of dictionaries, but of type {found}{keys}.")
     return _from_tables(entries, source)
 
@@ -130,7 +133,9 @@ def _from_tables(entries: Sequence[object], source: str) -> Layout:
         )
     labels = keyed_by_text(entries[first + 1], source)
     lists = _read_lists(entries[end + 1 :], kinds[end + 1 :], labels, source)
-    usual = ("train", "test") if len(lists) == 2 else COSMIC_ORDER if not first else ()
+    usual: tuple[str, ...] = ("train", "test") if len(lists) == 2 else ()
+    if len(lists) == 3 and not first and names == _LAYERS:
+        usual = COSMIC_ORDER
     return Layout(
         speakers=keyed_by_text(entries[first], source),
         labels=labels,
@@ -173,7 +178,11 @@ def _check_kinds(kinds: Sequence[str], first: int, end: int, source: str) -> Non
     for place, (what, admitted) in wanted.items():
         found = kinds[place] if place < len(kinds) else "nothing"
         if found not in admitted:
-            raise UserError(f"{source}: entry {place} should be {what}, but holds {found}.")
+            way_out = "; of one-hot labels take the argmax" * (place == first + 1)
+            raise UserError(
+                f"{source}: entry {place} should be {what}, but holds {found}"
+                f"{way_out if found == 'vectors' else ''}."
+            )
 
 
 def _equal_widths(tables: Sequence[Table]) -> bool:

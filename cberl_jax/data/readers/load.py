@@ -8,7 +8,7 @@ import stat
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.labels import keep_used_classes
-from cberl_jax.data.readers.foreign import LOOKED_AT, is_json, name_foreign
+from cberl_jax.data.readers.foreign import LOOKED_AT, is_json, refuse_foreign
 from cberl_jax.data.readers.jsonl import read_json_lines
 from cberl_jax.data.readers.npz import read_npz, write_npz
 from cberl_jax.data.readers.options import ReadingOptions
@@ -60,6 +60,7 @@ def read_corpus(path: str | os.PathLike, options: ReadingOptions = _ANYTHING) ->
     Raises:
       UserError: if it cannot be read, or is not sound.
     """
+    check_path(path)
     name = expand(path, "the path of the corpus")
     if name.startswith(SIMULATED):
         if options != _ANYTHING:
@@ -68,9 +69,22 @@ def read_corpus(path: str | os.PathLike, options: ReadingOptions = _ANYTHING) ->
             )
         return validate(simulate(name.removeprefix(SIMULATED)))
     first = _first_bytes(name)
-    _refuse_foreign(name, first)
+    refuse_foreign(name, first)
     read = read_npz if first.startswith(_ZIP_MAGIC) else read_pickle
     return keep_used_classes(read(name, options))
+
+
+def check_path(data: object) -> None:
+    """Refuses what is no path, such as a table of a person's own.
+
+    Raises:
+      UserError: naming the function that makes a corpus of a table.
+    """
+    if not isinstance(data, str | os.PathLike):
+        raise UserError(
+            f"data is a path or a Corpus, not {type(data).__name__}; make a Corpus of a table and "
+            'its features by cberl_jax.Corpus.from_frame(frame, features={"text": array})'
+        )
 
 
 def load_conversations(
@@ -95,7 +109,7 @@ def load_conversations(
         return simulate(name.removeprefix(SIMULATED))
     first = _first_bytes(name)
     if first and not is_json(first):
-        _refuse_foreign(name, first)
+        refuse_foreign(name, first)
     if first.startswith(_ZIP_MAGIC):
         # It names its classes itself, and no split counts.
         corpus = read_npz(name, ReadingOptions(bins=options.bins), to_predict=True)
@@ -104,12 +118,6 @@ def load_conversations(
     else:
         return read_json_lines(name)
     return validate(combine_text_layers(corpus, text_layers), to_predict=True)
-
-
-def _refuse_foreign(name: str, first: bytes) -> None:
-    foreign = name_foreign(name, first)
-    if foreign is not None:
-        raise UserError(f"{name}: {foreign}.")
 
 
 def _first_bytes(name: str) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus, shown
 from cberl_jax.data.holdout import with_dev
 from cberl_jax.data.labels import cut_labels, name_bins
+from cberl_jax.data.notices import say_absent
 from cberl_jax.data.readers.known import CORPORA
 from cberl_jax.data.readers.labels import HOW_TO_CUT
 from cberl_jax.data.readers.options import ReadingOptions
@@ -100,6 +101,10 @@ def read_npz(
         present=present,
         utterance=text.get("utterance"),
         source=source,
+        remarks=say_absent(
+            {name: there for name, there in present.items() if PRESENT + name not in arrays},
+            features,
+        ),
     )
     shared = corpus if to_predict else with_dev(corpus, options.dev_share)
     sound = validate(shared, to_predict=to_predict)
@@ -274,7 +279,10 @@ def _read_array(
             shape, fortran, dtype = _read_header(file)
             size = math.prod(shape) * dtype.itemsize
             if dtype.kind not in "biufU":
-                raise UserError(f"{source}: {key!r} holds {dtype} values, which are not read.")
+                way_out = "; make it text or numbers by astype" if dtype.kind in "OS" else ""
+                raise UserError(
+                    f"{source}: {key!r} holds {dtype} values, which are not read{way_out}."
+                )
             if not dtype.itemsize:
                 raise ValueError("its strings have no width")
             if size != member.file_size - file.tell():
@@ -312,13 +320,17 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 def _modalities(
     source: str, arrays: Mapping[str, np.ndarray], count: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Features and presence of each modality; ``count`` utterances if the file has no flags."""
+    """Features and presence of each modality; without flags a row of nan is an absent one."""
     features, present = {}, {}
     for key, array in arrays.items():
         if key.startswith(FEATURES):
             features[key.removeprefix(FEATURES)] = _table(source, key, array)
     for name in features:
-        flags = arrays.get(PRESENT + name, np.ones(count, bool))
+        flags = arrays.get(PRESENT + name)
+        if flags is None:
+            # A wrong number of rows is named later; here it could take all memory.
+            fits = len(features[name]) == count
+            flags = ~np.isnan(features[name]).all(axis=1) if fits else np.ones(count, bool)
         present[name] = _vector(source, PRESENT + name, flags, "b", "booleans")
     for key in arrays:
         if key.startswith(PRESENT) and key.removeprefix(PRESENT) not in features:

@@ -14,6 +14,7 @@ import numpy as np
 
 from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
 from cberl_jax.data.holdout import USUAL_SHARE, with_dev
+from cberl_jax.data.notices import say_absent
 from cberl_jax.data.readers.entries import (
     kind_of,
     place_of,
@@ -23,7 +24,14 @@ from cberl_jax.data.readers.entries import (
     vector_of,
     width_of,
 )
-from cberl_jax.data.readers.known import KNOWN_WIDTHS, MELD_DEV_IDS, Evidence, identify
+from cberl_jax.data.readers.known import (
+    DENSEFACE,
+    KNOWN_TRIPLES,
+    KNOWN_WIDTHS,
+    MELD_DEV_IDS,
+    Evidence,
+    identify,
+)
 from cberl_jax.data.readers.labels import (
     NamedLabels,
     RawLabels,
@@ -39,6 +47,8 @@ from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
 _ANYTHING = ReadingOptions()
+# Labels of so many dialogues, one with so many of them, do not count up from 0 by chance.
+_FEW_DIALOGUES, _MANY_SPEAKERS = 5, 4
 
 
 def read_pickle(
@@ -75,6 +85,7 @@ def read_pickle(
     room = 64 * len(data) + 2**26
     speakers = _read_speakers(layout, ids, room, source)
     raw = read_labels(layout.labels, ids, source)
+    _check_no_speakers(raw, length, source)
     features = {}
     for name, table in layout.features.items():
         features[name] = _read_features(table, ids, name, room, source)
@@ -93,6 +104,7 @@ def read_pickle(
         splits = _official_dev(layout, splits, options, named)
     sentences = read_sentences(layout, ids) or None
     where = {key: split for split, held in splits.items() for key in held}
+    present = {name: ~np.isnan(array).all(axis=1) for name, array in features.items()}
     corpus = Corpus(
         classes=named.classes,
         dialogue=_text_array(ids, "the ids", room, source),
@@ -101,11 +113,11 @@ def read_pickle(
         speaker=_text_array(speakers.names, "the speakers", room, source),
         label=named.label,
         features=features,
-        present={name: np.ones(len(named.label), bool) for name in features},
+        present=present,
         utterance=sentences and _text_array(sentences, "the sentences", room, source),
         source=source,
         left_out=len(layout.labels) - len(ids),
-        remarks=layout.remarks + said + named.remarks,
+        remarks=layout.remarks + said + named.remarks + say_absent(present, features),
     )
     if not to_predict:
         corpus = with_dev(corpus, options.dev_share or USUAL_SHARE)
@@ -138,6 +150,23 @@ def _ordered_ids(layout: Layout, splits: Mapping[str, frozenset[str]], source: s
                 raise UserError(f"{source}: dialogue {shown(min(lost))} of {split} has no {what}.")
     chosen = frozenset().union(*splits.values())
     return [key for key in layout.labels if key in chosen]
+
+
+def _check_no_speakers(raw: RawLabels, length: np.ndarray, source: str) -> None:
+    """Refuses labels that every dialogue numbers as they appear in it, from 0 on: speakers."""
+    if len(length) < _FEW_DIALOGUES or not all(isinstance(value, int) for value in raw.values):
+        return
+    start, most = 0, 0
+    for count in length.tolist():
+        found = list(dict.fromkeys(raw.values[start : start + count]))
+        if found != list(range(len(found))):
+            return
+        start, most = start + count, max(most, len(found))
+    if most >= _MANY_SPEAKERS:
+        raise UserError(
+            f"{source}: the labels of every dialogue count up from 0 in the order in which they "
+            "appear, as speakers do: the tables of speakers and labels are exchanged."
+        )
 
 
 class _Speakers(NamedTuple):
@@ -193,7 +222,7 @@ def _read_features(
         if vector is None:
             raise UserError(
                 f"{source}: {name} at {place_of(key, turn)} is not a vector of numbers"
-                f"{_frames(value)}."
+                f"{_instead(value)}."
             )
         if features is None:
             if 4 * count * len(vector) > room:
@@ -210,8 +239,10 @@ def _read_features(
     return np.zeros((0, 0), np.float32) if features is None else features
 
 
-def _frames(value: object) -> str:
-    """What to do with a table in place of a vector."""
+def _instead(value: object) -> str:
+    """What to do with nothing, or a table, in place of a vector."""
+    if value is None:
+        return " but None; where it is missing, put a vector of nan"
     rows = rows_of(value)
     if not isinstance(rows, np.ndarray) or rows.ndim != 2:
         return ""
@@ -222,12 +253,26 @@ def _frames(value: object) -> str:
 
 
 def _check_order(features: Mapping[str, np.ndarray], source: str) -> None:
-    widths = tuple(features[name].shape[1] for name in ("audio", "visual") if name in features)
-    if widths[::-1] in KNOWN_WIDTHS:
+    """Refuses tables of features that stand in each other's places by their widths."""
+    held = [next(iter(features)), "audio", "visual"]
+    widths = tuple(features[name].shape[1] if name in features else 0 for name in held)
+    known = next((w for w in KNOWN_TRIPLES if sorted(w) == sorted(widths)), widths)
+    if widths[:0:-1] in KNOWN_WIDTHS:
+        known = (widths[0], widths[2], widths[1])
+    if widths != known and widths not in KNOWN_TRIPLES:
         raise UserError(
-            f"{source}: audio is {widths[0]} wide and visual {widths[1]}, the known files have "
-            f"{widths[1]} and {widths[0]}: the two are exchanged."
+            f"{source}: text, audio and visual are {_joined(widths)} wide, and {_joined(known)} in "
+            "the known files: they are exchanged; put the tables in the order text, audio, visual."
         )
+    if widths[1:] == (DENSEFACE, 0):
+        raise UserError(
+            f"{source}: the second table of features counts as audio, but is {DENSEFACE} wide as "
+            "visual in the known files; put a table of empty vectors before it if it is visual."
+        )
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _name(

@@ -52,15 +52,20 @@ def name_lists(lists: Sequence[Set[str]], given: Order, usual: Order, source: st
             f"{', '.join(found)}; name them by --splits={','.join(found)}, or as they are "
             "(data.splits in a config)."
         )
-    order = given or found or usual
-    if not order:
+    if given or found:
+        return given or found
+    # Each published order begins with train, which is the longest.
+    if not usual or 0 < len(lists[0]) < max(map(len, lists)):
         sizes = ", ".join(str(len(ids)) for ids in lists)
+        choices = ("train,dev,test", "train,test,dev")
+        what = "three lists of ids ({}) is dev and which is test"
+        if len(lists) == 2:
+            choices, what = ("train,test", "test,train"), "two lists of ids ({}) is train"
         raise UserError(
-            f"{source}: it is not certain which of its three lists of ids ({sizes} dialogues) is "
-            "dev and which is test; name them in order by --splits=train,dev,test or "
-            "--splits=train,test,dev (data.splits in a config)."
+            f"{source}: it is not certain which of its {what.format(f'{sizes} dialogues')}; name "
+            f"them in order by --splits={' or --splits='.join(choices)} (data.splits in a config)."
         )
-    return order
+    return usual
 
 
 def say_order(lists: Sequence[Set[str]], order: Order) -> str:

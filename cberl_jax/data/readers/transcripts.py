@@ -26,11 +26,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cberl_jax.data.corpus import SPLIT_NAMES, UNLABELLED
+from cberl_jax.data.readers.foreign import LOOKED_AT, refuse_foreign
 from cberl_jax.data.readers.known import EMORYNLP_CLASSES, MELD_CLASSES
 from cberl_jax.errors import UserError
 
 NEEDED = ("dialogue", "speaker", "text")
 OPTIONAL = ("split", "label", "start", "end", "audio")
+BRING_TABLE = "save the table as CSV in UTF-8"
 # A longer cell is a quotation mark that was never closed.
 MAX_CELL = 10_000
 # MELD's published files hold what was cp1252 as control characters, U+0092 for an apostrophe.
@@ -257,6 +259,7 @@ def read_rows(source: str) -> Iterator[tuple[str, list[str]]]:
         data = Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}).") from error
+    refuse_foreign(source, data[:LOOKED_AT], BRING_TABLE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

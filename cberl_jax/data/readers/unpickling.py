@@ -320,7 +320,9 @@ def _checked_key(key: object) -> str | int:
     """Keys of other types could be built to take for ever to hash."""
     if type(key) is str or (type(key) is int and -MAX_KEY < key < MAX_KEY):
         return key
-    raise ValueError("a key other than text or an integer of 32 bits is refused")
+    raise ValueError(
+        f"a key of type {type(key).__name__}; keys have to be text or integers of 32 bits"
+    )
 
 
 # Package of a refused global -> what to save in its place.

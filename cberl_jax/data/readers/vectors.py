@@ -11,9 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cberl_jax.data.readers.foreign import LOOKED_AT, refuse_foreign
 from cberl_jax.data.readers.npz import read_arrays
 from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
+
+BRING_VECTORS = (
+    "write an .npz with one array [turns, width] for each dialogue, named as the dialogue is"
+)
 
 
 def read_vectors(path: str | os.PathLike, transcript: Transcript) -> np.ndarray:
@@ -88,14 +93,10 @@ def _known_names(source: str, transcript: Transcript) -> Callable[[str], bool]:
 def _refuse_other_forms(source: str) -> None:
     try:
         with open(source, "rb") as file:
-            first = file.read(6)
+            first = file.read(LOOKED_AT)
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}).") from error
-    if first == b"\x93NUMPY":
-        raise UserError(
-            f"{source}: is a single numpy array; write an .npz with one array [turns, width] for "
-            "each dialogue, named as the dialogue is."
-        )
+    refuse_foreign(source, first, BRING_VECTORS)
 
 
 def _without_axis(array: np.ndarray) -> np.ndarray:

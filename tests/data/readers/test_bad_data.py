@@ -118,7 +118,7 @@ FILES = {
     ),
     "one array": (
         content(b"\x93NUMPY\x01\x00"),
-        "is a single numpy array; bring an .npz with the keys of a corpus.",
+        "is a single numpy array; bring an .npz or a pickle.",
     ),
     "gzipped pickle": (
         content(gzip.compress(pickled_corpus(2), mtime=0)),
@@ -137,7 +137,7 @@ FILES = {
         content(pickle.dumps({"a": 1})),
         (
             "is not a tuple of dictionaries, but of type dict; its keys would have to be train, "
-            "dev and test."
+            "dev and test, not 'a'."
         ),
     ),
     "pickle of a number": (
@@ -165,6 +165,10 @@ def test_what_is_no_corpus_is_refused(tmp_path, case):
 
 # Archives of the right keys with one thing wrong: the arrays that are replaced, and the message.
 
+NOT_FINITE = (
+    "nan, not a finite float32 number; where audio is missing, the whole row has to be nan (null "
+    "in JSON)."
+)
 NO_DEV = (
     "the dev split has no dialogue; --dev_share=0.1 takes a tenth of train (data.dev_share in a "
     "config)."
@@ -291,7 +295,7 @@ ARCHIVES = {
     ),
     "names as bytes": (
         {"dialogue": np.array([b"a", b"b", b"c"])},
-        "'dialogue' holds |S1 values, which are not read.",
+        "'dialogue' holds |S1 values, which are not read; make it text or numbers by astype.",
     ),
     "dialogue twice": (
         {"dialogue": np.array(["a", "b", "b"]), "split": np.array(["train", "dev", "dev"])},
@@ -349,7 +353,7 @@ ARCHIVES = {
     ),
     "speakers as objects": (
         {"speaker": np.array([None] * 5)},
-        "'speaker' holds object values, which are not read.",
+        "'speaker' holds object values, which are not read; make it text or numbers by astype.",
     ),
     "too few speakers": (
         {"speaker": np.array(["M"] * 4)},
@@ -370,15 +374,15 @@ ARCHIVES = {
     # features
     "NaN in one utterance": (
         audio(altered(AUDIO, (4, 1), np.nan)),
-        ("feature 1 of audio at dialogue 'c', utterance 1 is nan, not a finite float32 number."),
+        f"feature 1 of audio at dialogue 'c', utterance 1 is {NOT_FINITE}",
     ),
     "infinite feature": (
         audio(altered(AUDIO, (0, 0), -np.inf)),
-        ("feature 0 of audio at dialogue 'a', utterance 0 is -inf, not a finite float32 number."),
+        "feature 0 of audio at dialogue 'a', utterance 0 is -inf, not a finite float32 number.",
     ),
     "feature beyond float32": (
         audio(AUDIO.astype("f8") * 1e300),
-        ("feature 1 of audio at dialogue 'a', utterance 0 is inf, not a finite float32 number."),
+        "feature 1 of audio at dialogue 'a', utterance 0 is inf, not a finite float32 number.",
     ),
     "features as integers": (
         audio(np.ones((5, 3), int)),
@@ -407,7 +411,8 @@ ARCHIVES = {
     ),
     "features as objects": (
         audio(np.array([[None]] * 5)),
-        "'features.audio' holds object values, which are not read.",
+        "'features.audio' holds object values, which are not read; make it text or numbers by "
+        "astype.",
     ),
     "features in one dimension": (
         audio(np.ones(5, "f4")),
@@ -532,7 +537,8 @@ PICKLES = {
     ),
     "one-hot labels": (
         recast(2, lambda label: ONE_HOT[label]),
-        "entry 2 should be labels as integers, but holds vectors.",
+        "entry 2 should be labels as integers, but holds vectors; of one-hot labels take the "
+        "argmax.",
     ),
     "one missing label": (
         change(2, [0, None, 1], 0),
@@ -586,17 +592,18 @@ PICKLES = {
     ),
     "missing feature": (
         change(4, [np.ones(300), None, np.ones(300)], 0),
-        "audio at dialogue '0', utterance 1 is not a vector of numbers.",
+        "audio at dialogue '0', utterance 1 is not a vector of numbers but None; where it is "
+        "missing, put a vector of nan.",
     ),
     "NaN": (
-        change(4, [np.ones(300), np.full(300, np.nan), np.ones(300)], 0),
-        ("feature 0 of audio at dialogue '0', utterance 1 is nan, not a finite float32 number."),
+        change(4, [np.ones(300), np.array([np.nan, *[1] * 299]), np.ones(300)], 0),
+        f"feature 0 of audio at dialogue '0', utterance 1 is {NOT_FINITE}",
     ),
     "audio and visual exchanged": (
         lambda entries: entries.__setitem__(slice(4, 6), entries[5:3:-1]),
         (
-            "audio is 342 wide and visual 300, the known files have 300 and 342: the two are "
-            "exchanged."
+            "text, audio and visual are 600, 342, 300 wide, and 600, 300, 342 in the known files: "
+            "they are exchanged; put the tables in the order text, audio, visual."
         ),
     ),
     "speaker not one-hot": (
@@ -633,13 +640,18 @@ PICKLES = {
     ),
     "splits as a dictionary": (
         change(7, {0: 1}),
-        ("entry 7 should be the ids of the train split, but holds nothing that is known."),
+        "entry 7 should be the ids of the train split, but holds no values.",
     ),
     "no test": (change(8, []), "the test split has no dialogue."),
     "no train": (change(7, []), "the train split has no dialogue."),
     "too little to hold out": (
-        change(7, [0]),
+        lambda entries: entries.__setitem__(slice(7, 9), ([0], [6])),
         "train has too few dialogues to hold some out for dev.",
+    ),
+    "test before train": (
+        lambda entries: entries.__setitem__(slice(7, 9), (entries[8], entries[7])),
+        "it is not certain which of its two lists of ids (3, 11 dialogues) is train; name them in "
+        "order by --splits=train,test or --splits=test,train (data.splits in a config).",
     ),
     "same name as text": (
         lambda entries: (

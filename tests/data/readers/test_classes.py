@@ -192,7 +192,7 @@ def counted(counts, dialogues=20, speaker=NINE, widths=(3, 2)):
     table = lambda make: {key: [make(key, t) for t in range(len(labels))] for key in ids}  # noqa: E731
     vectors = [table(lambda *_, w=w: np.ones(w, "f4")) for w in widths]
     entries = [table(lambda *_: "u"), table(speaker), dict.fromkeys(ids, labels), *vectors]
-    return [*entries, table(lambda *_: "s"), ids[:-6], ids[-6:]]
+    return [*entries, table(lambda *_: "s"), ids[:-4], ids[-4:]]
 
 
 @pytest.mark.parametrize("speaker", [NINE, one_hot(4), NAMES])
@@ -210,6 +210,29 @@ def test_shares_of_labels_tell_others_from_meld(tmp_path, counts, dialogues):
     entries = counted(counts, dialogues)
     assert "seven labels are meld's, but " in said_of(tmp_path, entries)
     assert read(tmp_path, entries, corpus="emorynlp").classes == EMORYNLP_CLASSES
+
+
+@pytest.mark.parametrize(
+    "counts, other, part",
+    [
+        ((9, 14, 23, 15, 14, 25), (15, 14, 25, 9, 23, 14), "label 3 is the rarest, not 0 (happy)"),
+        ((16, 11, 17, 11), (11, 16, 11, 17), "label 3 is the most frequent, not 2 (neutral)"),
+    ],
+)
+def test_frequencies_of_many_labels_tell_other_orders_of_iemocaps_classes(
+    tmp_path, counts, other, part
+):
+    """Six classes in alphabetical order, and four as angry, happy, sad, neutral."""
+
+    def entries(counts):
+        labels = np.random.default_rng(0).permutation(np.repeat(range(len(counts)), counts))
+        made = [{key: [row[0]] * len(labels) for key, row in e.items()} for e in own()[:7]]
+        made[0] = {key: [f"{key}_{n}" for n in range(len(labels))] for key in SESSIONS}
+        made[2] = dict.fromkeys(SESSIONS, labels.tolist())
+        return [*made, *own()[7:]]
+
+    assert read(tmp_path, entries(counts)).classes == IEMOCAP_CLASSES[: len(counts)]
+    assert f"are iemocap's, but {part}" in said_of(tmp_path, entries(other))
 
 
 def test_frequencies_of_many_labels_tell_other_orders_of_melds_classes(tmp_path):
@@ -252,6 +275,13 @@ def test_the_number_of_names_says_whether_minus_one_is_a_class(tmp_path):
     sentiment = read(tmp_path, entries, corpus="mosei")
     assert sentiment.classes == ("negative", "neutral", "positive")
     assert "label '-3' at" in said_of(tmp_path, own(label=cycle(-3, 0, 1)), classes="a,b")
+
+
+def test_minus_one_beside_the_last_class_is_no_label(tmp_path):
+    """Six numbers for six names, but 5 is the sixth class: 4 is absent, and -1 none of them."""
+    corpus = read(tmp_path, entries := own(label=cycle(-1, 0, 1, 2, 3, 5)), classes="a,b,c,d,e,f")
+    assert corpus.classes == ("a", "b", "c", "d", "f")
+    assert corpus.label.tolist() == [min(x, 4) for x in flat(entries[2])]
 
 
 # Labels as text.

@@ -185,7 +185,8 @@ def test_an_npz_needs_neither_labels_nor_splits(tmp_path):
         ({"speaker": None}, "the key 'speaker' is missing"),
         ({"length": np.array([3, 0])}, "dialogue 'b' is empty (length 0)"),
         ({"label": np.array([0, 1, 1])}, "there are labels, but no classes that name them"),
-        ({"features.text": np.full((3, 2), np.nan)}, "feature 0 of text at dialogue 'a', utt"),
+        ({"features.text": np.full((3, 2), [np.nan, 0])}, "feature 0 of text at dialogue 'a', utt"),
+        ({"features.text": np.full((3, 2), np.nan)}, "no modality is present"),
         ({"features.text": None}, "no modality is present"),
     ],
 )

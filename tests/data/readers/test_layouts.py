@@ -241,6 +241,97 @@ def test_frames_in_place_of_vectors_are_refused_with_the_way_out(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "widths, found, known",
+    [
+        ((1582, 100, 342), "1582, 100, 342", "100, 1582, 342"),
+        ((5, 342, 1582), "5, 342, 1582", "5, 1582, 342"),
+        ((300, 600, 342), "300, 600, 342", "600, 300, 342"),
+        ((8, 512, 100), "8, 512, 100", "8, 100, 512"),
+    ],
+)
+def test_tables_in_each_others_places_are_refused_by_their_widths(tmp_path, widths, found, known):
+    said = said_of(tmp_path, own(widths=widths))
+    assert f"text, audio and visual are {found} wide, and {known} in the known files" in said
+    assert "put the tables in the order text, audio, visual" in said
+
+
+@pytest.mark.parametrize(
+    "widths", [(100, 768, 512), (300, 1582, 342), (1024, 300, 342), (768, 1582)]
+)
+def test_widths_that_others_have_are_in_no_others_place(tmp_path, widths):
+    names = ("text", "audio", "visual")
+    corpus = read(tmp_path, own(widths=widths), corpus="iemocap")
+    assert corpus.widths == dict(zip(names, widths))
+
+
+def test_visual_without_audio_is_not_taken_for_audio(tmp_path):
+    assert "counts as audio, but is 342 wide" in said_of(tmp_path, own(widths=(8, 342)))
+    corpus = read(tmp_path, own(widths=(8, 0, 342)))
+    assert corpus.widths == {"text": 8, "visual": 342}
+
+
+def test_exchanged_tables_of_speakers_and_labels_are_refused(tmp_path):
+    """As COSMIC numbers speakers: anew in every dialogue, as they appear."""
+    ids = OFFICIAL
+    lists = (list(ids[:12]), list(ids[15:]), list(ids[12:15]))
+    entries = cosmic(ids, lambda p, t: t % 4, lambda p, t: (p + t % 2) % 7, lists)
+    assert len(read(tmp_path, entries).classes) == 7
+    said = said_of(tmp_path, [entries[1], entries[0], *entries[2:]], classes="a,b,c,d")
+    assert "count up from 0" in said and "speakers and labels are exchanged" in said
+    few = own(label=lambda p, t: min(t, 2), speaker=lambda p, t: (p + t) % 7)
+    assert len(read(tmp_path, few, classes="a,b,c").classes) == 3
+
+
+def test_three_lists_without_ids_are_cosmics_only_with_four_layers(tmp_path):
+    entries = cosmic([f"d{k}" for k in NUMBERS])
+    read(tmp_path, entries, corpus="iemocap")
+    one = [*entries[:3], *entries[6:]]
+    said = said_of(tmp_path, one, corpus="iemocap")
+    assert "--splits=train,dev,test or --splits=train,test,dev" in said
+    lists = [entries[9], entries[7], entries[8]]
+    said = said_of(tmp_path, [*entries[:7], *lists], corpus="iemocap")
+    assert "which of its three lists of ids (2, 12, 6 dialogues)" in said
+
+
+def test_a_row_of_nan_is_an_absent_modality(tmp_path):
+    entries = own()
+    entries[4][S[0]][1] = np.full(6, np.nan)
+    corpus = read(tmp_path, entries)
+    assert np.flatnonzero(~corpus.present["audio"]).tolist() == [1]
+    assert not corpus.features["audio"][1].any() and corpus.present["text"].all()
+    assert "audio is nan in 1 of 84 utterances, which count as lacking it" in corpus.remarks
+    entries[4][S[0]][1] = np.array([np.nan, 0, 0, 0, 0, 0])
+    assert "where audio is missing, the whole row has to be nan" in said_of(tmp_path, entries)
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (
+            lambda e: [{k.encode(): v for k, v in e[0].items()}, *e[1:]],
+            "a key of type bytes; keys have to be text",
+        ),
+        (
+            lambda e: [e[0], {k: [x.encode() for x in v] for k, v in e[1].items()}, *e[2:]],
+            "entry 1 should be speakers as text, numbers or one-hot vectors, but holds bytes",
+        ),
+        (
+            lambda e: [*e[:6], {k: [None] * len(v) for k, v in e[6].items()}, *e[7:]],
+            "entry 6 should be sentences as text, but holds no values",
+        ),
+        (lambda e: {"ids": e[0], "text": e[3]}, "train, dev and test, not 'ids', 'text'."),
+        (
+            lambda e: {"trian": samples(), "test": samples(places=(3,))},
+            "its keys would have to be train, dev and test, not 'trian', 'test'.",
+        ),
+        (lambda e: [*e[:7], [k.lower() for k in e[7]], e[8]], "'ses01f_impro00' of train has no"),
+    ],
+)
+def test_what_strangers_put_there_is_named(tmp_path, change, part):
+    assert part in said_of(tmp_path, change(own()))
+
+
+@pytest.mark.parametrize(
     "form, names",
     [
         (lambda p, t: t % 2, ["speaker_0", "speaker_1"]),

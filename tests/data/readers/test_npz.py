@@ -48,6 +48,19 @@ def test_reads_every_key(tmp_path):
     assert corpus.present["text"].all() and not corpus.present["audio"][2]
 
 
+def test_without_flags_a_row_of_nan_is_an_absent_modality(tmp_path):
+    audio = arrays()["features.audio"]
+    audio[3] = np.nan
+    changes = {"features.audio": audio, "present.audio": None}
+    corpus = read_npz(saved(tmp_path / "c.npz", **changes))
+    assert corpus.present["audio"].tolist() == [True, True, True, False, True]
+    assert not corpus.features["audio"][3].any()
+    assert corpus.remarks == ("audio is nan in 1 of 5 utterances, which count as lacking it",)
+    # Where the flags say that it is there, the two disagree.
+    flagged = saved(tmp_path / "d.npz", **{"features.audio": audio})
+    assert "feature 0 of audio at dialogue" in message(flagged)
+
+
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
 def test_reads_every_float_type_and_order(tmp_path, dtype):
     text = np.asfortranarray(np.arange(10).reshape(5, 2).astype(dtype))

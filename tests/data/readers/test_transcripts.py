@@ -94,7 +94,8 @@ HEAD = "dialogue,speaker,text\n"
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "line 1 has to name the columns dialogue, speaker and text"),
+        ("", "is empty"),
+        ("\n", "line 1 has to name the columns dialogue, speaker and text"),
         ("dialogue;speaker;text\n", "not 'dialogue;speaker;text'"),
         ("dialogue,speaker\n", "the column 'text' is missing in line 1"),
         ("dialogue,speaker,text,text\n", "the column 'text' is there twice in line 1"),
