@@ -487,13 +487,9 @@ def _settings(
     given = read_config(expand(config, "the config")) if named else config
     changed = change(given, settings or {})
     check_config(changed)
-    if isinstance(data, str | os.PathLike):
+    if data is not None and not isinstance(data, Corpus):
+        readers.check_path(data)
         changed.data.path = os.fspath(data)
-    elif data is not None and not isinstance(data, Corpus):
-        raise UserError(
-            f"data is a path or a Corpus, not {type(data).__name__}; make a Corpus of a table and "
-            'its features by cberl_jax.Corpus.from_frame(frame, features={"text": array})'
-        )
     if not changed.data.path and data is None:
         raise UserError("no corpus is named: give a path, or simulated:small")
     return changed

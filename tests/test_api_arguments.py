@@ -25,6 +25,8 @@ def test_seeds_have_to_be_some_and_different(seeds):
 def test_data_that_is_neither_a_path_nor_a_corpus_names_from_frame(data):
     with pytest.raises(cberl.UserError, match=r"not \w+; make a Corpus .*Corpus.from_frame\("):
         cberl.train(data)
+    with pytest.raises(cberl.UserError, match=r"not \w+; make a Corpus .*Corpus.from_frame\("):
+        cberl.probe(data)
 
 
 def small(seed):

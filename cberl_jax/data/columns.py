@@ -5,6 +5,7 @@ whole numbers; nothing, None, NaN and an empty text are a missing value.
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -12,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from cberl_jax.data.corpus import SPLIT_NAMES, UNLABELLED, shown
+from cberl_jax.data.labels import cut_labels, name_bins
 from cberl_jax.errors import UserError
+
+CUT_REAL_VALUES = (
+    "cut real values into named classes by edges, such as bins=[-3, 0, 3] (from the shell "
+    "--bins=-3,0,3)"
+)
+LARGEST_LABEL = 2**31
 
 
 class FileColumns(dict):
@@ -184,17 +192,19 @@ def to_splits(table: Table, column: str) -> np.ndarray:
 
 
 def to_labels(
-    table: Table, column: str, classes: Sequence[str] | None
+    table: Table, column: str, classes: Sequence[str] | None, bins: Sequence[float] = ()
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Names of the classes, and [N] int32 labels; a missing cell is no label.
 
     Labels are names, or whole numbers of any type. Without ``classes`` the classes are the labels
     that there are, in alphabetical or numerical order. With them a number is a place in that list
-    and -1 is no label.
+    and -1 is no label. ``bins`` are the edges that cut real numbers into classes.
 
     Raises:
       UserError: a label is neither, is none of the classes, or its meaning is not certain.
     """
+    if len(bins):
+        return _cut_labels(table, column, classes, bins)
     values = table.column(column)
     there = np.flatnonzero([not is_missing(value) for value in values])
     if not there.size:
@@ -225,6 +235,41 @@ def to_labels(
     return names, label
 
 
+def _cut_labels(
+    table: Table, column: str, classes: Sequence[str] | None, bins: Sequence[float]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """As ``to_labels``, of real numbers."""
+    numbers = []
+    for row, value in enumerate(table.column(column)):
+        number = math.nan if is_missing(value) else _as_number(value)
+        if number is None:
+            raise table.error(f"{table.place(row)}: the label is {value!r}, which bins cannot cut")
+        numbers.append(number)
+    label = cut_labels(np.array(numbers), bins)
+    wrong = np.flatnonzero((label == UNLABELLED) & ~np.isnan(numbers))
+    if wrong.size:
+        raise table.error(
+            f"{table.place(wrong[0])}: the label is {numbers[wrong[0]]:g}, outside of bins, which "
+            f"go from {bins[0]:g} to {bins[-1]:g}"
+        )
+    names = name_bins(bins) if classes is None else tuple(str(name) for name in classes)
+    if len(names) != len(bins) - 1:
+        raise table.error(
+            f"bins of {len(bins)} edges cut {len(bins) - 1} classes, but classes names {len(names)}"
+        )
+    return names, label
+
+
+def _as_number(value: Any) -> float | None:
+    """A number, or a text that spells one; None for anything else."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, str | Real):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
 def _near(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {found[0]!r}?)" if found else ""
@@ -238,20 +283,19 @@ def _whole_labels(
     texts = [isinstance(value, str) for value in values]
     if all(texts) and names is not None and set(map(str.strip, values)) <= set(names):
         return None
-    numbers = []
-    for row, value in zip(there.tolist(), values):
-        whole = _as_whole(value)
-        if whole is None and isinstance(value, str):
-            digits = value.strip().removesuffix(".0")
-            whole = int(digits) if digits.removeprefix("-").isdecimal() else None
-        if whole is None and not isinstance(value, str):
-            raise table.error(
-                f"{table.place(row)}: the label is {value}; labels are names or whole numbers, "
-                "so cut real values into named classes first"
-            )
-        numbers.append(whole)
-    if all(number is not None for number in numbers):
+    numbers = [_as_number(value) for value in values]
+    if all(number is not None and math.isfinite(number) for number in numbers):
+        for row, number in zip(there.tolist(), numbers):
+            if number != round(number) or abs(number) > LARGEST_LABEL:
+                raise table.error(f"{table.place(row)}: the label is {number:g}; {CUT_REAL_VALUES}")
         return np.array(numbers, np.int64)
+    for row, value in zip(there.tolist(), values):
+        if not isinstance(value, str) and _as_whole(value) is None:
+            way_out = ", so decode it to text" if isinstance(value, bytes) else ""
+            raise table.error(
+                f"{table.place(row)}: the label is {value!r}; labels are names or whole numbers"
+                f"{way_out}"
+            )
     if not all(texts):
         raise table.error(f"the column {shown(column)} holds names and numbers; use one of them")
     return None

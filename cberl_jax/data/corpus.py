@@ -133,6 +133,7 @@ class Corpus(Summarised):
         features: Mapping[str, Any],
         *,
         classes: Sequence[str] | None = None,
+        bins: Sequence[float] = (),
         dev_share: float = 0.0,
         test_share: float = 0.0,
         seed: int = 0,
@@ -150,6 +151,8 @@ class Corpus(Summarised):
             dialogue -> [T, d]. A row of NaN is an utterance that lacks the modality.
           classes: names of the C classes, in the order of their numbers where labels are numbers.
             Without them the labels that there are.
+          bins: C + 1 rising edges that cut labels that are real numbers into classes; a value on an
+            edge belongs to the class above it, one on the last edge to the last class.
           dev_share: share of the train dialogues that become dev, where there is no dev split.
           test_share: the same for test.
           seed: of that choice.
@@ -175,6 +178,7 @@ class Corpus(Summarised):
             features,
             columns=columns,
             classes=classes,
+            bins=bins,
             splits=frames.Splits(dev_share, test_share, seed),
             feature_dialogue=feature_dialogue,
             to_predict=to_predict,
@@ -185,6 +189,7 @@ class Corpus(Summarised):
     def from_arrays(
         cls,
         *,
+        bins: Sequence[float] = (),
         dev_share: float = 0.0,
         test_share: float = 0.0,
         seed: int = 0,
@@ -195,7 +200,8 @@ class Corpus(Summarised):
         """Makes a corpus of arrays with the keys of a canonical file.
 
         Args:
-          dev_share: as of ``from_frame``, and so are the next ones up to ``source``.
+          bins: as of ``from_frame``, and so are the next ones up to ``source``.
+          dev_share: see there.
           test_share: see there.
           seed: see there.
           to_predict: see there.
@@ -214,7 +220,7 @@ class Corpus(Summarised):
         from cberl_jax.data import frames
 
         splits = frames.Splits(dev_share, test_share, seed)
-        return frames.from_arrays(arrays, splits, to_predict, source)
+        return frames.from_arrays(arrays, splits, bins, to_predict, source)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the canonical ``.npz``, whole or not at all.

@@ -1,6 +1,7 @@
 """Features of a person's own data as [N, d] tables in the order of the corpus."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -55,8 +56,9 @@ def to_features(
         else:
             table = _to_table(rows, modality, given)
             if len(table) != len(rows.order):
+                turned = "; it is transposed" * (table.shape[1] == len(rows.order))
                 raise rows.error(
-                    f"{modality} has {len(table)} rows and the table has {len(rows.order)}"
+                    f"{modality} has {len(table)} rows and the table has {len(rows.order)}{turned}"
                 )
             _check_alignment(rows, modality, feature_dialogue)
             table = table[rows.order]
@@ -125,11 +127,15 @@ def _join_dialogues(rows: Rows, modality: str, given: Mapping[Any, Any]) -> np.n
 
 def _to_table(rows: Rows, modality: str, given: Any) -> np.ndarray:
     """[n, d] float32 of anything that is a table of numbers; a missing row is NaN."""
+    if isinstance(given, os.PathLike):
+        raise rows.error(f"{modality} is a path; give the array: numpy.load({os.fspath(given)!r})")
     try:
         array = np.asarray(given)
     except ValueError:  # Rows of different lengths.
         array = np.empty(len(given), object)
         array[:] = list(given)
+    except Exception as error:  # What a tensor on another device raises is the library's own.
+        raise rows.error(f"{modality} cannot become a numpy array ({error})") from error
     if array.dtype == object and array.ndim == 1:
         array = _stack(rows, modality, array)
     if array.ndim == 3 and array.shape[1] == 1:
@@ -139,6 +145,7 @@ def _to_table(rows: Rows, modality: str, given: Any) -> np.ndarray:
     if array.ndim != 2:
         raise rows.error(
             f"{modality} has the shape {array.shape}; a row of numbers per utterance is needed"
+            f"{'; the mean over axis 1 makes one of frames' if array.ndim == 3 else ''}"
         )
     try:
         if array.dtype.kind not in "biufO":
@@ -147,7 +154,8 @@ def _to_table(rows: Rows, modality: str, given: Any) -> np.ndarray:
         with np.errstate(over="ignore"):
             return array.astype(np.float32)
     except (TypeError, ValueError) as error:
-        raise rows.error(f"{modality} is no table of numbers ({error})") from error
+        way_out = "; make it one by astype('float32')" if array.dtype.kind in "OSU" else ""
+        raise rows.error(f"{modality} is no table of numbers ({error}){way_out}") from error
 
 
 def _stack(rows: Rows, modality: str, cells: np.ndarray) -> np.ndarray:

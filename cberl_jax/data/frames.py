@@ -24,7 +24,16 @@ COLUMNS = ("dialogue", "speaker", "label", "split", "utterance", "turn")
 NEEDED = ("dialogue", "speaker")
 # Columns that hold the transcript, of which the first that is there is read.
 TRANSCRIPTS = ("utterance", "text")
-OPTIONS = ("features", "classes", "dev_share", "test_share", "seed", "feature_dialogue", "source")
+OPTIONS = (
+    "features",
+    "classes",
+    "bins",
+    "dev_share",
+    "test_share",
+    "seed",
+    "feature_dialogue",
+    "source",
+)
 UNKNOWN = 0.75  # likeness from which a column's name is taken for a slip of the pen
 
 
@@ -69,6 +78,7 @@ def from_frame(
     columns: Mapping[str, str | None],
     classes: Sequence[str] | None,
     splits: Splits,
+    bins: Sequence[float] = (),
     feature_dialogue: Any = None,
     to_predict: bool = False,
     source: str = "frame",
@@ -81,6 +91,7 @@ def from_frame(
       columns: of ``COLUMNS``, the name of the column in the table, or None for none; what is not
         named is the column of that name, where there is one.
       classes: names of the classes, or None.
+      bins: edges that cut labels that are real numbers, or none.
       splits: shares to hold out.
       feature_dialogue: names of dialogues to check the rows of features by, or None.
       to_predict: whether labels and splits are not needed.
@@ -99,7 +110,7 @@ def from_frame(
     values, present = to_features(rows, features, feature_dialogue)
     label = np.full(len(order), UNLABELLED, np.int32)
     if chosen["label"]:
-        classes, label = to_labels(table, chosen["label"], classes)
+        classes, label = to_labels(table, chosen["label"], classes, bins)
     label = label[order]
     split = np.full(len(dialogue), "test")
     if not to_predict:
@@ -129,7 +140,8 @@ def _find_features(table: Table, frame: Any, modality: str, given: Any) -> Any:
     if isinstance(given, str):
         if given not in table.names:
             raise table.error(
-                f"has no column {shown(given)} for {modality}{nearest(given, table.names)}"
+                f"has no column {shown(given)} for {modality}{nearest(given, table.names)}; of a "
+                "file give the array: numpy.load(...)"
             )
         return table.column(given)
     own, other = getattr(given, "index", None), getattr(frame, "index", None)
@@ -150,7 +162,10 @@ def _choose_columns(
         if what in asked:
             name = asked[what]
             if name is not None and name not in table.names:
-                raise table.error(f"has no column {shown(name)}{nearest(name, table.names)}")
+                held = ", ".join(table.names)[:200]
+                raise table.error(
+                    f"has no column {shown(name)}{nearest(name, table.names)}; there are {held}"
+                )
             chosen[what] = name
             continue
         usual = TRANSCRIPTS if what == "utterance" else (what,)
@@ -192,7 +207,8 @@ def _order_rows(
         one, other = sorted(order[here : here + 2].tolist())
         raise table.error(
             f"{table.place(one)} and {table.place(other)} are both turn {turns[one]:g} of dialogue "
-            f"{shown(names[one])}; turn=None keeps the order of the rows"
+            f"{shown(names[one])}; turn=None (from the shell --columns=turn=) keeps the order of "
+            "the rows"
         )
     return order, dialogue, length
 
@@ -260,7 +276,13 @@ KEYS = (
 )
 
 
-def from_arrays(arrays: Mapping[str, Any], splits: Splits, to_predict: bool, source: str) -> Corpus:
+def from_arrays(
+    arrays: Mapping[str, Any],
+    splits: Splits,
+    bins: Sequence[float],
+    to_predict: bool,
+    source: str,
+) -> Corpus:
     """Makes a corpus of the arrays of a canonical file; arguments as of ``Corpus.from_arrays``."""
     arrays = {name: value for name, value in arrays.items() if value is not None}
     for name in arrays:
@@ -280,7 +302,7 @@ def from_arrays(arrays: Mapping[str, Any], splits: Splits, to_predict: bool, sou
         raise ends.error(f"two dialogues are named {shown(repeated[0])}")
     length = length.astype(np.int64)
     columns = {name: arrays[name] for name in ("speaker", "label", "utterance") if name in arrays}
-    if "label" in columns:
+    if "label" in columns and not len(bins):
         # In a canonical file -1 is no label, and can be nothing else.
         columns["label"] = [None if _is_none(value) else value for value in columns["label"]]
     for name, values in columns.items():
@@ -297,6 +319,7 @@ def from_arrays(arrays: Mapping[str, Any], splits: Splits, to_predict: bool, sou
         columns={"turn": None},
         classes=arrays.get("classes"),
         splits=splits,
+        bins=bins,
         feature_dialogue=arrays.get("feature_dialogue"),
         to_predict=to_predict,
         source=source,

@@ -1,5 +1,7 @@
 """A corpus of a person's own table: what is converted, what is refused, and the page about it."""
 
+import gzip
+import pickle
 import re
 import subprocess
 import sys
@@ -219,6 +221,15 @@ def test_names_that_are_not_known_name_the_nearest():
 
 
 SHUFFLED = [f"d{n // TURNS}" for n in np.random.default_rng(0).permutation(N)]
+
+
+class Tensor:
+    """What refuses to become an array, as tensors on a GPU and with gradients do."""
+
+    def __array__(self, *_, **__):
+        raise TypeError("use tensor.cpu()")
+
+
 REFUSED = {
     "rows of another number": ({"features": {"text": text()[1:]}}, "text has 23 rows"),
     "a dialogue that is not together": ({"dialogue": SHUFFLED}, "goes on here after another one"),
@@ -232,6 +243,28 @@ REFUSED = {
     "no splits": ({"split": None}, "dev_share=0.1 and test_share=0.2"),
     "a dev that is there": ({"options": {"dev_share": 0.1}}, "there is a dev split; leave"),
     "real labels": ({"label": [0.5, 1.0, 2.0] * 8}, "cut real values into named classes"),
+    "real labels as text": ({"label": ["0.5", "1.0", "2"] * 8}, "row 0: .* is 0.5; cut real"),
+    "labels as bytes": ({"label": [b"joy"] * N}, "label is b'joy'; .* decode it to text"),
+    "switches as labels": ({"label": [True, False] * 12}, "label is True; labels are names"),
+    "a label beyond the bins": (
+        {"label": [0.5, -4, 2] * 8, "options": {"bins": [-3, 0, 3]}},
+        "row 1: the label is -4, outside of bins, which go from -3 to 3",
+    ),
+    "a name among numbers for bins": (
+        {"label": ["0.5", "high"] * 12, "options": {"bins": [-3, 0, 3]}},
+        "row 1: the label is 'high', which bins cannot cut",
+    ),
+    "another number of names than of bins": (
+        {"label": [0.5] * N, "options": {"bins": [-3, 0, 3], "classes": ["a"]}},
+        "bins of 3 edges cut 2 classes, but classes names 1",
+    ),
+    "a transposed array": ({"features": {"text": text().T}}, "has 2 rows .* 24; it is transposed"),
+    "a path": ({"features": {"text": Path("x.npy")}}, r"is a path; give the array: numpy.load"),
+    "a path as text": ({"features": {"text": "x.npy"}}, r"has no column 'x.npy' .* numpy.load"),
+    "a tensor elsewhere": (
+        {"features": {"text": Tensor()}},
+        r"text cannot become a numpy array \(use tensor.cpu\(\)",
+    ),
     "names and numbers": ({"label": ["joy", 1, 2] * 8}, "holds names and numbers"),
     "-1 without classes": ({"label": [-1, 0, 1] * 8}, "may be a class or no label"),
     "-1 as text": ({"label": ["-1", "0", "1"] * 8}, "may be a class or no label"),
@@ -275,6 +308,23 @@ REFUSED = {
 def test_what_could_be_read_wrongly_is_refused(name):
     changes, message = REFUSED[name]
     assert re.search(message, refusal(**changes)), refusal(**changes)
+
+
+@pytest.mark.parametrize("form", [float, str, np.float32, lambda x: f"{x:.1e}"])
+def test_real_labels_are_cut_by_bins(form):
+    values = [-2.5, 0, None] * 8
+    label = [None if x is None else form(x) for x in values]
+    corpus = make(options={"bins": [-3, 0, 3]}, label=label)
+    assert corpus.classes == ("-3 to 0", "0 to 3")
+    assert corpus.label.tolist() == [0, 1, -1] * 8
+    named = make(options={"bins": [-3, 0, 3], "classes": ["low", "high"]}, label=label)
+    assert named.classes == ("low", "high")
+
+
+def test_whole_numbers_in_any_spelling_are_class_numbers():
+    for label in (["0", "1.0", ""], ["0.0e+00", "1e0", None], [0.0, np.float32(1), np.nan]):
+        corpus = make(options={"classes": ["joy", "anger"]}, label=label * 8)
+        assert corpus.label.tolist() == [0, 1, -1] * 8
 
 
 def test_dialogues_that_fit_are_accepted():
@@ -332,6 +382,33 @@ def test_a_table_of_a_file_names_its_lines(tmp_path):
         convert_table(path, {}, None)
 
 
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        (b"dialogue;speaker;label\n", "line 1 is one cell, .* joined by commas"),
+        ("dialogue,speaker,label\na,Ann,joy\n".encode("utf-16"), "is text in UTF-16"),
+        (gzip.compress(b"dialogue"), "is compressed by gzip; unpack it first"),
+        (b"PAR1", "is Parquet, which is not read; save the table as CSV in UTF-8"),
+        (b"", "is empty"),
+    ],
+)
+def test_tables_that_are_none_are_named(tmp_path, content, part):
+    (tmp_path / "turns.csv").write_bytes(content)
+    np.save(tmp_path / "text.npy", text())
+    with pytest.raises(UserError, match=f"turns.csv: {part}"):
+        convert_table(tmp_path / "turns.csv", {"text": tmp_path / "text.npy"}, None)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_other_line_ends_and_a_mark_change_nothing(tmp_path, end):
+    write_table(tmp_path / "turns.csv", frame())
+    lines = (tmp_path / "turns.csv").read_text().splitlines()
+    (tmp_path / "turns.csv").write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
+    np.save(tmp_path / "text.npy", text())
+    corpus = convert_table(tmp_path / "turns.csv", {"text": tmp_path / "text.npy"}, None)
+    assert fingerprint(corpus) == fingerprint(make())
+
+
 def test_other_columns_are_named_from_the_shell(tmp_path):
     table = {"Scene" if k == "dialogue" else k: v for k, v in frame().items()}
     write_table(tmp_path / "turns.csv", table)
@@ -355,8 +432,22 @@ def test_feature_files_that_are_none_are_refused(tmp_path):
     assert "text.npy: cannot be read" in refused()
     np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
     assert "text.npy: is no array of numbers" in refused()
-    path.write_bytes(b"<html>")
-    assert "text.npy" in refused()
+    for content, part in (
+        (b"<html>", "text.npy: is a web page, not data; the download failed"),
+        (b"", "text.npy: is empty"),
+        (
+            b"\x89HDF\r\n\x1a\n",
+            "text.npy: is HDF5, which is not read; write the array",
+        ),
+        (
+            b"0.5,1.5\n",
+            "text.npy: is neither .npy nor .npz; write the array by",
+        ),
+        (pickle.dumps(text()), "text.npy: is neither .npy nor .npz"),
+        (gzip.compress(b"x"), "text.npy: is compressed by gzip; unpack it first"),
+    ):
+        path.write_bytes(content)
+        assert part in refused()
     names = [f"d{n // TURNS}" for n in range(N)]
     with path.open("wb") as file:
         np.savez(file, features=text(), dialogue=names[::-1])

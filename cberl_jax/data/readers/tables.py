@@ -14,12 +14,14 @@ import numpy as np
 
 from cberl_jax.data.columns import FileColumns
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.readers.foreign import LOOKED_AT, refuse_foreign
 from cberl_jax.data.readers.npz import read_arrays
 from cberl_jax.data.readers.transcripts import read_rows
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import expand
 
 _ALIGNED = {"features", "dialogue"}
+BRING_FEATURES = "write the array by numpy.save, a row per utterance"
 
 
 def convert_table(
@@ -86,6 +88,10 @@ def read_table(path: str | os.PathLike) -> FileColumns:
     rows = read_rows(source)
     _, header = next(rows, ("", []))
     header = [name.strip() for name in header]
+    if len(header) == 1:
+        raise UserError(
+            f"{source}: line 1 is one cell, {header[0][:80]!r}; cells have to be joined by commas."
+        )
     for name in header:
         if header.count(name) > 1:
             raise UserError(f"{source}: the column {name!r} is there twice in line 1.")
@@ -118,7 +124,8 @@ def read_features(path: str | os.PathLike) -> tuple[Any, np.ndarray | None]:
     source = expand(path, "the path of the features")
     try:
         with open(source, "rb") as file:
-            if file.read(6) == b"\x93NUMPY":
+            first = file.read(LOOKED_AT)
+            if first.startswith(b"\x93NUMPY"):
                 # Mapped first: a file that declares more than it holds takes no memory.
                 mapped = np.load(source, allow_pickle=False, mmap_mode="r")
                 return np.array(mapped), None
@@ -128,6 +135,9 @@ def read_features(path: str | os.PathLike) -> tuple[Any, np.ndarray | None]:
         raise UserError(
             f"{source}: is no array of numbers ({error}); save it as np.asarray(x, np.float32)."
         ) from error
+    refuse_foreign(source, first, BRING_FEATURES)
+    if not first.startswith(b"PK"):
+        raise UserError(f"{source}: is neither .npy nor .npz; {BRING_FEATURES}.")
     arrays = read_arrays(source, lambda key: True)
     if not arrays:
         raise UserError(f"{source}: holds no array.")
