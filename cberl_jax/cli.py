@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 USER_ERROR_STATUS = 2
+# What a shell gives a program whose output nobody reads any more, as after "| head".
+BROKEN_PIPE_STATUS = 141
 HELP = ("--help", "-help", "-h")
 # Flags of any command whose values are files or folders.
 MAY_BE_EMPTY = {"text_encoder", "finetune", "audio_dir"}
@@ -64,9 +66,14 @@ def run(
                 raise UserError(f"unexpected argument {surplus!r}; flags start with --.")
             if len(given) < sum(not name.startswith("[") for name in arguments):
                 raise UserError(f"the arguments {' '.join(arguments)} are needed")
-            return _work(main, given)
+            status = _work(main, given)
+            sys.stdout.flush()
+            return status
         except UserError as error:
             fail(error)
+        except BrokenPipeError:
+            _discard_output()
+            return BROKEN_PIPE_STATUS
 
     define_flags()
     if any(argument in HELP for argument in sys.argv[1:]):
@@ -105,8 +112,12 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Lets what is still to be printed vanish: Python flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_report(text: str, folder: str, name: str) -> None:

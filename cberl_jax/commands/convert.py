@@ -15,6 +15,16 @@ from cberl_jax.errors import UserError
 if TYPE_CHECKING:
     from cberl_jax.data.corpus import Corpus
 
+# What a flag speaks of that the file at hand does not have.
+_ELSEWHERE = {
+    "corpus": "the labels of a --table are named by itself or by --classes",
+    "splits": "the splits of a --table stand in its column split, or are drawn by --dev_share and "
+    "--test_share",
+    "features": "only a --table has features in files of their own",
+    "columns": "only a --table has columns",
+    "test_share": "only of a --table a test split is drawn",
+}
+
 
 def define_flags() -> None:
     """Defines the flags of the command."""
@@ -55,18 +65,21 @@ def _convert() -> "Corpus":
 
     given = flags.FLAGS
     if (given.input is None) == (given.table is None):
-        raise UserError("name a file by --input, or a table of your own by --table")
+        raise UserError("name either a file by --input, or a table of your own by --table")
+    of_other = ("corpus", "splits") if given.table else ("features", "columns", "test_share")
+    unread = [name for name in of_other if given[name].present]
+    if unread:
+        raise UserError(f"--{unread[0]}: {_ELSEWHERE[unread[0]]}; take it away")
+    options = parse_options(given.classes, given.corpus, given.splits, given.bins, given.dev_share)
     if given.table is None:
-        options = parse_options(
-            given.classes, given.corpus, given.splits, given.bins, given.dev_share
-        )
         return convert(given.input, given.output, options)
     return convert_table(
         given.table,
         parse_vectors(given.features),
         given.output,
         columns=given.columns,
-        classes=[name.strip() for name in given.classes.split(",")] if given.classes else None,
-        dev_share=given.dev_share,
+        classes=options.classes or None,
+        bins=options.bins,
+        dev_share=options.dev_share,
         test_share=given.test_share,
     )

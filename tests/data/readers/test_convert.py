@@ -45,6 +45,24 @@ def test_program_writes_the_file_and_describes_it(tmp_path):
     assert fingerprint(read_corpus(target)) == fingerprint(read_corpus(source))
 
 
+def test_output_that_nobody_reads_on_ends_the_program_without_a_word(tmp_path):
+    source = write_pickle(tmp_path / "c.pkl")
+    command = [sys.executable, str(ROOT / "experiments" / "convert.py"), f"--input={source}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*command, f"--output={tmp_path / 'c.npz'}"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert len(load_corpus(tmp_path / "c.npz").dialogue) == 6
+
+
 def test_options_of_the_program_name_what_the_file_does_not_say(tmp_path):
     label = cycle(-2.5, 0.5, 1.0)
     lists = [list(SESSIONS[::2]), list(SESSIONS[1::4]), list(SESSIONS[3::4])]
@@ -105,8 +123,23 @@ def test_failed_conversion_leaves_the_target(tmp_path):
             ("--inptu=none.pkl",),
             "error: Unknown command line flag 'inptu'. Did you mean: input",
         ),
+        (
+            ("--table=t.csv", "--output=c.npz", "--corpus=meld"),
+            "error: --corpus: the labels of a --table are named by itself or by --classes; take",
+        ),
+        (
+            ("--table=t.csv", "--output=c.npz", "--splits=train,test"),
+            "error: --splits: the splits of a --table stand in its column split, or are drawn by",
+        ),
+        (
+            ("--input=c.pkl", "--output=c.npz", "--features=text=text.npy"),
+            "error: --features: only a --table has features in files of their own; take it away",
+        ),
         ((), "error: flag --output=None: Flag --output must have a value other than None."),
-        (("--output=c.npz",), "error: name a file by --input, or a table of your own by --table"),
+        (
+            ("--output=c.npz",),
+            "error: name either a file by --input, or a table of your own by --table",
+        ),
         (
             ("--input=a", "--output=b", "c"),
             "error: unexpected argument 'c'; flags start with --.",
