@@ -182,7 +182,10 @@ def define_config() -> None:
 def define_devices() -> None:
     """Defines the flags that say on what a program runs; ``run`` reads them before it starts."""
     flags.DEFINE_integer(
-        "cpu_devices", None, "Number of devices that the CPU is to pass for; for trials.", 1
+        "cpu_devices",
+        None,
+        "Devices that the CPU is divided into; by default one, or one per core for as many seeds.",
+        1,
     )
     flags.DEFINE_string(
         "coordinator",
@@ -200,15 +203,31 @@ def _start_devices() -> None:
         return
     import jax
 
-    from cberl_jax.runtime.processes import is_main, start_processes
+    from cberl_jax.runtime.processes import in_cluster, is_main, start_processes
 
     if values.cpu_devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", values.cpu_devices)
+    elif values.coordinator is None and not in_cluster():
+        devices = _divide_cpu(values.seeds if "seeds" in values else 1)
+        if devices > 1:
+            jax.config.update("jax_num_cpu_devices", devices)
     start_processes(values.coordinator, values.num_processes, values.process_id)
     if not is_main():
         # One process speaks for all; what goes wrong is still said by each.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
+
+
+def _divide_cpu(seeds: int) -> int:
+    """How many devices the CPU is divided into: one per core where each gets a member.
+
+    A core that trains its own members waits for no other one. It changes nothing where jax finds an
+    accelerator, or where ``XLA_FLAGS`` say how many devices there are.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return cores if seeds >= cores else 1
 
 
 def define_workdir(what: str) -> None:

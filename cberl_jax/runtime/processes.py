@@ -37,7 +37,7 @@ def start_processes(
       UserError: some of the three are missing, or the others cannot be reached.
     """
     given = (coordinator, number, own)
-    if all(x is None for x in given) and not _in_cluster():
+    if all(x is None for x in given) and not in_cluster():
         return
     if any(x is None for x in given) and any(x is not None for x in given):
         raise UserError("--coordinator, --num_processes and --process_id belong together")
@@ -53,7 +53,12 @@ def start_processes(
         raise UserError(f"the other processes cannot be joined: {error}") from error
 
 
-def _in_cluster() -> bool:
+def in_cluster() -> bool:
+    """Whether a scheduler has started several processes of this program.
+
+    Raises:
+      UserError: its variable is not a number.
+    """
     # A scheduler's wrapper may set the variable to nothing.
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "").strip() or "1"
     if not tasks.isdecimal():

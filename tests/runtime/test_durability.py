@@ -187,6 +187,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(
 @pytest.mark.slow
 def test_a_killed_sweep_does_not_do_a_finished_chunk_again(corpus, program_environment, tmp_path):
     grid = ["--grid=loss.gamma=0,2", "--members_per_device=2", "--config.augment.method=none"]
+    grid += ["--cpu_devices=1"]
     whole = command(corpus, tmp_path / "whole", *grid, name="sweep")
     finish(whole, program_environment)
     workdir = tmp_path / "sweep"

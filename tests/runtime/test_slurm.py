@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slurm
-from tiny import TINY
+from tiny import NO_PARTS, TINY
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -22,10 +22,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
-# The ensemble alone, which compiles fastest.
-BARE = {"augment.method": "none"} | dict.fromkeys(
-    [f"model.{part}" for part in ("djvae", "bilstm", "graph", "reconstruction")], False
-)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def cluster(program_environment, tmp_path_factory):
 
 
 def command(name, corpus, workdir, *arguments):
-    settings = TINY | BARE | {"train.checkpoint_seconds": 0}
+    settings = TINY | NO_PARTS | {"train.checkpoint_seconds": 0}
     return [
         *(sys.executable, str(ROOT / "experiments" / f"{name}.py"), "--config=default"),
         *(f"--data={corpus}", f"--workdir={workdir}", "--nopictures"),

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny import QUIET, tiny_config
+from tiny import NO_PARTS, QUIET, tiny_config
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -15,11 +15,6 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies import grow
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.train import train_and_evaluate
-
-# The ensemble alone, which compiles fastest.
-NO_PARTS = {"augment.method": "none"} | dict.fromkeys(
-    [f"model.{part}" for part in ("djvae", "bilstm", "graph", "reconstruction")], False
-)
 
 
 @pytest.fixture(scope="module")
