@@ -22,8 +22,10 @@ def expand(path: str | os.PathLike, what: str = "the path") -> str:
       what: what the path is, for the message.
 
     Raises:
-      UserError: it is empty, which would mean the current folder.
+      UserError: it is empty, which would mean the current folder, or no path at all.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{what} has to be a path, not {type(path).__name__}")
     name = os.fspath(path)
     if not name:
         raise UserError(f"{what} is empty; name one ('.' is the current folder)")

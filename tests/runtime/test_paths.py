@@ -12,7 +12,16 @@ from cberl_jax.runtime.workdir import Workdir, check_unrelated
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 # Flags of text that hold no path.
-NO_PATHS = {"classes", "timing", "coordinator", "metrics", "variants", "grid", "columns"} | {
+NO_PATHS = {
+    "part",
+    "classes",
+    "timing",
+    "coordinator",
+    "metrics",
+    "variants",
+    "grid",
+    "columns",
+} | {
     "corpus",
     "splits",
     "bins",
@@ -72,6 +81,8 @@ def test_python_expands_and_refuses_too(monkeypatch, tmp_path):
     for call in (Workdir, cberl.Run, check_unrelated, corpus.save, read_corpus, cberl.load):
         with pytest.raises(UserError, match="is empty"):
             call("")
+        with pytest.raises(UserError, match="a path.*, not int"):
+            call(3)
     with pytest.raises(UserError, match="is empty"):
         cberl.train("simulated:small", workdir="")
 
