@@ -288,7 +288,9 @@ def sweep(
     _keep(data, folder, given)
     how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
     with _computing():
-        return SweepReport(sweeps.sweep(given, str(folder.workdir), chosen, points, how) or {})
+        report = sweeps.sweep(given, str(folder.workdir), chosen, points, how)
+    assert report is not None  # All members are trained here.
+    return SweepReport(report)
 
 
 def ablate(
@@ -341,8 +343,9 @@ def ablate(
     compared = choose_variants(known, create_variants(own or {}), variants, given)
     how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
     with _computing():
-        found = ablation.ablate(given, str(folder.workdir), chosen, compared, how)
-        return AblationReport(found or {})
+        report = ablation.ablate(given, str(folder.workdir), chosen, compared, how)
+    assert report is not None  # All members are trained here.
+    return AblationReport(report)
 
 
 def compare(

@@ -174,7 +174,7 @@ class _Work:
         groups = _group([*of_begun, *missing])
         if groups:
             left = len(of_begun) + len(missing)
-            self.say(f"members to train: {left} of {len(asked)}, in {len(groups)} programs")
+            self.say(f"members to train: {left} of {len(asked)}; programs: {len(groups)}")
         for own in groups.values():
             self._train_group(
                 [chunk for chunk in begun if chunk.members[0] in own],

@@ -76,7 +76,7 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     assert sorted(traces) == ["gan_epoch", "joint_epoch"]
     # A member on each of four devices: the last chunk is filled up.
     assert [line for line in said if line.startswith("members")] == [
-        "members to train: 6 of 10, in 1 programs",
+        "members to train: 6 of 10; programs: 1",
         "members 1 to 3 of 6",
         "members 4 to 6 of 6",
     ]
