@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 # Of the ten seconds that clusters commonly give, less what writing a checkpoint takes.
@@ -84,12 +85,20 @@ class Stopper:
             number = received[0]
             if number not in (signal.SIGTERM, signal.SIGINT):
                 continue
-            if self._all_saved.is_set():
-                self._end(number, "stopped; nothing is lost. The same command goes on.")
-            if not reported:
+            if not reported and not self._all_saved.is_set():
                 reported = True
                 self._say(STOPPING)
-            if number == signal.SIGTERM and not self._over.wait(self._grace):
+            self._end_if_late(number)
+
+    def _end_if_late(self, number: int) -> None:
+        """Ends the process once all is saved, or where SIGTERM's time is over."""
+        late = time.monotonic() + self._grace
+        while not self._over.wait(0.05):
+            if self._all_saved.is_set():
+                self._end(number, "stopped; nothing is lost. The same command goes on.")
+            elif number == signal.SIGINT:
+                return
+            elif time.monotonic() > late:
                 self._end(
                     number,
                     "stopped; what came after the newest checkpoint is lost. The same command "

@@ -34,13 +34,13 @@ def test_a_divided_cpu_ends_in_time_with_the_same_numbers(cores, program_environ
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     command += ["--seeds=4"]
     own = sorted(os.sched_getaffinity(0))[:cores]
+    program = f"import os, sys; os.sched_setaffinity(0, {own}); os.execv(sys.argv[1], sys.argv[1:])"
 
     def train(folder, *arguments):
         subprocess.run(
-            [*command, f"--workdir={folder}", *arguments],
+            [sys.executable, "-c", program, *command, f"--workdir={folder}", *arguments],
             env=program_environment,
             cwd=ROOT,
-            preexec_fn=lambda: os.sched_setaffinity(0, own),
             check=True,
             capture_output=True,
             timeout=240,
