@@ -311,8 +311,7 @@ def ablate(
     """Trains CBERL and its variants with the same seeds, and compares them on test.
 
     The same call started again does what is missing; with more seeds or variants it trains what is
-    new. The variant that the others are compared with
-    is a run in ``workdir/reference``.
+    new. The variant that the others are compared with is a run in ``workdir/reference``.
 
     Args:
       data: as of ``train``.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 USER_ERROR_STATUS = 2
-# What a shell gives a program whose output nobody reads any more, as after "| head".
+# The usual exit status of a program that writes to a closed pipe, as in "| head".
 BROKEN_PIPE_STATUS = 141
 HELP = ("--help", "-help", "-h")
 # Flags of any command whose values are files or folders.

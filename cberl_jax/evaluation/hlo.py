@@ -150,9 +150,8 @@ class Program:
     def _flops(self, instruction: Instruction, own: Mapping[str, Instruction]) -> float:
         """Of the matrix products in an instruction, those of its fusion included."""
         total = 0.0
-        inner = [x for name in self._called(instruction) for x in self._computations[name].values()]
-        for one in inner:
-            total += self._flops(one, self._computations[self._home(one, instruction)])
+        for inner in (self._computations[name] for name in self._called(instruction)):
+            total += sum(self._flops(one, inner) for one in inner.values())
         contracted = _contracted(instruction)
         if contracted is not None and instruction.operands[0] in own:
             sizes = _shapes(own[instruction.operands[0]].shape)[0][1]
@@ -188,10 +187,6 @@ class Program:
             # An array that is updated is not read.
             return sum(_size(x.shape) for x in users if x.opcode != "dynamic-update-slice")
         return _size(array.shape)
-
-    def _home(self, one: Instruction, caller: Instruction) -> str:
-        names = self._called(caller)
-        return next(n for n in names if self._computations[n].get(one.name) is one)
 
     def instructions(self) -> Iterator[Instruction]:
         """All instructions, those inside fusions included, each once."""

@@ -21,13 +21,12 @@ from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.points import Execution
-from cberl_jax.studies.run import train_and_score
+from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.write_run import write_run
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Prepared, list_members
 from cberl_jax.training.run_folder import open_workdir, run_identity
-from cberl_jax.version import versions
 
 GROWING, GROWN = "growing", "grown"
 
@@ -125,9 +124,7 @@ def _train(
             return
         fleet = Fleet(prepared.program, len(new))
         training = Training(prepared, config, members, fleet, folder, stopper, progress)
-        _, lines, _ = train_and_score(training)
-        folder.write_json(folder.report_file, {"members": lines, "versions": versions()})
-        processes.wait_for_others("the new members are trained")
+        train_chunk(training)
 
 
 def end_growing(path: str | os.PathLike) -> None:

@@ -34,12 +34,11 @@ from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.fitting import even_chunks, fit_fleet
-from cberl_jax.studies.run import train_and_score
+from cberl_jax.studies.run import train_chunk
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Members, Prepared, list_members, load_data, prepare
 from cberl_jax.training.run_folder import open_workdir, run_identity
-from cberl_jax.version import versions
 
 
 class Part(NamedTuple):
@@ -239,10 +238,7 @@ class _Work:
             run = Training(
                 prepared, config, together, fleet, chunk, self.stopper, self.execution.progress
             )
-            _, lines, _ = train_and_score(run)
-            done = {"members": lines, "timing": run.timing(), "versions": versions()}
-            chunk.write_json(chunk.report_file, done)
-            processes.wait_for_others(f"{chunk.path} is done")
+            train_chunk(run)
 
 
 def _together(config: ConfigDict, members: Sequence[Member]) -> Members:

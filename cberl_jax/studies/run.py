@@ -10,10 +10,12 @@ from cberl_jax.reports.model_card import write_model_card
 from cberl_jax.reports.pictures import TrainedRun, illustrate
 from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.run import create_report, write_report
+from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.loop import Training
 from cberl_jax.training.outcome import member_states
+from cberl_jax.version import versions
 
 
 def train_and_score(
@@ -32,6 +34,14 @@ def train_and_score(
     ended = member_states(state)
     lines = score_members(training.members, ended, predictions, corpus.classes)
     return state, lines, predictions
+
+
+def train_chunk(training: Training) -> None:
+    """Trains members whose folder needs no report of its own: scores and predictions are enough."""
+    _, lines, _ = train_and_score(training)
+    done = {"members": lines, "timing": training.timing(), "versions": versions()}
+    training.workdir.write_json(training.workdir.report_file, done)
+    processes.wait_for_others(f"{training.workdir.path} is done")
 
 
 def report_on(

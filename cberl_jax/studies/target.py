@@ -41,7 +41,6 @@ class Target(NamedTuple):
       flops: matrix products with float32 inputs at jax's default precision, FLOP/s.
       bandwidth: of its memory, bytes/s.
       launch: seconds that each kernel takes at least.
-      memory: bytes.
     """
 
     title: str
@@ -52,7 +51,6 @@ class Target(NamedTuple):
     flops: float
     bandwidth: float
     launch: float
-    memory: float
 
 
 # The data sheet of the SXM5 board: 132 processors, TF32 without sparsity.
@@ -75,16 +73,16 @@ OPTIONS = {"cuda": {"xla_gpu_autotune_level": "0"}, "tpu": None}
 TARGETS = {
     "h100": Target(
         *("NVIDIA H100 SXM", "cuda", _H100, "jax_cuda12_plugin", "cuda12"),
-        *(495e12, 3.35e12, 2.5e-6, 80e9),
+        *(495e12, 3.35e12, 2.5e-6),
     ),
     # A TPU rounds float32 inputs to bfloat16 by default, and starts kernels without the host.
     "tpu-v5e": Target(
         *("TPU v5e, one chip", "tpu", "v5e:2x2x1", "libtpu", "tpu"),
-        *(197e12, 0.819e12, 0.5e-6, 16e9),
+        *(197e12, 0.819e12, 0.5e-6),
     ),
     "tpu-v6e": Target(
         *("TPU v6e, one chip", "tpu", "v6e:2x2x1", "libtpu", "tpu"),
-        *(918e12, 1.64e12, 0.5e-6, 32e9),
+        *(918e12, 1.64e12, 0.5e-6),
     ),
 }
 
