@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import check_grid
 from cberl_jax.config.presets import change, read_config
-from cberl_jax.config.settings import Value, check_config
+from cberl_jax.config.settings import Value, check_config, with_folds
 from cberl_jax.config.variants import choose_variants, create_variants, list_variants
 from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.readers import load as readers
 from cberl_jax.data.readers.npz import read_npz
-from cberl_jax.data.readers.options import parse_options
+from cberl_jax.data.readers.options import ReadingOptions, parse_options
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation import compare as comparison
@@ -473,10 +473,12 @@ def _keep(data: Data, run: Run, config: ConfigDict) -> None:
     """
     if not isinstance(data, Corpus):
         return
-    sound, folder = validate(data), Workdir(run.workdir)
+    options = ReadingOptions(without_splits=with_folds(config))
+    sound = validate(data, without_splits=options.without_splits)
+    folder = Workdir(run.workdir)
     if not folder.corpus_file.exists():
         sound.save(folder.corpus_file)
-    elif fingerprint(read_npz(folder.corpus_file)) != fingerprint(sound):
+    elif fingerprint(read_npz(folder.corpus_file, options)) != fingerprint(sound):
         raise UserError(f"{folder.path}: holds a run on another corpus; name another workdir")
     config.data.path = str(folder.corpus_file)
 

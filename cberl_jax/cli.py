@@ -27,6 +27,7 @@ HELP = ("--help", "-help", "-h")
 MAY_BE_EMPTY = {"text_encoder", "finetune", "audio_dir"}
 PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
+    *("folds", "config.data.folds"),
     *("transcript", "table", "features", "own", "predictions", "slurm"),
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
@@ -209,7 +210,7 @@ def _start_devices() -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", values.cpu_devices)
     elif values.coordinator is None and not in_cluster():
-        devices = _divide_cpu(values.seeds if "seeds" in values else 1)
+        devices = _divide_cpu(_count_members())
         if devices > 1:
             jax.config.update("jax_num_cpu_devices", devices)
     start_processes(values.coordinator, values.num_processes, values.process_id)
@@ -218,7 +219,16 @@ def _start_devices() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
-def _divide_cpu(seeds: int) -> int:
+def _count_members() -> int:
+    """How many members are trained at once, as far as the flags tell."""
+    values = flags.FLAGS
+    seeds = values.seeds if "seeds" in values else 1
+    if "folds" not in values or not (values.folds or values.fold_by):
+        return seeds
+    return seeds * (int(values.folds) if (values.folds or "").isdecimal() else 2)
+
+
+def _divide_cpu(members: int) -> int:
     """How many devices the CPU is divided into: one per core where each gets a member.
 
     A core that trains its own members waits for no other one. It changes nothing where jax finds an
@@ -227,7 +237,7 @@ def _divide_cpu(seeds: int) -> int:
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return cores if seeds >= cores else 1
+    return cores if members >= cores else 1
 
 
 def define_workdir(what: str) -> None:
@@ -258,11 +268,30 @@ def define_data() -> None:
     )
 
 
+def define_folds() -> None:
+    """Defines ``--folds`` and ``--fold_by``."""
+    flags.DEFINE_string(
+        "folds",
+        None,
+        "Test every dialogue by folds: how many, or a CSV with the columns dialogue and fold; "
+        "short for --config.data.folds.",
+    )
+    flags.DEFINE_string(
+        "fold_by",
+        None,
+        "What stays in one fold: speaker, session (of IEMOCAP's ids), or a group that the .npz "
+        "names; short for --config.data.fold_by.",
+    )
+
+
 def read_settings() -> "ConfigDict":
-    """The settings that ``--config``, its overrides and ``--data`` give."""
-    settings = flags.FLAGS.config
-    if flags.FLAGS.data is not None:
-        settings.data.path = flags.FLAGS.data
+    """The settings that ``--config``, its overrides, ``--data`` and the flags of folds give."""
+    given = flags.FLAGS
+    settings = given.config
+    short = {"data": "path", "folds": "folds", "fold_by": "fold_by"}
+    for flag, name in short.items():
+        if flag in given and given[flag].value is not None:
+            settings.data[name] = given[flag].value
     return settings
 
 

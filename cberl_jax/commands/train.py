@@ -15,6 +15,7 @@ def define_flags() -> None:
     """Defines the flags of the command."""
     cli.define_config()
     cli.define_data()
+    cli.define_folds()
     cli.define_devices()
     cli.define_workdir("Folder of the run.")
     flags.DEFINE_bool(

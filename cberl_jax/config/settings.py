@@ -69,6 +69,11 @@ SETTINGS = {
         0, "principal components that wider modalities are reduced to; 0 = as they are", 0
     ),
     "data.train_share": Setting(1.0, "share of the train dialogues that is used", 1e-6, 1.0),
+    "data.folds": Setting("", "number of folds, or a CSV of dialogue and fold; empty for none"),
+    "data.fold_by": Setting(
+        "", "what stays in one fold: speaker, session or a group of the file; empty for none"
+    ),
+    "data.fold_dev": Setting(0.15, "share of a fold's other dialogues that is dev", 1e-6, 0.5),
     "data.allow_repeats": Setting(False, "accept dialogues of train that are in dev or test too"),
     "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),
     "augment.balance": Setting(
@@ -145,7 +150,8 @@ SETTINGS = {
         60.0, "time between checkpoints; 0 = after every epoch", 0.0
     ),
 }
-# No result depends on these: where the corpus lies and how it is read, as its content is checked,
+# No result depends on these: where the corpus lies, how it is read and by what its folds are made,
+# as contents and folds are checked,
 # and what is written of a training, and when.
 FREE_SETTINGS = (
     "data.path",
@@ -154,6 +160,8 @@ FREE_SETTINGS = (
     "data.splits",
     "data.bins",
     "data.dev_share",
+    "data.folds",
+    "data.fold_by",
     "data.allow_repeats",
     "train.checkpoint_seconds",
     "train.metrics",
@@ -193,6 +201,11 @@ def numeric_settings(config: ConfigDict) -> dict[str, float]:
 def model_settings(config: ConfigDict) -> ModelSettings:
     """The joint model's static settings."""
     return ModelSettings(**config.model.to_dict())
+
+
+def with_folds(config: ConfigDict) -> bool:
+    """Whether the corpus is split by folds."""
+    return bool(config.data.folds or config.data.fold_by)
 
 
 def curve_programs(config: ConfigDict) -> list[str]:
@@ -260,6 +273,9 @@ def check_config(config: ConfigDict) -> None:
     """
     for name, value in flatten(config).items():
         check_value(name, value)
+    for name in ("data.train_share", "train.best_on_test"):
+        if with_folds(config) and flatten(config)[name] != SETTINGS[name].default:
+            raise UserError(f"{name} cannot be set where folds are made (data.folds, data.fold_by)")
     model = config.model
     if model.hidden % model.heads:
         raise UserError(

@@ -46,6 +46,7 @@ class Corpus(Summarised):
       features: modality -> [N, d_m] float32; a row is zero where the modality is absent.
       present: modality -> [N] bool, same keys as ``features``.
       utterance: [N] str transcripts, or None where the file holds none.
+      groups: name -> [G] str, what else is known of each dialogue, to make folds by.
       source: where it came from, for messages.
       left_out: dialogues of the file that stand in no split.
       remarks: what a person should know of how the file was read; see ``notices.py``.
@@ -60,6 +61,7 @@ class Corpus(Summarised):
     features: Mapping[str, np.ndarray]
     present: Mapping[str, np.ndarray]
     utterance: np.ndarray | None = None
+    groups: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     source: str = "corpus"
     left_out: int = 0
     remarks: tuple[str, ...] = ()
@@ -299,6 +301,8 @@ def fingerprint(corpus: Corpus) -> str:
         digest.update(json.dumps([str(text) for text in strings]).encode())
     if corpus.utterance is not None:
         digest.update(json.dumps([str(text) for text in corpus.utterance]).encode())
+    for name, values in corpus.groups.items():
+        digest.update(json.dumps([name, *map(str, values)]).encode())
     add("length", corpus.length, "<i8")
     add("label", corpus.label, "<i8")
     for name, array in corpus.features.items():

@@ -10,7 +10,7 @@ from cberl_jax.data.augmentation import Placement
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.gate import Reference, create_gate
 from cberl_jax.data.packing import Rows, choose_row_length, pack, pack_dialogues, turns_of
-from cberl_jax.data.standardize import Standardiser
+from cberl_jax.data.standardize import Standardiser, standardiser_of
 
 # Neighbours of SMOTE's original paper.
 SMOTE_NEIGHBOURS = 5
@@ -20,12 +20,26 @@ class Table(NamedTuple):
     """Standardised utterances.
 
     Attributes:
-      features: modality -> [N, d_m] float, zero where absent.
+      features: modality -> [N, d_m] float, zero where absent; with folds [F, N, d_m], since each is
+        standardised by its own train split.
       present: modality -> [N] bool.
+      fold: [] int, which of the F counts; None without folds.
     """
 
     features: Mapping[str, np.ndarray]
     present: Mapping[str, np.ndarray]
+    fold: np.ndarray | None = None
+
+    def look_up(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The features of some utterances, modality -> [..., d_m]."""
+        if self.fold is None:
+            return {m: values[index] for m, values in self.features.items()}
+        return {m: values[self.fold, index] for m, values in self.features.items()}
+
+    def take(self, index: np.ndarray) -> "Table":
+        """The table of some utterances [n], of all folds."""
+        features = {m: values[..., index, :] for m, values in self.features.items()}
+        return Table(features, {m: there[index] for m, there in self.present.items()}, self.fold)
 
 
 class Domains(NamedTuple):
@@ -34,16 +48,18 @@ class Domains(NamedTuple):
     Attributes:
       source: [S] int indices of majority utterances.
       target: [T] int indices of minority utterances, sorted by class.
-      classes: [Q] int, the minority classes.
-      start: [Q] int, where each class begins in ``target``.
+      start: [Q] int, where each minority class begins in ``target``.
       count: [Q] int, its utterances.
+      sources: [] int, S; ``source`` may be longer, as that of another fold is.
+      groups: [] int, Q; likewise.
     """
 
     source: np.ndarray
     target: np.ndarray
-    classes: np.ndarray
     start: np.ndarray
     count: np.ndarray
+    sources: np.ndarray
+    groups: np.ndarray
 
 
 class Dataset(NamedTuple):
@@ -80,10 +96,23 @@ class Dataset(NamedTuple):
     gate: Mapping[str, Reference]
 
 
-def create_table(corpus: Corpus, standardiser: Standardiser) -> Table:
-    """Standardises all utterances of a corpus."""
+def create_table(corpus: Corpus, standardiser: Standardiser, folds: int = 0) -> Table:
+    """Standardises all utterances of a corpus.
+
+    Args:
+      corpus: the corpus.
+      standardiser: its train statistics; with folds those of all, leaves [F, ...].
+      folds: F, 0 without.
+
+    Returns:
+      The table; with folds ``fold`` is still to be set.
+    """
     present = {m: corpus.present[m] for m in standardiser.mean}
-    return Table(standardiser(corpus.features, corpus.present), present)
+    if not folds:
+        return Table(standardiser(corpus.features, corpus.present), present)
+    each = (standardiser_of(standardiser, n) for n in range(folds))
+    each = [own(corpus.features, corpus.present) for own in each]
+    return Table({m: np.stack([features[m] for features in each]) for m in present}, present)
 
 
 def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
@@ -92,8 +121,8 @@ def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
     label = corpus.label[usable]
     rare = minority[label]
     target = usable[rare][np.argsort(label[rare], kind="stable")]
-    classes, start, count = np.unique(corpus.label[target], return_index=True, return_counts=True)
-    fields = (usable[~rare], target, classes, start, count)
+    _, start, count = np.unique(corpus.label[target], return_index=True, return_counts=True)
+    fields = (usable[~rare], target, start, count, len(usable) - len(target), len(start))
     return Domains(*(np.asarray(field, np.int32) for field in fields))
 
 
@@ -143,6 +172,7 @@ def create_dataset(
     neighbours: int = 0,
     with_test: bool = False,
     with_gate: bool = False,
+    row_length: int = 0,
 ) -> Dataset:
     """Packs the train and the dev split into whole batches.
 
@@ -154,8 +184,10 @@ def create_dataset(
       neighbours: how many SMOTE chooses from; 0 where nothing is interpolated.
       with_test: whether to pack the test split too.
       with_gate: whether to measure the generated classes of dev.
+      row_length: turns in a row of train and dev; 0 for the one that pads least.
     """
-    row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
+    if not row_length:
+        row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
     packed = {
         name: pack(
             turns_of(corpus, np.flatnonzero(corpus.split == name)), row_length, rows_per_batch
@@ -167,7 +199,8 @@ def create_dataset(
     test = pack_dialogues(corpus, corpus.split == "test", rows_per_batch) if with_test else None
     gate = {}
     if with_gate and len(placement.place):
-        gate = create_gate(corpus, *table, placement.place, placement.sources[:, 0])
+        first = placement.sources[:, 0]
+        gate = create_gate(corpus, table.features, table.present, placement.place, first)
     return Dataset(
         table=table,
         label=corpus.label,

@@ -193,7 +193,8 @@ def gate_distance(gate: Mapping[str, Reference], made: Mapping[str, jax.Array]) 
       made: modality -> [M, d_m].
 
     Returns:
-      [] float, the mean over modalities and classes: 1 for unchanged sources, 0 at best.
+      [] float, the mean over modalities and classes: 1 for unchanged sources, 0 at best; also 1
+      where there is nothing to compare, as in constant features.
     """
     shares, compared = jnp.float32(0.0), jnp.int32(0)
     for modality, reference in gate.items():
@@ -202,5 +203,5 @@ def gate_distance(gate: Mapping[str, Reference], made: Mapping[str, jax.Array]) 
         share = _class_distances(reference, made[modality]) / before
         shares += jnp.sum(jnp.where(known, share, 0.0))
         compared += jnp.sum(known)
-    # Constant features leave nothing to compare.
-    return shares / jnp.maximum(compared, 1).astype(shares.dtype)
+    mean = shares / jnp.maximum(compared, 1).astype(shares.dtype)
+    return jnp.where(compared > 0, mean, 1.0)

@@ -1,8 +1,9 @@
 """Standardised features, and their principal components, by statistics of the train split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from sklearn.decomposition import PCA
 
@@ -30,7 +31,7 @@ class Standardiser(NamedTuple):
     @property
     def widths(self) -> dict[str, int]:
         """Modality -> d_m."""
-        return {modality: len(mean) for modality, mean in self.mean.items()}
+        return {modality: mean.shape[-1] for modality, mean in self.mean.items()}
 
     def __call__(
         self, features: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
@@ -68,6 +69,16 @@ def empty_standardiser(widths: Mapping[str, int], components: int) -> Standardis
         m: np.zeros((width, kept[m]), np.float32) for m, width in widths.items() if kept[m] < width
     }
     return Standardiser(statistics, statistics, axes)
+
+
+def stack_standardisers(each: Sequence[Standardiser]) -> Standardiser:
+    """The standardisers of F folds as one, leaves [F, ...]."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+
+def standardiser_of(folds: Standardiser, number: int) -> Standardiser:
+    """That of one fold, of leaves [F, ...]."""
+    return jax.tree.map(lambda leaf: leaf[number], folds)
 
 
 def fit_standardiser(corpus: Corpus, components: int = 0) -> Standardiser:

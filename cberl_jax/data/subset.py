@@ -59,4 +59,5 @@ def keep_train_share(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
         features={name: values[here] for name, values in corpus.features.items()},
         present={name: there[here] for name, there in corpus.present.items()},
         utterance=None if corpus.utterance is None else corpus.utterance[here],
+        groups={name: values[kept] for name, values in corpus.groups.items()},
     )

@@ -19,13 +19,14 @@ CHANCE_TURNS = 2
 CHANCE_SHARE = 0.01
 
 
-def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
+def validate(corpus: Corpus, *, to_predict: bool = False, without_splits: bool = False) -> Corpus:
     """Checks a corpus and brings its features into the form that the rest relies on.
 
     Args:
       corpus: a corpus as a reader built it. Features are [N, d_m] of any float type.
       to_predict: it is only to be predicted: the splits do not count, and labels and their
         classes need not be there.
+      without_splits: the splits do not count, but labels do.
 
     Returns:
       The corpus with float32 features whose absent rows are zero, and without the modalities
@@ -39,13 +40,13 @@ def validate(corpus: Corpus, *, to_predict: bool = False) -> Corpus:
     _check_dialogues(corpus)
     _check_text(corpus)
     _check_names(corpus)
-    if not to_predict:
+    if not (to_predict or without_splits):
         _check_splits(corpus)
     _check_utterances(corpus)
     _check_labels(corpus)
     for name in corpus.features:
         _check_modality(corpus, name)
-    if not to_predict:
+    if not (to_predict or without_splits):
         check_train(corpus)
     features, present, remarks = {}, {}, list(corpus.remarks)
     for name, array in corpus.features.items():
@@ -78,6 +79,9 @@ def _check_dialogues(corpus: Corpus) -> None:
         found = len(getattr(corpus, field))
         if found != count:
             raise corpus.error(f"{field} has {found} entries for {count} dialogues.")
+    for name, values in corpus.groups.items():
+        if len(values) != count:
+            raise corpus.error(f"group.{name} has {len(values)} entries for {count} dialogues.")
     empty = np.flatnonzero(corpus.length < 1)
     if empty.size:
         name, length = shown(corpus.dialogue[empty[0]]), corpus.length[empty[0]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus, fingerprint
+from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
 from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.metrics import FEWEST_SEEDS
 from cberl_jax.reports.html import plain
@@ -23,6 +23,7 @@ from cberl_jax.reports.run import (
 )
 from cberl_jax.reports.tables import format_table
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.training.prepare import Splits
 
 # Of a class, below which an utterance more or less moves its scores by over a point.
 FEW_UTTERANCES = 100
@@ -36,23 +37,24 @@ NOT_FOR = """\
   it is measured there first."""
 
 
-def format_model_card(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> str:
+def format_model_card(config: ConfigDict, splits: Splits, report: Mapping[str, Any]) -> str:
     """The model card of a finished run, as Markdown.
 
     Args:
       config: the run's settings.
-      corpus: the one that it was trained on.
+      splits: of the corpus that it was trained on.
       report: the run's, with at least one sound member.
 
     Returns:
       The card.
     """
+    corpus = splits.corpora[0]
     source = plain(corpus.source)
     sections = {
         f"Model card: CBERL on {source}": _describe_model(config, corpus, report),
         "Use": _describe_use(config, corpus),
         "Not for": NOT_FOR,
-        "Data": _describe_data(corpus),
+        "Data": _describe_data(splits, report["provenance"]["fingerprint"]),
         "Results": _describe_results(report),
         "Limits": "\n".join(f"- {limit}" for limit in _list_limits(config, corpus, report)),
     }
@@ -63,11 +65,11 @@ def format_model_card(config: ConfigDict, corpus: Corpus, report: Mapping[str, A
 
 
 def write_model_card(
-    workdir: Workdir, config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]
+    workdir: Workdir, config: ConfigDict, splits: Splits, report: Mapping[str, Any]
 ) -> None:
     """Writes the card into the run's folder; a run without a sound member has none."""
     if report["dev"]:
-        workdir.write_text(workdir.model_card, format_model_card(config, corpus, report))
+        workdir.write_text(workdir.model_card, format_model_card(config, splits, report))
 
 
 def _describe_model(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> str:
@@ -101,17 +103,24 @@ def _describe_use(config: ConfigDict, corpus: Corpus) -> str:
     )
 
 
-def _describe_data(corpus: Corpus) -> str:
+def _describe_data(splits: Splits, fingerprint: str) -> str:
     head = ["split", "dialogues", "utterances", "labelled", "speakers"]
-    rows = []
-    for split in SPLITS:
-        inside = corpus.in_split(split)
-        speakers = len(np.unique(corpus.speaker[inside]))
-        labelled = int(np.sum(corpus.label[inside] != UNLABELLED))
-        counts = (int(np.sum(corpus.split == split)), int(inside.sum()), labelled, speakers)
-        rows.append([split, *map(str, counts)])
-    print_of = fingerprint(corpus)
-    return f"{format_table(head, rows)}\n\nFingerprint of the contents (sha256): `{print_of}`."
+    if splits.folds:
+        names = [("test", f"test, fold {name}") for name in splits.folds.names]
+        rows = [_count(corpus, *name) for corpus, name in zip(splits.corpora, names)]
+    else:
+        rows = [_count(splits.corpora[0], split, split) for split in SPLITS]
+    table = format_table(head, rows)
+    return f"{table}\n\nFingerprint of the contents (sha256): `{fingerprint}`."
+
+
+def _count(corpus: Corpus, split: str, name: str) -> list[str]:
+    """A line of the table of the data."""
+    inside = corpus.in_split(split)
+    speakers = len(np.unique(corpus.speaker[inside]))
+    labelled = int(np.sum(corpus.label[inside] != UNLABELLED))
+    counts = (int(np.sum(corpus.split == split)), int(inside.sum()), labelled, speakers)
+    return [name, *map(str, counts)]
 
 
 def _describe_results(report: Mapping[str, Any]) -> str:

@@ -70,12 +70,10 @@ class Scored(NamedTuple):
     """What the M sound members of a run made of a split.
 
     Attributes:
-      number: [M] int, their places among all members.
       probability: [M, n, C].
       label: [n] int, -1 where there is none.
     """
 
-    number: np.ndarray
     probability: np.ndarray
     label: np.ndarray
 
@@ -230,7 +228,9 @@ class Illustrator:
     def __init__(self, run: TrainedRun, report: Mapping[str, Any]):
         """Args: the run and its report, of which at least one member is sound."""
         self.run, self.report = run, report
-        corpus = run.prepared.corpus
+        # What is inside a model is shown of the first fold's.
+        self.prepared = run.prepared.each[0]
+        corpus = self.prepared.corpus
         self.names, shown = corpus.classes, drawable(corpus.classes)
         # With its class names as they are drawn.
         self.corpus = dataclasses.replace(corpus, classes=tuple(shown))
@@ -239,9 +239,22 @@ class Illustrator:
         sound = [n for n, member in enumerate(members) if member["status"] == "ok"]
         stored = run.folder.read_predictions()
         probability, label = (stored[f"{self.split}.{name}"] for name in ("probability", "label"))
-        self.scored = Scored(np.asarray(sound), probability[sound], label)
-        self.kept = {n: members[n]["epoch"] for n in sound}
+        self.scored = Scored(probability[sound], label)
+        folds = len(run.prepared.each)
+        self.kept = {
+            n * folds + k: own["epoch"]
+            for n in sound
+            for k, own in enumerate(members[n].get("folds") or [members[n]])
+        }
+        self.number = sound[0] * folds
         self.first = f"the first sound member (seed {members[sound[0]]['seed']})"
+        # What that one was tested on.
+        self.tested = self.scored._replace(probability=self.scored.probability[:1])
+        if run.prepared.folds:
+            self.first += f", fold {run.prepared.folds.names[0]}"
+            here = stored[f"{self.split}.fold"] == 0
+            own = self.tested.probability[:, here]
+            self.tested = self.tested._replace(probability=own, label=label[here])
         self.minority = find_minority(self.corpus, run.config.augment.balance)
 
     def draw(self) -> Iterator[Picture]:
@@ -270,10 +283,9 @@ class Illustrator:
         return self.run.folder.path / f"report_{name}.png"
 
     def _compute_activations(self) -> Activations:
-        joint, first = self.run.state.joint, self.scored.number[0]
+        joint, prepared = self.run.state.joint, self.prepared
         every = {**joint.variables, "params": joint.best}
-        variables = jax.tree.map(lambda leaf: leaf[first], every)
-        prepared = self.run.prepared
+        variables = jax.tree.map(lambda leaf: leaf[self.number], every)
         return compute_activations(
             prepared.program, variables, self.corpus, prepared.standardiser, self.split
         )
@@ -352,11 +364,11 @@ class Illustrator:
     def features(self, inside: Activations) -> Picture | None:
         """Fused features in the plane."""
         path, classes = self._path("features"), self.corpus.classes
-        chosen = choose_points(self.scored.label, len(classes))
+        chosen = choose_points(self.tested.label, len(classes))
         if len(chosen) < 3:
             return None
         points, how = project(inside.code[chosen])
-        draw_features(path, classes, self.scored.label[chosen], points)
+        draw_features(path, classes, self.tested.label[chosen], points)
         text = f"{self.split.capitalize()} utterances by {how} of the features that the context "
         text += f"parts of {self.first} give them; at most "
         text += f"{max(POINTS // len(classes), FEWEST_OF_CLASS)} of a class. A panel has one class "
@@ -366,13 +378,17 @@ class Illustrator:
 
     def generated(self) -> Picture | None:
         """Generated utterances among real ones."""
-        run = self.run
-        program = run.prepared.program
-        if program.gan is None:
+        prepared = self.prepared
+        # With folds, this one may have nothing to generate.
+        if self.run.prepared.program.gan is None or not prepared.generated.any():
             return None
-        first = self.scored.number[:1]
         samples = create_samples(
-            self.corpus, run.prepared.data, program, run.state, first, run.prepared.standardiser
+            self.corpus,
+            prepared.data,
+            prepared.program,
+            self.run.state,
+            [self.number],
+            prepared.standardiser,
         )
         panels = lay_out(samples)
         if not panels:
@@ -394,9 +410,9 @@ class Illustrator:
         length = int(corpus.length[dialogue])
         inside_split = corpus.in_split(self.split)
         start = int(inside_split[: corpus.start[dialogue]].sum())
-        past = self.run.prepared.program.model.settings.past
+        past = self.prepared.program.model.settings.past
         weights = attention_within(inside, start, length, past)
-        guess = self.scored.probability[0, start : start + length].argmax(axis=-1)
+        guess = self.tested.probability[0, start : start + length].argmax(axis=-1)
         conversation = show_conversation(corpus, dialogue, self.minority, guess, weights)
         draw_attention(path, conversation)
         text = (

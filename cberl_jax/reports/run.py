@@ -1,5 +1,6 @@
 """The report of a run: the figures for programs, the tables for people (section 5)."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,13 @@ from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.notices import HEADING, notices
 from cberl_jax.evaluation.bootstrap import summarise_models
-from cberl_jax.metrics import METRICS, PER_CLASS, summarise, summarise_members
+from cberl_jax.metrics import (
+    METRICS,
+    PER_CLASS,
+    evaluate_predictions,
+    summarise,
+    summarise_members,
+)
 from cberl_jax.reports import latex
 from cberl_jax.reports.html import plain, write_page
 from cberl_jax.reports.provenance import format_provenance
@@ -32,8 +39,15 @@ from cberl_jax.reports.tables import (
 )
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.training.prepare import Splits
 
 CHOSEN_ON_DEV = "The epoch is chosen on dev, so dev has no interval; test is read once."
+POOLED = (
+    "Every utterance is tested once a seed, by the model of the fold whose test split it is in, "
+    "and no model has seen its own test split. Scores are of these predictions of all folds "
+    "together, as Forman and Scholz (2010) recommend for F1. predict averages the models of all "
+    "folds."
+)
 UNLABELLED_TEST = (
     "Test has no labels: the figures of classes are of dev, by which the epochs of the training "
     "were chosen, so that new conversations will score lower."
@@ -53,6 +67,7 @@ def create_report(
     members: Sequence[Mapping[str, Any]],
     predictions: Mapping[str, np.ndarray],
     *,
+    splits: Splits,
     causal: bool,
     generated: np.ndarray,
     timing: Mapping[str, Any],
@@ -64,6 +79,7 @@ def create_report(
       corpus: the corpus.
       members: from ``score_members``.
       predictions: from ``predict_splits``.
+      splits: of the corpus.
       causal: whether the members see no later turn.
       generated: [C] generated utterances per class.
       timing: seconds and bytes.
@@ -75,16 +91,20 @@ def create_report(
       that split has no labels, and so is ``dev`` where no member is sound.
     """
     sound = [m for m in members if m["status"] == "ok"]
-    real = corpus.class_counts("train")
+    counts = np.mean([own.class_counts("train") for own in splits.corpora], axis=0)
+    real = np.ceil(counts).astype(int)
+    # Of each fold all utterances are tested.
+    pooled = dataclasses.replace(corpus, split=np.full(len(corpus.split), "test"))
     return {
         "corpus": corpus.source,
         "classes": list(corpus.classes),
         "members": list(members),
-        "notices": notices(corpus),
+        "notices": splits_notices(splits),
         **_score_test(corpus, members, predictions),
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
         "best_on_test": _best_on_test(sound),
-        "bayes": best_possible(corpus, causal),
+        "folds": _score_folds(splits, members, predictions) if splits.folds else None,
+        "bayes": best_possible(pooled if splits.folds else corpus, causal),
         "augmentation": {
             name: {"real": int(real[c]), "generated": int(generated[c])}
             for c, name in enumerate(corpus.classes)
@@ -106,6 +126,39 @@ def _score_test(
     label, dialogue = predictions["test.label"], predictions["test.dialogue"]
     own = predictions["test.probability"][sound]
     return summarise_models(own, label, dialogue, corpus.classes)
+
+
+def splits_notices(splits: Splits) -> list[str]:
+    """What in the data is worth a look; what holds for one fold alone names it."""
+    each = [notices(own) for own in splits.corpora]
+    found = dict.fromkeys(line for own in each for line in own)
+    lines = []
+    for line in found:
+        those = [n for n, own in enumerate(each) if line in own]
+        named = ", ".join(splits.folds.names[n] for n in those) if len(those) < len(each) else ""
+        lines.append(f"{line} (with the splits of fold {named})" if named else line)
+    return lines
+
+
+def _score_folds(
+    splits: Splits, members: Sequence[Mapping[str, Any]], predictions: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Per fold its size, and the mean scores of the sound seeds on its utterances."""
+    rows = [n for n, member in enumerate(members) if member["status"] == "ok"]
+    lines = []
+    for number, name in enumerate(splits.folds.names):
+        own = splits.corpora[number]
+        line = {"fold": name, "dialogues": int(np.sum(own.split == "test"))}
+        for split in ("dev", "test"):
+            here = predictions[f"{split}.fold"] == number
+            label = predictions[f"{split}.label"][here]
+            probability = predictions[f"{split}.probability"][rows][:, here]
+            line[f"{split}_utterances"] = int(np.sum(label >= 0))
+            scores = [evaluate_predictions(label, one, own.classes) for one in probability]
+            known = bool(scores) and np.any(label >= 0)
+            line[split] = summarise_members(scores) if known else None
+        lines.append(line)
+    return lines
 
 
 def _best_on_test(sound: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -193,6 +246,21 @@ def _class_cell(scores: Mapping[str, Any], field: str) -> str:
     return f"{scores[field]['mean']:.3f}"
 
 
+def _fold_table(report: Mapping[str, Any]) -> str:
+    """A line per fold."""
+    head = ["fold", "dialogues", "labelled utterances", *(TITLES[name] for name in METRICS)]
+    rows = [
+        [
+            plain(own["fold"]),
+            str(own["dialogues"]),
+            str(own["test_utterances"]),
+            *(format_spread(own["test"][n]) if own["test"] else NOTHING for n in METRICS),
+        ]
+        for own in report["folds"]
+    ]
+    return format_table(head, rows, f"each fold on its own: {MEMBERS}, test.")
+
+
 def _member_table(report: Mapping[str, Any]) -> str:
     """A line per member."""
     head = ["seed", "status", "epoch", *(TITLES[name] for name in METRICS)]
@@ -216,6 +284,7 @@ def list_meanings(report: Mapping[str, Any]) -> list[str]:
         return [f"{spread}The epoch is chosen on dev. {UNLABELLED_TEST}", f"{DEFINITIONS} {RARE}"]
     parts = [
         WHICH_MODEL,
+        *([POOLED] if report["folds"] else []),
         f"{describe_intervals(count_sound(report))} {CHOSEN_ON_DEV}",
         f"{DEFINITIONS} {RARE}",
     ]
@@ -242,6 +311,7 @@ def _list_scores(report: Mapping[str, Any]) -> list[str]:
         *parts,
         *list_meanings(report),
         class_table(report),
+        *([_fold_table(report)] if report["folds"] else []),
         _member_table(report),
         result_table(report),
     ]
@@ -256,8 +326,9 @@ def format_report(report: Mapping[str, Any]) -> str:
     """The report as Markdown: results, classes, members, pictures, how it was made."""
     parts = _list_scores(report)
     if report["dev"]:
-        *before, classes, members, results = parts
-        parts = [*before, results, classes, members]
+        tables = 4 if report["folds"] else 3
+        *others, results = parts[-tables:]
+        parts = [*parts[:-tables], results, *others]
     parts += _list_notices(report)
     for picture in (Picture(**own) for own in report["pictures"]):
         parts += [f"## {picture.title}", picture.text, f"![{picture.title}]({picture.file})"]

@@ -115,6 +115,7 @@ def export_run(
     if target.is_dir() or not target.parent.is_dir():
         raise UserError(f"{output}: has to be a file in a folder that is there")
     model = load(workdir)
+    model.check_without_folds("be exported")
     program = export_model(model, length)
     meaning = {
         "classes": list(model.classes),

@@ -108,6 +108,7 @@ class Model(Summarised):
         seeds: np.ndarray,
         diverged: np.ndarray,
         reading: Reading,
+        fold: np.ndarray | None = None,
     ):
         """Deals members out to the devices; ``load`` makes a model of a run's folder.
 
@@ -118,7 +119,10 @@ class Model(Summarised):
           seeds: [S] the members' seeds.
           diverged: seeds of those that are left out.
           reading: how conversations are read for it.
+          fold: [S] int, the fold that each member was trained for; None without folds. The train
+            statistics are those of all folds then, leaves [F, ...].
         """
+        self.fold = fold
         self.classes, self.widths = reading.classes, reading.widths
         self.seeds, self.diverged = seeds.tolist(), diverged.tolist()
         self.network, self.variables, self.standardiser = program.model, variables, standardiser
@@ -127,13 +131,13 @@ class Model(Summarised):
         self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
         self._fleet = Fleet(self._program, len(seeds))
         self._spread = self._fleet.shard(variables)
-        # What the fleet's stages take besides, and this one has no use for.
-        self._nothing = self._fleet.shard(np.zeros(len(seeds), np.float32))
+        number = np.zeros(len(seeds), np.int32) if fold is None else fold
+        self._number = self._fleet.shard(number)
 
     def _summarise(self) -> Summary:
         sight = "turns before it" if self.network.settings.causal else "turns before and after it"
         found = {
-            "members": f"{len(self.seeds)} (seeds {list_names(self.seeds)})",
+            "members": f"{len(self.seeds)} ({self._list_members()})",
             "classes": f"{len(self.classes)} ({list_names(self.classes)})",
             "features": list_names([f"{name} ({width})" for name, width in self.widths.items()]),
             "sees of an utterance": f"the {sight}",
@@ -142,6 +146,10 @@ class Model(Summarised):
             found["diverged and left out"] = f"seeds {list_names(self.diverged)}"
         lines = ["CBERL model", *(f"{name}: {text}" for name, text in found.items())]
         return Summary(lines, ("", ""), list(found.items()))
+
+    def _list_members(self) -> str:
+        listed = f"seeds {list_names(list(dict.fromkeys(self.seeds)))}"
+        return listed if self.fold is None else f"{listed}, a model per fold"
 
     def predict(self, conversations: ConversationSource) -> list[np.ndarray]:
         """The most probable emotion of every turn.
@@ -202,6 +210,7 @@ class Model(Summarised):
         Raises:
           UserError: the run's model sees future turns.
         """
+        self.check_without_folds("follow a conversation live")
         if not self.network.settings.causal:
             raise UserError(
                 "this model sees future turns, so it cannot follow a conversation live; train one "
@@ -215,9 +224,25 @@ class Model(Summarised):
             self._reading.read_turn,
         )
 
+    def check_without_folds(self, what: str) -> None:
+        """Refuses a model of folds where one set of train statistics is needed.
+
+        Args:
+          what: cannot be done.
+
+        Raises:
+          UserError: the members were trained for folds.
+        """
+        if self.fold is not None:
+            raise UserError(
+                f"a run of folds cannot {what}: its models differ in how features are "
+                "standardised; train one without folds for that"
+            )
+
     def _apply(self, corpus: Corpus) -> np.ndarray:
         """[S, N, C] probabilities."""
-        table = create_table(corpus, self.standardiser)
+        folds = 0 if self.fold is None else len(jax.tree.leaves(self.standardiser)[0])
+        table = create_table(corpus, self.standardiser, folds)
         shape = (len(self.seeds), len(corpus.label), len(self.classes))
         probability = np.zeros(shape, np.float32)
         for rows in self._batches(corpus):
@@ -225,7 +250,7 @@ class Model(Summarised):
             utterances = rows.index[used]
             here, own = _own_table(table, rows)
             shared = self._fleet.replicate((here, own))
-            packed = self._compiled(rows.index.shape, shared)(self._spread, shared, self._nothing)
+            packed = self._compiled(rows.index.shape, shared)(self._spread, shared, self._number)
             probability[:, utterances] = self._fleet.gather(packed, len(self.seeds))[:, used]
         return probability
 
@@ -244,11 +269,13 @@ class Model(Summarised):
         """The compiled program for rows [R, L] and their own utterances."""
         program = dataclasses.replace(self._program, rows=shape[0])
 
-        def of_member(variables: Any, shared: tuple[Table, Rows], _: Any) -> jax.Array:
-            return predict(program, variables, *shared, self._fleet.place)
+        def of_member(variables: Any, shared: tuple[Table, Rows], fold: Any) -> jax.Array:
+            table, rows = shared
+            table = table if self.fold is None else table._replace(fold=fold)
+            return predict(program, variables, table, rows, self._fleet.place)
 
         name = f"predict {shape}"
-        arguments = (self._spread, shared, self._nothing)
+        arguments = (self._spread, shared, self._number)
         return self._fleet.compile(name, of_member, *arguments, keep=True)
 
 
@@ -258,8 +285,7 @@ def _own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
     # As many as there are cells: the program's shapes hang on the rows' shape alone.
     utterances = rows.index.reshape(-1)
     own = np.arange(utterances.size, dtype=np.int32).reshape(rows.index.shape)
-    here = jax.tree.map(lambda values: values[utterances], table)
-    return here, rows._replace(index=np.where(used, own, 0))
+    return table.take(utterances), rows._replace(index=np.where(used, own, 0))
 
 
 def load(workdir: str | os.PathLike[str]) -> Model:
@@ -297,6 +323,7 @@ def load(workdir: str | os.PathLike[str]) -> Model:
         seeds=trained.members.seeds[sound],
         diverged=trained.members.seeds[~sound],
         reading=reading,
+        fold=trained.members.hyper["fold"][sound] if trained.members.folds > 1 else None,
     )
 
 

@@ -15,7 +15,8 @@ from cberl_jax.config.settings import (
     default_config,
 )
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.standardize import Standardiser, empty_standardiser
+from cberl_jax.data.folds import OF_FOLDS, describe_folds
+from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoints
 from cberl_jax.runtime.workdir import Workdir
@@ -23,9 +24,11 @@ from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.prepare import (
     Members,
+    Splits,
     create_program,
     list_members,
     load_data,
+    split_corpus,
 )
 
 
@@ -108,10 +111,13 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
       UserError: there is no checkpoint, or the newest is damaged.
     """
     program = create_program(config, stored["widths"], stored["generated"])
-    members = list_members(config, stored["seeds"])
+    folds = len(stored.get("folds", ()))
+    members = list_members(config, stored["seeds"], folds=folds or 1)
     fleet = Fleet(program, len(members.seeds))
     like = members_like(program, members.seeds, members.hyper)
     statistics = empty_standardiser(stored["widths"], config.data.components)
+    if folds:
+        statistics = stack_standardisers([statistics] * folds)
     steps = list_steps(folder.checkpoints)
     if not steps:
         raise UserError(f"{folder.checkpoints}: holds no checkpoint")
@@ -132,6 +138,7 @@ class Restored(NamedTuple):
     Attributes:
       config: its settings.
       corpus: the corpus that it is to be applied to.
+      splits: of that corpus.
       generated: [C] generated utterances per class in its training.
       members: its members.
       fleet: the program and devices that they run on.
@@ -141,6 +148,7 @@ class Restored(NamedTuple):
 
     config: ConfigDict
     corpus: Corpus
+    splits: Splits
     generated: np.ndarray
     members: Members
     fleet: Fleet
@@ -172,4 +180,10 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
             f"those of the run ({stored['classes']}, {stored['widths']})"
         )
     trained = restore_members(folder, config, stored)
-    return Restored(config, corpus, np.asarray(stored["generated"]), *trained)
+    splits = split_corpus(config, corpus)
+    if describe_folds(splits.folds) != {n: stored[n] for n in OF_FOLDS if n in stored}:
+        raise UserError(
+            f"{corpus.source}: its folds are not those of the run, so that models would be tested "
+            "on what they have learnt from; apply the run to other conversations by predict"
+        )
+    return Restored(config, corpus, splits, np.asarray(stored["generated"]), *trained)

@@ -24,16 +24,18 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
       UserError: as of ``restore_run``, or dev has no labelled utterance.
     """
     run = restore_run(workdir, data)
-    check_labelled(run.corpus, ("dev",))
+    for corpus in run.splits.corpora:
+        check_labelled(corpus, ("dev",))
     states = member_states(run.state)
     if data is not None:
         # The best epoch on the run's own test split is no figure of another corpus.
         states = [{n: v for n, v in state.items() if n != "best_on_test"} for state in states]
-    predictions = predict_splits(run.fleet, run.state, run.corpus, run.standardiser)
+    predictions = predict_splits(run.fleet, run.state, run.splits, run.standardiser)
     return create_report(
         run.corpus,
         score_members(run.members, states, predictions, run.corpus.classes),
         predictions,
+        splits=run.splits,
         causal=run.config.model.causal,
         generated=run.generated,
         timing={},

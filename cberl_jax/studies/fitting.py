@@ -19,9 +19,16 @@ MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
 CPU_MEMORY_SHARE = 0.5
 
 
-def even_chunks(members: int, most: int) -> int:
-    """Members in a chunk when ``members`` are divided into as few chunks as ``most`` allows."""
-    return -(-members // -(-members // most))
+def even_chunks(members: int, most: int, folds: int = 1) -> int:
+    """Members in a chunk when ``members`` are divided into as few chunks as ``most`` allows.
+
+    Args:
+      members: of all chunks.
+      most: in a chunk, if that holds all folds of a seed.
+      folds: members that are not taken apart.
+    """
+    seeds, most = members // folds, max(1, most // folds)
+    return folds * -(-seeds // -(-seeds // most))
 
 
 def memory_of_device() -> int:
@@ -66,17 +73,18 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper:
       UserError: a single member does not fit.
     """
     most = MOST_MEMBERS * len(jax.devices())
-    size = even_chunks(len(members.seeds), most)
+    size = even_chunks(len(members.seeds), most, members.folds)
     budget = processes.broadcast([memory_of_device()])[0]
     while True:
         fleet = _compile_first(prepared, config, members, size, stopper)
         needs = [fleet.memory(stage) for stage in fleet.stages]
         if max(total for _, total in needs) <= budget:
             return fleet
-        if size == 1:
+        if size == members.folds:
+            what = "one member needs" if size == 1 else f"{size} folds of one seed need"
             raise UserError(
-                f"one member needs {max(total for _, total in needs) / 2**30:.1f} GiB and "
+                f"{what} {max(total for _, total in needs) / 2**30:.1f} GiB and "
                 f"{budget / 2**30:.1f} are there: lower model.hidden or train.rows_per_batch"
             )
         fits = int(budget // max(member for member, _ in needs)) * len(jax.devices())
-        size = even_chunks(len(members.seeds), max(1, min(fits, size - 1)))
+        size = even_chunks(len(members.seeds), max(1, min(fits, size - 1)), members.folds)

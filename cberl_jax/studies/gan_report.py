@@ -31,6 +31,10 @@ def read_run(workdir: str | os.PathLike, data: str | None = None) -> GanSamples:
     """
     run = restore_run(workdir, data)
     corpus, states = run.corpus, member_states(run.state)
+    if run.splits.folds:
+        raise UserError(
+            f"{workdir}: this run has folds; the report needs a run with one train split"
+        )
     if run.fleet.program.gan is None:
         raise UserError(f"{workdir}: this run has no GAN, so there is nothing to report on")
     if fingerprint(corpus) != Workdir(workdir, create=False).read_config()["corpus"]:

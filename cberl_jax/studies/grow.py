@@ -117,12 +117,12 @@ def _train(
     progress: Progress,
 ) -> None:
     """Trains the new members; does nothing where that is done."""
-    members = list_members(config, new)
+    members = list_members(config, new, folds=len(prepared.each))
     identity = run_identity(config, prepared, new)
     with Stopper(progress.say).listening() as stopper, open_workdir(growing, identity) as folder:
         if folder.finished:
             return
-        fleet = Fleet(prepared.program, len(new))
+        fleet = Fleet(prepared.program, len(members.seeds))
         training = Training(prepared, config, members, fleet, folder, stopper, progress)
         train_chunk(training)
 

@@ -190,7 +190,8 @@ class _Work:
         prepared = prepare(config, load_data(config))
         fleet = None
         if begun:
-            fleet = Fleet(prepared.program, max(len(chunk.members) for chunk in begun))
+            most = max(len(chunk.members) for chunk in begun)
+            fleet = Fleet(prepared.program, most * len(prepared.each))
         for chunk in begun:
             self._train_chunk(prepared, config, chunk.members, fleet, chunk.folder.path.name)
         if not missing:
@@ -205,13 +206,16 @@ class _Work:
         self, prepared: Prepared, config: ConfigDict, members: Sequence[Member], fleet: Fleet | None
     ) -> tuple[Fleet, int]:
         """A fleet for some members, and how many of them it trains at a time."""
+        folds = len(prepared.each)
         most = self.execution.members_per_device
         if fleet is None and most is None:
             self.say("compiling, to see how many members fit the memory")
-            fleet = fit_fleet(prepared, config, _together(config, members), self.stopper)
+            together = _together(config, members, folds)
+            fleet = fit_fleet(prepared, config, together, self.stopper)
         elif fleet is None:
-            fleet = Fleet(prepared.program, even_chunks(len(members), most * len(jax.devices())))
-        return fleet, min(fleet.padded_members, len(members))
+            size = even_chunks(len(members) * folds, most * len(jax.devices()), folds)
+            fleet = Fleet(prepared.program, size)
+        return fleet, min(fleet.padded_members // folds, len(members))
 
     def _new_name(self) -> str:
         """Of a chunk: no two programs that share the work may choose the same."""
@@ -231,8 +235,8 @@ class _Work:
         name: str,
     ) -> None:
         """Trains the members of a chunk, and writes what their lines are made from."""
-        together = _together(config, members)
-        identity = run_identity(config, prepared, together.seeds.tolist())
+        together = _together(config, members, len(prepared.each))
+        identity = run_identity(config, prepared, [member.seed for member in members])
         identity["members"] = [member.settings for member in members]
         with open_workdir(chunks(self.folder) / name, identity) as chunk:
             run = Training(
@@ -241,13 +245,14 @@ class _Work:
             train_chunk(run)
 
 
-def _together(config: ConfigDict, members: Sequence[Member]) -> Members:
+def _together(config: ConfigDict, members: Sequence[Member], folds: int) -> Members:
     """Members of one program as arrays."""
-    each = [list_members(config, [member.seed], [member.settings]) for member in members]
+    each = [list_members(config, [own.seed], [own.settings], folds) for own in members]
     return Members(
         np.concatenate([one.seeds for one in each]),
         {name: np.concatenate([one.hyper[name] for one in each]) for name in each[0].hyper},
         [settings for one in each for settings in one.settings],
+        folds,
     )
 
 

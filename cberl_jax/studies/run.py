@@ -28,11 +28,11 @@ def train_and_score(
       predict, from ``predict_splits``.
     """
     state = training.execute()
-    corpus, standardiser = training.prepared.corpus, training.prepared.standardiser
-    predictions = predict_splits(training.fleet, state, corpus, standardiser)
-    training.workdir.write_predictions({"seed": training.members.seeds, **predictions})
-    ended = member_states(state)
-    lines = score_members(training.members, ended, predictions, corpus.classes)
+    members, prepared = training.members, training.prepared
+    predictions = predict_splits(training.fleet, state, prepared.splits, prepared.standardiser)
+    seeds = members.seeds[:: members.folds]
+    training.workdir.write_predictions({"seed": seeds, **predictions})
+    lines = score_members(members, member_states(state), predictions, prepared.corpus.classes)
     return state, lines, predictions
 
 
@@ -72,6 +72,7 @@ def report_on(
         corpus,
         lines,
         predictions,
+        splits=run.prepared.splits,
         causal=run.config.model.causal,
         generated=run.prepared.generated,
         timing=timing,
@@ -81,6 +82,6 @@ def report_on(
         progress.say("drawing")
         drawn = illustrate(run, report, progress.say)
         report["pictures"] = [picture._asdict() for picture in drawn]
-    write_model_card(run.folder, run.config, corpus, report)
+    write_model_card(run.folder, run.config, run.prepared.splits, report)
     write_report(run.folder, report)
     return report

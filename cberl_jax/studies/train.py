@@ -74,7 +74,7 @@ def _train(
     pictures: bool,
 ) -> dict[str, Any]:
     """What ``train_and_evaluate`` does in a folder that is its own."""
-    members = list_members(config, seeds)
+    members = list_members(config, seeds, folds=len(prepared.each))
     fleet = Fleet(prepared.program, len(members.seeds))
     with Stopper(progress.say).listening() as stopper:
         training = Training(prepared, config, members, fleet, folder, stopper, progress)

@@ -67,7 +67,10 @@ def write_run(
         ]
         trained = [restore_members(chunk, config, chunk.read_config()) for chunk, _ in parts]
         standardiser = trained[0].standardiser
-        state = _gather([t.state for t in trained], [places for _, places in parts])
+        folds = len(prepared.each)
+        # Where a seed's models of all folds lie in the states.
+        models = [[place * folds + n for place in own for n in range(folds)] for _, own in parts]
+        state = _gather([t.state for t in trained], models)
         # A chunk ends with its last member: those of the others have stopped, and only count on.
         epoch = np.full_like(state.joint.epoch, state.joint.epoch.max())
         state = state.replace(joint=state.joint.replace(epoch=epoch))
@@ -81,7 +84,7 @@ def write_run(
         predictions = _gather_predictions(parts)
         folder.write_predictions(predictions)
         folder.keep_metrics({})
-        folder.append_metrics(list(_renumber(parts)))
+        folder.append_metrics(list(_renumber([chunk for chunk, _ in parts], models)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
         run = TrainedRun(folder, config, prepared, state)
         together = [len(places) for _, places in parts]
@@ -118,10 +121,12 @@ def _gather_predictions(
     return {**stored[0], **chosen}
 
 
-def _renumber(parts: Sequence[tuple[Workdir, Sequence[int]]]) -> Iterator[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` of the chosen members."""
+def _renumber(
+    chunks: Sequence[Workdir], models: Sequence[Sequence[int]]
+) -> Iterator[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` of the chosen models of each chunk."""
     first = 0
-    for chunk, places in parts:
+    for chunk, places in zip(chunks, models):
         number = {place: first + n for n, place in enumerate(places)}
         first += len(places)
         for line in chunk.read_metrics():

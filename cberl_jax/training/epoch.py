@@ -261,7 +261,8 @@ def gan_epoch(
         noise_key = random_key(state.seed, GATE)
         made = generate(program.gan, average, data, data.sources[:, 0], noise_key)
         record["dev_distance"] = distance = gate_distance(data.gate, made)
-        better = sound & (distance < gan.best_distance)
+        # Where there is nothing to compare, all are alike: the last one is kept.
+        better = sound & (distance <= gan.best_distance)
     new = GanState(
         params=_choose(sound, params, gan.params),
         optimizers=_choose(sound, optimizers, gan.optimizers),
@@ -293,9 +294,8 @@ def look_up(table: Table, rows: Rows, made: Made | None = None) -> Conversations
         is_made = number >= 0
         index = jnp.where(is_made, made.source[number], index)
     features, present = {}, {}
-    for modality, values in table.features.items():
+    for modality, looked_up in table.look_up(index).items():
         present[modality] = table.present[modality][index] & used
-        looked_up = values[index]
         if made is not None:
             own = made.features[modality][number]
             looked_up = jnp.where(is_made[..., None], own, looked_up)

@@ -23,6 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cberl_jax.data.folded_dataset import dataset_of
 from cberl_jax.runtime import processes
 from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
 
@@ -92,10 +93,14 @@ class Fleet:
     @property
     def stages(self) -> dict[str, Callable]:
         """Stage -> its epoch as a function of one member's state, data and settings, in order."""
-        joint = functools.partial(joint_epoch, self.program, place=self.place)
-        if self.program.gan is None:
-            return {"joint": joint}
-        return {"gan": functools.partial(gan_epoch, self.program), "joint": joint}
+
+        def joint(state, data, hyper):
+            return joint_epoch(self.program, state, dataset_of(data, hyper), hyper, self.place)
+
+        def gan(state, data, hyper):
+            return gan_epoch(self.program, state, dataset_of(data, hyper), hyper)
+
+        return {"joint": joint} if self.program.gan is None else {"gan": gan, "joint": joint}
 
     @property
     def _pmapped(self) -> bool:

@@ -56,16 +56,15 @@ def draw_domains(key: jax.Array, data: Dataset, batch_size: int) -> tuple[Uttera
     """Draws a batch of each domain: sources uniformly, targets with equal shares of the classes."""
     source_key, class_key, target_key = jax.random.split(key, 3)
     domains = data.domains
-    source = jax.random.choice(source_key, domains.source, (batch_size,))
-    group = jax.random.randint(class_key, (batch_size,), 0, len(domains.classes))
+    source = domains.source[jax.random.randint(source_key, (batch_size,), 0, domains.sources)]
+    group = jax.random.randint(class_key, (batch_size,), 0, domains.groups)
     place = jax.random.uniform(target_key, (batch_size,))
     place = place * domains.count[group].astype(place.dtype)
     target = domains.target[domains.start[group] + place.astype(jnp.int32)]
 
     def look_up(index):
-        features = {m: values[index] for m, values in data.table.features.items()}
         present = {m: there[index] for m, there in data.table.present.items()}
-        return Utterances(features, present, data.label[index])
+        return Utterances(data.table.look_up(index), present, data.label[index])
 
     return look_up(source), look_up(target)
 

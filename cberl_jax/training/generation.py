@@ -68,7 +68,7 @@ def generate(
       source: [M] int, the utterances that they are made from.
       key: random key.
     """
-    features = {m: x[source] for m, x in data.table.features.items()}
+    features = data.table.look_up(source)
     if gan is not None:
         return jax.lax.stop_gradient(gan.generate(params, key, features, data.label[data.place]))
     return _interpolate(data, features, key) if data.neighbours.shape[1] else features
@@ -81,7 +81,8 @@ def _interpolate(data: Dataset, features: Mapping[str, jax.Array], key: jax.Arra
     choice = jax.random.randint(choice_key, (count,), 0, nearest)
     towards = data.neighbours[jnp.arange(count), choice]
     way = jax.random.uniform(way_key, (count, 1))
-    return {m: x + way * (data.table.features[m][towards] - x) for m, x in features.items()}
+    end = data.table.look_up(towards)
+    return {m: x + way * (end[m] - x) for m, x in features.items()}
 
 
 def _draw_places(data: Dataset, key: jax.Array, hyper: Hyper) -> jax.Array:
@@ -94,7 +95,8 @@ def _draw_places(data: Dataset, key: jax.Array, hyper: Hyper) -> jax.Array:
     share = 1.0 - data.counts / jnp.maximum(class_mass(data, hyper), 1.0)
     taken = jax.random.uniform(key, data.place.shape) < share[data.label[data.place]]
     number = jnp.where(taken, jnp.arange(len(data.place)), -1)
-    return jnp.full(data.label.shape, -1, jnp.int32).at[data.place].set(number)
+    # Places that only another fold has lie beyond the last utterance.
+    return jnp.full(data.label.shape, -1, jnp.int32).at[data.place].set(number, mode="drop")
 
 
 def label_weight(data: Dataset, label: jax.Array, hyper: Hyper) -> jax.Array:

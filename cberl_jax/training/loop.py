@@ -193,8 +193,10 @@ class Training:
         """Writes a line per member that is still training; returns the figures that are shown."""
         seeds = self.members.seeds
         active = record.pop("active", np.ones(len(seeds), bool))
+        folds = self.prepared.folds
         lines = [
             {"stage": stage, "epoch": self.done[stage], "member": member, "seed": int(seed)}
+            | ({"fold": folds.names[member % len(folds.names)]} if folds else {})
             | {name: float(values[member]) for name, values in record.items()}
             for member, seed in enumerate(seeds)
             if active[member]
@@ -216,7 +218,8 @@ class Training:
         """How many utterances a member learns from in an epoch."""
         if stage == "gan":
             return self.config.gan.steps * self.config.gan.batch_size
-        return int((self.prepared.data.train.segment > 0).sum())
+        each = [int((own.data.train.segment > 0).sum()) for own in self.prepared.each]
+        return round(sum(each) / len(each))
 
     def timing(self) -> dict[str, Any]:
         """The report's ``timing``, in seconds and bytes.

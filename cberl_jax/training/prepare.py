@@ -1,18 +1,34 @@
 """From settings to what a training needs: corpus, packed rows, the static program, members."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import Value, check_config, model_settings, numeric_settings
+from cberl_jax.config.settings import (
+    Value,
+    check_config,
+    model_settings,
+    numeric_settings,
+    with_folds,
+)
 from cberl_jax.data.augmentation import place_generated
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
+from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset, create_table
+from cberl_jax.data.folded_dataset import FoldedDataset, fold_datasets
+from cberl_jax.data.folds import Folds, make_folds, split_by_fold
+from cberl_jax.data.packing import choose_row_length
+from cberl_jax.data.readers.fold_file import read_folds
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.readers.options import ReadingOptions, parse_options
-from cberl_jax.data.standardize import Standardiser, fit_standardiser, standardised_widths
+from cberl_jax.data.standardize import (
+    Standardiser,
+    fit_standardiser,
+    stack_standardisers,
+    standardised_widths,
+)
 from cberl_jax.data.subset import keep_train_share, select_modalities
 from cberl_jax.data.validate import check_repeats, check_train
 from cberl_jax.errors import UserError
@@ -30,17 +46,32 @@ class Prepared(NamedTuple):
 
     Attributes:
       corpus: the corpus, with the chosen modalities.
-      standardiser: its train statistics.
+      standardiser: its train statistics; with folds those of all, leaves [F, ...].
       data: its packed rows.
       program: the static half of the training.
-      generated: [C] generated utterances that each class is filled up by.
+      generated: [C] generated utterances that each class is filled up by; with folds their mean,
+        rounded up.
+      folds: which fold each dialogue is tested in; None where the corpus's own splits count.
+      by_fold: [F] each fold made ready as a corpus of its own; empty without folds.
     """
 
     corpus: Corpus
     standardiser: Standardiser
-    data: Dataset
+    data: Dataset | FoldedDataset
     program: Program
     generated: np.ndarray
+    folds: Folds | None = None
+    by_fold: tuple["Prepared", ...] = ()
+
+    @property
+    def each(self) -> tuple["Prepared", ...]:
+        """Every fold as a corpus with its splits; without folds the corpus itself."""
+        return self.by_fold or (self,)
+
+    @property
+    def splits(self) -> "Splits":
+        """The corpus as it is split."""
+        return Splits(self.folds, tuple(own.corpus for own in self.each))
 
 
 def create_program(
@@ -81,7 +112,8 @@ def reading_options(config: ConfigDict) -> ReadingOptions:
       UserError: a setting is not of its form.
     """
     data = config.data
-    return parse_options(data.classes, data.corpus, data.splits, data.bins, data.dev_share)
+    options = parse_options(data.classes, data.corpus, data.splits, data.bins, data.dev_share)
+    return dataclasses.replace(options, without_splits=with_folds(config))
 
 
 def load_data(config: ConfigDict) -> Corpus:
@@ -95,7 +127,8 @@ def load_data(config: ConfigDict) -> Corpus:
     if not config.data.path:
         raise UserError("no corpus is named: give --data=FILE, or --data=simulated:small")
     corpus = load_corpus(config.data.path, config.data.text_layers, reading_options(config))
-    if not config.data.allow_repeats:
+    # With folds, the file's splits do not count: those of each fold are checked.
+    if not (config.data.allow_repeats or with_folds(config)):
         check_repeats(corpus)
     corpus = select_modalities(corpus, config.data.modalities)
     kept = keep_train_share(corpus, config.data.train_share)
@@ -119,13 +152,85 @@ def check_labelled(corpus: Corpus, splits: Sequence[str] = ("dev", "test")) -> N
             raise corpus.error(f"split {split!r} has no labelled utterance")
 
 
+def find_folds(config: ConfigDict, corpus: Corpus) -> Folds | None:
+    """The folds that the settings ask for, None where the corpus's own splits count.
+
+    Raises:
+      UserError: they cannot be made.
+    """
+    data = config.data
+    if data.folds and not data.folds.isdecimal():
+        if data.fold_by:
+            raise UserError(f"data.folds = {data.folds!r}: is a file, which needs no data.fold_by")
+        return read_folds(corpus, data.folds)
+    if data.folds or data.fold_by:
+        return make_folds(corpus, int(data.folds or 0), data.fold_by)
+    return None
+
+
+class Splits(NamedTuple):
+    """A corpus with its own splits, or with those of each fold.
+
+    Attributes:
+      folds: which fold each dialogue is tested in; None where the corpus's own splits count.
+      corpora: [F] the corpus with the splits of each fold; else the corpus alone.
+    """
+
+    folds: Folds | None
+    corpora: tuple[Corpus, ...]
+
+
+def split_corpus(config: ConfigDict, corpus: Corpus) -> Splits:
+    """Splits a corpus by the folds that the settings ask for.
+
+    Raises:
+      UserError: they cannot be made, or nothing could be learnt in one.
+    """
+    folds = find_folds(config, corpus)
+    if folds is None:
+        return Splits(None, (corpus,))
+    corpora = []
+    for number, name in enumerate(folds.names):
+        try:
+            own = split_by_fold(corpus, folds, number, config.data.fold_dev)
+            check_train(own)
+            if not config.data.allow_repeats:
+                check_repeats(own)
+        except UserError as error:
+            raise UserError(f"fold {name}: {error}") from error
+        corpora.append(own)
+    return Splits(folds, tuple(corpora))
+
+
 def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
     """Standardises and packs a corpus, and plans its generated utterances.
 
     Raises:
       UserError: dev has no labelled utterance, or test has none and is to be looked at
-        (``train.best_on_test``).
+        (``train.best_on_test``); or folds cannot be made.
     """
+    folds, corpora = split_corpus(config, corpus)
+    if folds is None:
+        return _prepare(config, corpus)
+    # Every dialogue is in train of some fold.
+    row_length = choose_row_length(corpus.length, config.train.rows_per_batch)
+    own = [_prepare(config, split, row_length) for split in corpora]
+    standardiser = stack_standardisers([one.standardiser for one in own])
+    table = create_table(corpus, standardiser, len(own))
+    generated = np.ceil(np.mean([one.generated for one in own], axis=0)).astype(int)
+    return Prepared(
+        corpus,
+        standardiser,
+        fold_datasets(table, [one.data for one in own]),
+        create_program(config, corpus.widths, generated),
+        generated,
+        folds,
+        tuple(own),
+    )
+
+
+def _prepare(config: ConfigDict, corpus: Corpus, row_length: int = 0) -> Prepared:
+    """A corpus whose own splits count; ``row_length`` as of ``create_dataset``."""
     check_labelled(corpus, ("dev", "test") if config.train.best_on_test else ("dev",))
     standardiser = fit_standardiser(corpus, config.data.components)
     method = config.augment.method
@@ -143,6 +248,7 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         neighbours=SMOTE_NEIGHBOURS if method == "smote" else 0,
         with_test=config.train.best_on_test,
         with_gate=method in TRAINED and config.gan.gate,
+        row_length=row_length,
     )
     program = create_program(config, corpus.widths, placement.generated)
     return Prepared(corpus, standardiser, data, program, placement.generated)
@@ -153,39 +259,49 @@ class Members(NamedTuple):
 
     Attributes:
       seeds: [S] int.
-      hyper: numeric settings, name -> [S] float.
+      hyper: numeric settings, name -> [S] float; with folds ``fold`` -> [S] int, its own.
       settings: per member, in which settings it differs from the others of a sweep.
+      folds: F, how many in a row are one seed's models of all folds; 1 without.
     """
 
     seeds: np.ndarray
     hyper: dict[str, np.ndarray]
     settings: Sequence[Mapping[str, Value]]
+    folds: int = 1
 
     def part(self, start: int, end: int) -> "Members":
         """The members from ``start`` to before ``end``."""
         here = slice(start, end)
         hyper = {name: values[here] for name, values in self.hyper.items()}
-        return Members(self.seeds[here], hyper, self.settings[here])
+        return Members(self.seeds[here], hyper, self.settings[here], self.folds)
 
 
 def list_members(
-    config: ConfigDict, seeds: Sequence[int], points: Sequence[Mapping[str, Value]] = ({},)
+    config: ConfigDict,
+    seeds: Sequence[int],
+    points: Sequence[Mapping[str, Value]] = ({},),
+    folds: int = 1,
 ) -> Members:
-    """Every seed at every point of a grid.
+    """Every seed at every point of a grid, of every fold.
 
     Args:
       config: the settings that all members share.
       seeds: the seeds.
       points: per point the settings in which it differs from the others; of these the numeric ones
         count here, the static ones are to be in ``config``.
+      folds: F, 1 without.
 
     Returns:
-      The members, point by point.
+      The members, point by point, seed by seed.
     """
-    settings = [point for point in points for _ in seeds]
+    settings = [point for point in points for _ in seeds for _ in range(folds)]
     shared = numeric_settings(config)
     hyper = {
         name: np.asarray([point.get(name, value) for point in settings], np.float32)
         for name, value in shared.items()
     }
-    return Members(np.tile(np.asarray(seeds, np.int32), len(points)), hyper, settings)
+    runs = len(points) * len(seeds)
+    if folds > 1:
+        hyper["fold"] = np.tile(np.arange(folds, dtype=np.int32), runs)
+    each = np.repeat(np.tile(np.asarray(seeds, np.int32), len(points)), folds)
+    return Members(each, hyper, settings, folds)

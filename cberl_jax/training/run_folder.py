@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import FREE_SETTINGS, flatten
 from cberl_jax.data.corpus import fingerprint
+from cberl_jax.data.folds import describe_folds
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.forking import fork
 from cberl_jax.runtime.workdir import Workdir
@@ -23,6 +24,7 @@ def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
         "widths": prepared.corpus.widths,
         "classes": list(prepared.corpus.classes),
         "generated": prepared.generated.tolist(),
+        **describe_folds(prepared.folds),
     }
 
 

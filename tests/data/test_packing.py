@@ -328,15 +328,15 @@ def test_domains_are_complete_and_sorted_by_class():
     assert sorted(domains.source) == list(np.flatnonzero(train & (CORPUS.label == 0)))
     assert sorted(domains.target) == list(np.flatnonzero(train & (CORPUS.label > 0)))
     labels = CORPUS.label[domains.target]
-    np.testing.assert_array_equal(domains.classes, [1, 2])
-    for label, start, count in zip(domains.classes, domains.start, domains.count):
+    assert domains.groups == 2 and domains.sources == len(domains.source)
+    for label, start, count in zip([1, 2], domains.start, domains.count):
         assert np.all(labels[start : start + count] == label)
         assert count == np.sum(labels == label) > 0
 
 
 def test_domains_without_a_minority_have_no_target():
     domains = create_domains(CORPUS, np.zeros(3, bool))
-    assert len(domains.target) == len(domains.classes) == 0
+    assert len(domains.target) == len(domains.start) == domains.groups == 0
 
 
 def test_dataset_trains_on_train_and_never_on_test():

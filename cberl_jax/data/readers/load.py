@@ -3,6 +3,7 @@
 Section 2 of the design. What a file is, is read off its first bytes, never off its name.
 """
 
+import dataclasses
 import os
 import stat
 
@@ -42,7 +43,8 @@ def load_corpus(
     Raises:
       UserError: if it cannot be read, or is not sound.
     """
-    return validate(combine_text_layers(read_corpus(path, options), text_layers))
+    corpus = combine_text_layers(read_corpus(path, options), text_layers)
+    return validate(corpus, without_splits=options.without_splits)
 
 
 def read_corpus(path: str | os.PathLike, options: ReadingOptions = _ANYTHING) -> Corpus:
@@ -63,7 +65,7 @@ def read_corpus(path: str | os.PathLike, options: ReadingOptions = _ANYTHING) ->
     check_path(path)
     name = expand(path, "the path of the corpus")
     if name.startswith(SIMULATED):
-        if options != _ANYTHING:
+        if dataclasses.replace(options, without_splits=False) != _ANYTHING:
             raise UserError(
                 f"{name}: is simulated, which needs no --classes, --corpus or the like."
             )

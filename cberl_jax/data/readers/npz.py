@@ -40,6 +40,8 @@ REQUIRED = ("classes", "dialogue", "split", "length", "speaker", "label")
 OPTIONAL = ("utterance", "feature_dialogue")
 NEEDED_TO_PREDICT = ("dialogue", "length", "speaker")
 FEATURES, PRESENT = "features.", "present."
+# ``group.<name>`` [G]: strings or whole numbers, to make folds by.
+GROUP = "group."
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -58,10 +60,10 @@ def read_npz(
     Args:
       path: an ``.npz`` with ``classes`` [C], ``dialogue`` [G], ``split`` [G] and ``speaker``
         [N] of strings, ``length`` [G] and ``label`` [N] of integers, ``features.<modality>``
-        [N, d_m] of floats, and optionally ``utterance`` [N] of strings and
-        ``present.<modality>`` [N] of booleans.
-      options: edges for labels that are real numbers, and the share of train to hold out where
-        there is no dev split; classes have to be the file's own.
+        [N, d_m] of floats, and optionally ``utterance`` [N] of strings,
+        ``present.<modality>`` [N] of booleans and ``group.<name>`` [G] of strings or integers.
+      options: edges for labels that are real numbers, the share of train to hold out where there
+        is no dev split, and whether splits count at all; classes have to be the file's own.
       to_predict: the file is only to be predicted: ``classes``, ``split`` and ``label`` may be
         missing, and every dialogue counts as test.
 
@@ -74,6 +76,8 @@ def read_npz(
     source = os.fspath(path)
     arrays = read_arrays(source, _is_known)
     needed = NEEDED_TO_PREDICT if to_predict else REQUIRED
+    if options.without_splits and "split" not in arrays:
+        arrays["split"] = np.full(np.size(arrays.get("dialogue", ())), "train")
     missing = [key for key in needed if key not in arrays]
     if missing:
         raise UserError(f"{source}: the key {missing[0]!r} is missing.")
@@ -100,14 +104,20 @@ def read_npz(
         features=features,
         present=present,
         utterance=text.get("utterance"),
+        groups={
+            key.removeprefix(GROUP): _group(source, key, array)
+            for key, array in arrays.items()
+            if key.startswith(GROUP)
+        },
         source=source,
         remarks=say_absent(
             {name: there for name, there in present.items() if PRESENT + name not in arrays},
             features,
         ),
     )
-    shared = corpus if to_predict else with_dev(corpus, options.dev_share)
-    sound = validate(shared, to_predict=to_predict)
+    as_it_is = to_predict or options.without_splits
+    shared = corpus if as_it_is else with_dev(corpus, options.dev_share)
+    sound = validate(shared, to_predict=to_predict, without_splits=options.without_splits)
     if "feature_dialogue" in text:
         _check_alignment(sound, text["feature_dialogue"])
     return sound
@@ -204,6 +214,7 @@ def write_npz(corpus: Corpus, path: str | os.PathLike) -> None:
     }
     if corpus.utterance is not None:
         arrays["utterance"] = corpus.utterance
+    arrays |= {GROUP + name: values for name, values in corpus.groups.items()}
     arrays |= {FEATURES + name: array for name, array in corpus.features.items()}
     for name, flags in corpus.present.items():
         if not flags.all():
@@ -264,7 +275,7 @@ def _name_members(
 
 def _is_known(key: str) -> bool:
     kind, dot, modality = key.partition(".")
-    if kind + dot in (FEATURES, PRESENT):
+    if kind + dot in (FEATURES, PRESENT, GROUP):
         return MODALITY_NAME.fullmatch(modality) is not None
     return key in REQUIRED + OPTIONAL
 
@@ -343,6 +354,13 @@ def _vector(source: str, key: str, array: np.ndarray, kind: str, what: str) -> n
         found = f"{array.dtype} of shape {array.shape}"
         raise UserError(f"{source}: {key!r} must be a list of {what}, not {found}.")
     return array
+
+
+def _group(source: str, key: str, array: np.ndarray) -> np.ndarray:
+    """[G] str of strings or whole numbers."""
+    if array.dtype.kind in "iu":
+        array = array.astype(np.str_)
+    return _vector(source, key, array, "U", "strings or whole numbers")
 
 
 def _integers(source: str, key: str, array: np.ndarray) -> np.ndarray:

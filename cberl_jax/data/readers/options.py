@@ -36,6 +36,7 @@ class ReadingOptions:
       splits: names of the lists of dialogue ids, in the file's order.
       bins: rising edges that cut labels that are real numbers into classes.
       dev_share: share of the train dialogues to hold out as dev where the file has no dev split.
+      without_splits: the splits of the file do not count, and need not be there.
     """
 
     classes: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class ReadingOptions:
     splits: tuple[str, ...] = ()
     bins: tuple[float, ...] = ()
     dev_share: float = 0.0
+    without_splits: bool = False
 
 
 def parse_options(
