@@ -27,7 +27,7 @@ HELP = ("--help", "-help", "-h")
 MAY_BE_EMPTY = {"text_encoder", "finetune", "audio_dir"}
 PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
-    *("folds", "config.data.folds"),
+    *("folds", "config.data.folds", "init", "config.train.init"),
     *("transcript", "table", "features", "own", "predictions", "slurm"),
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
@@ -268,6 +268,16 @@ def define_data() -> None:
     )
 
 
+# Flag -> the setting that it is short for.
+_SHORT = {
+    "data": "data.path",
+    "folds": "data.folds",
+    "fold_by": "data.fold_by",
+    "init": "train.init",
+    "freeze": "train.freeze",
+}
+
+
 def define_folds() -> None:
     """Defines ``--folds`` and ``--fold_by``."""
     flags.DEFINE_string(
@@ -284,14 +294,30 @@ def define_folds() -> None:
     )
 
 
+def define_start() -> None:
+    """Defines ``--init`` and ``--freeze``."""
+    flags.DEFINE_string(
+        "init",
+        None,
+        "Folder of a run, on another corpus too, whose weights the members start from; short for "
+        "--config.train.init.",
+    )
+    flags.DEFINE_string(
+        "freeze",
+        None,
+        "Parts that keep the weights they start with: fusion, bilstm, graph, ensemble, joined by "
+        "commas; short for --config.train.freeze.",
+    )
+
+
 def read_settings() -> "ConfigDict":
-    """The settings that ``--config``, its overrides, ``--data`` and the flags of folds give."""
+    """The settings that ``--config``, its overrides and the flags that are short for some give."""
     given = flags.FLAGS
     settings = given.config
-    short = {"data": "path", "folds": "folds", "fold_by": "fold_by"}
-    for flag, name in short.items():
+    for flag, setting in _SHORT.items():
         if flag in given and given[flag].value is not None:
-            settings.data[name] = given[flag].value
+            group, name = setting.split(".")
+            settings[group][name] = given[flag].value
     return settings
 
 

@@ -22,6 +22,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_data()
     cli.define_folds()
+    cli.define_start()
     cli.define_devices()
     cli.define_workdir("Folder of the ablation.")
     flags.DEFINE_integer("seeds", 1, "Seeds of every variant; they count from 0.", 1)

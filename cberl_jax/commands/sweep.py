@@ -20,6 +20,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_data()
     cli.define_folds()
+    cli.define_start()
     cli.define_devices()
     cli.define_workdir("Folder of the sweep.")
     flags.DEFINE_integer("seeds", 1, "Seeds at every point; they count from 0.", 1)

@@ -16,6 +16,7 @@ def define_flags() -> None:
     cli.define_config()
     cli.define_data()
     cli.define_folds()
+    cli.define_start()
     cli.define_devices()
     cli.define_workdir("Folder of the run.")
     flags.DEFINE_bool(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.errors import UserError
 from cberl_jax.metrics import SELECTIONS
-from cberl_jax.models.cberl import ModelSettings
+from cberl_jax.models.cberl import PARTS, ModelSettings
 
 Value = bool | int | float | str
 
@@ -143,6 +143,10 @@ SETTINGS = {
     "train.best_on_test": Setting(
         False, "also report the epoch that is best on test, as much published code does"
     ),
+    "train.init": Setting("", "folder of a run whose members these start from; empty for none"),
+    "train.freeze": Setting(
+        "", f"parts that keep their parameters: {', '.join(PARTS)} (joined by commas)"
+    ),
     "train.metrics": Setting(
         "", "also show every member's curves in: tensorboard, wandb (joined by commas)"
     ),
@@ -151,8 +155,8 @@ SETTINGS = {
     ),
 }
 # No result depends on these: where the corpus lies, how it is read and by what its folds are made,
-# as contents and folds are checked,
-# and what is written of a training, and when.
+# as contents and folds are checked; where a run lies that it starts from, since that is checked,
+# too; and what is written of a training, and when.
 FREE_SETTINGS = (
     "data.path",
     "data.classes",
@@ -164,6 +168,7 @@ FREE_SETTINGS = (
     "data.fold_by",
     "data.allow_repeats",
     "train.checkpoint_seconds",
+    "train.init",
     "train.metrics",
 )
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
@@ -206,6 +211,22 @@ def model_settings(config: ConfigDict) -> ModelSettings:
 def with_folds(config: ConfigDict) -> bool:
     """Whether the corpus is split by folds."""
     return bool(config.data.folds or config.data.fold_by)
+
+
+def list_frozen(config: ConfigDict) -> tuple[str, ...]:
+    """The parts that ``train.freeze`` names.
+
+    Raises:
+      UserError: there is no such part.
+    """
+    named = {name.strip() for name in config.train.freeze.split(",") if name.strip()}
+    unknown = sorted(named - PARTS.keys())
+    if unknown:
+        raise UserError(
+            f"train.freeze = {config.train.freeze!r}: there is no part {unknown[0]!r}, only "
+            f"{', '.join(PARTS)}"
+        )
+    return tuple(part for part in PARTS if part in named)
 
 
 def curve_programs(config: ConfigDict) -> list[str]:
@@ -285,6 +306,9 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"model.hidden = {model.hidden}: has to be even with model.bilstm")
     if model.reconstruction and not model.graph:
         raise UserError("model.reconstruction = True: needs model.graph = True")
+    frozen = list_frozen(config)
+    if len(frozen) == len(PARTS):
+        raise UserError(f"train.freeze = {config.train.freeze!r}: nothing is left to train")
     for program in curve_programs(config):
         if importlib.util.find_spec(CURVE_PROGRAMS[program]) is None:
             raise UserError(

@@ -22,6 +22,14 @@ from cberl_jax.models.layers import Dropout, HiddenLayer, draw_dropout
 from cberl_jax.models.masking import Masking
 from cberl_jax.models.mgnn import GraphEncoder, MaskTokens, NodeDecoder
 
+# Part of the model -> the modules that it is made of.
+PARTS = {
+    "fusion": ("mask_tokens", "djvae", "concatenation"),
+    "bilstm": ("bilstm", "bilstm_norm"),
+    "graph": ("graph", "decoder"),
+    "ensemble": ("ensemble",),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:

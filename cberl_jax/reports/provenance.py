@@ -47,6 +47,17 @@ def create_provenance(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
     }
 
 
+def _format_start(start: Mapping[str, Any]) -> str:
+    """What members started from."""
+    rows = [
+        [own["part"], f"{own['taken']:,}", f"{own['fresh']:,}", plain(own["why"])]
+        for own in start["parts"]
+    ]
+    caption = f"parameters that the members took over from the run {plain(start['run'])}; the "
+    caption += "others were drawn, and so was all of the GAN."
+    return format_table(["part", "taken over", "fresh", "why fresh"], rows, caption)
+
+
 def _find_command() -> str | None:
     """The command line of a program of this package, which has read its flags."""
     if not flags.FLAGS.is_parsed():
@@ -74,6 +85,8 @@ def format_provenance(made: Mapping[str, Any]) -> str:
             f"Not all members were trained at the same time, but {listed} of them together. A "
             "member's scores do not depend on that, except by rounding."
         )
+    if "start" in made:
+        parts.append(_format_start(made["start"]))
     settings = [
         [name, plain(str(own["value"])), plain(str(own["default"]))]
         for name, own in made["settings"].items()

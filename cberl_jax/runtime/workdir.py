@@ -162,6 +162,7 @@ class Workdir:
         self.report_text = self.path / "report.md"
         self.report_page = self.path / "report.html"
         self.model_card = self.path / "MODEL_CARD.md"
+        self.start_file = self.path / "init.json"
         self.corpus_file = self.path / "corpus.npz"
 
     @contextlib.contextmanager

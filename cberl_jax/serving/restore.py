@@ -1,9 +1,11 @@
 """Trained members applied to a corpus: predictions, and a finished run scored again."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,9 +21,11 @@ from cberl_jax.data.folds import OF_FOLDS, describe_folds
 from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoints
+from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet, members_like
+from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import (
     Members,
     Splits,
@@ -30,6 +34,7 @@ from cberl_jax.training.prepare import (
     load_data,
     split_corpus,
 )
+from cberl_jax.training.transfer import Start
 
 
 class Trained(NamedTuple):
@@ -130,6 +135,38 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
     with open_checkpoints(folder.checkpoints) as checkpoints:
         state, standardiser = checkpoints.restore(like, statistics)
     return Trained(members, fleet, state, standardiser)
+
+
+def read_start(workdir: str | os.PathLike[str]) -> Start:
+    """Reads what the members of another run can start from.
+
+    Args:
+      workdir: folder of a finished run.
+
+    Raises:
+      UserError: there is none, all its members have diverged, or it has folds.
+    """
+    folder, config, stored = read_settings(expand(workdir, "the run to start from"))
+    trained = restore_members(folder, config, stored)
+    if trained.members.folds > 1:
+        raise UserError(
+            f"{folder.path}: is a run of folds, whose models differ in how features are "
+            "standardised; start from one that was trained without folds"
+        )
+    sound = np.asarray([own["status"] == "ok" for own in member_states(trained.state)])
+    if not sound.any():
+        raise UserError(f"{folder.path}: all members have diverged; none can be started from")
+    joint, digest = trained.state.joint, hashlib.sha256()
+    variables = jax.tree.map(lambda leaf: leaf[sound], {**joint.variables, "params": joint.best})
+    for leaf in jax.tree.leaves((variables, trained.standardiser)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return Start(
+        folder.path.name,
+        digest.hexdigest(),
+        variables,
+        tuple(stored["classes"]),
+        trained.standardiser,
+    )
 
 
 class Restored(NamedTuple):

@@ -19,9 +19,10 @@ from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.points import ALONE, Execution, carry_out, check_points, chunks, read_members
+from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.sweep import best_at
 from cberl_jax.studies.write_run import write_run
-from cberl_jax.training.prepare import check_labelled, load_data, prepare
+from cberl_jax.training.prepare import check_labelled, load_data
 from cberl_jax.training.run_folder import study_identity
 
 
@@ -76,7 +77,7 @@ def ablate(
     check_points(config, points)
     corpus = load_data(config)
     check_labelled(corpus)
-    prepared = prepare(config, corpus)
+    prepared = prepare_members(config, corpus)
     if config.augment.method != "none" and not prepared.generated.any():
         share = f"{config.augment.balance:g}"
         execution.progress.say(f"nothing is generated: no class has under {share} of the largest")

@@ -35,9 +35,10 @@ from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.fitting import even_chunks, fit_fleet
 from cberl_jax.studies.run import train_chunk
+from cberl_jax.studies.starting import prepare_members
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
-from cberl_jax.training.prepare import Members, Prepared, list_members, load_data, prepare
+from cberl_jax.training.prepare import Members, Prepared, list_members, load_data
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
 
@@ -187,7 +188,7 @@ class _Work:
         if static:
             self.say(f"now: {spell_point(static)}")
         config = point_config(self.config, static)
-        prepared = prepare(config, load_data(config))
+        prepared = prepare_members(config, load_data(config))
         fleet = None
         if begun:
             most = max(len(chunk.members) for chunk in begun)

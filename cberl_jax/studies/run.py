@@ -68,6 +68,9 @@ def report_on(
       The report, as in ``report.json``.
     """
     corpus = run.prepared.corpus
+    provenance = create_provenance(run.config, corpus) | {"together": list(together)}
+    if run.folder.start_file.exists():
+        provenance["start"] = run.folder.read_json(run.folder.start_file)
     report = create_report(
         corpus,
         lines,
@@ -76,7 +79,7 @@ def report_on(
         causal=run.config.model.causal,
         generated=run.prepared.generated,
         timing=timing,
-        provenance=create_provenance(run.config, corpus) | {"together": list(together)},
+        provenance=provenance,
     )
     if pictures and run.folder.writes:
         progress.say("drawing")

@@ -16,8 +16,9 @@ from cberl_jax.reports.sweep import BEST, create_sweep_report, write_sweep_repor
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.points import ALONE, Execution, carry_out, check_points, chunks, read_members
+from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.write_run import write_run
-from cberl_jax.training.prepare import load_data, prepare
+from cberl_jax.training.prepare import load_data
 from cberl_jax.training.run_folder import study_identity
 
 
@@ -69,7 +70,7 @@ def sweep(
     """
     points = expand(grid)
     check_points(config, points)
-    prepared = prepare(config, load_data(config))
+    prepared = prepare_members(config, load_data(config))
 
     def report(folder: Workdir, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found = create_sweep_report(

@@ -15,9 +15,10 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.grow import find_new_seeds, grow
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import report_on, train_and_score
+from cberl_jax.studies.starting import prepare_members
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
-from cberl_jax.training.prepare import Prepared, list_members, load_data, prepare
+from cberl_jax.training.prepare import Prepared, list_members, load_data
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
 
@@ -50,7 +51,7 @@ def train_and_evaluate(
     """
     check_config(config)
     corpus = load_data(config)
-    prepared = prepare(config, corpus)
+    prepared = prepare_members(config, corpus)
     there, new = find_new_seeds(workdir, seeds)
     if new:
         grow(config, prepared, workdir, there, new, Execution(progress=progress, pictures=pictures))

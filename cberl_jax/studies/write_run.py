@@ -23,7 +23,8 @@ from cberl_jax.runtime.workdir import Workdir, list_differences
 from cberl_jax.serving.restore import restore_members
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import report_on
-from cberl_jax.training.prepare import load_data, prepare
+from cberl_jax.studies.starting import prepare_members
+from cberl_jax.training.prepare import load_data
 from cberl_jax.training.run_folder import open_workdir, run_identity
 
 # The entries of a line of a sweep that are no scores.
@@ -51,7 +52,7 @@ def write_run(
     Raises:
       UserError: a file of a chunk is damaged.
     """
-    prepared = prepare(config, load_data(config))
+    prepared = prepare_members(config, load_data(config))
     identity = run_identity(config, prepared, [line["seed"] for line in lines])
     _clear(path, identity)
     progress = execution.progress
@@ -83,6 +84,9 @@ def write_run(
             checkpoints.save(step, state, standardiser)
         predictions = _gather_predictions(parts)
         folder.write_predictions(predictions)
+        start = parts[0][0].start_file
+        if start.exists():
+            folder.write_json(folder.start_file, parts[0][0].read_json(start))
         folder.keep_metrics({})
         folder.append_metrics(list(_renumber([chunk for chunk, _ in parts], models)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]

@@ -63,6 +63,7 @@ class Program:
       patience: epochs without a better dev score before a member stops.
       select: the dev metric that picks the epoch.
       best_on_test: whether test is looked at after every epoch; it decides nothing.
+      frozen: parts of the joint model that keep their parameters.
     """
 
     model: CBERL
@@ -74,6 +75,7 @@ class Program:
     patience: int
     select: str
     best_on_test: bool
+    frozen: tuple[str, ...] = ()
 
 
 class GanState(flax.struct.PyTreeNode):
@@ -180,7 +182,7 @@ def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState
         )
     joint = JointState(
         variables=variables,
-        optimizer=joint_optimizer(hyper, 1).init(params),
+        optimizer=joint_optimizer(hyper, 1, program.frozen).init(params),
         average=params,
         best=params,
         best_score=jnp.float32(-1.0),
@@ -356,7 +358,8 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
     order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
     bootstrap = _draw_bootstrap(program, state.seed, len(data.label))
     total = program.epochs * batches
-    objective = Objective(program.model, class_mass(data, hyper), total, hyper)
+    counts = class_mass(data, hyper)
+    objective = Objective(program.model, counts, total, hyper, program.frozen)
 
     def step(carry, inputs):
         variables, optimizer, average = carry

@@ -26,6 +26,7 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.prepare import Members, Prepared
+from cberl_jax.training.transfer import take_over
 
 
 class Clock:
@@ -89,7 +90,7 @@ class Training:
         seeds, hyper = self.members.seeds, self.members.hyper
         if self.checkpoints.latest is None:
             with self.clock.measure("compile_s"):
-                state = self.fleet.create(seeds, hyper)
+                state = self._begin(self.fleet.create(seeds, hyper))
         else:
             like = members_like(self.prepared.program, seeds, hyper)
             state, _ = self.checkpoints.restore(like, self.prepared.standardiser)
@@ -100,6 +101,28 @@ class Training:
         self.started_at = self.done["joint"]
         self.workdir.keep_metrics(self.done)
         self.load(state)
+
+    def _begin(self, state: MemberState) -> MemberState:
+        """What the members start from, given what was drawn."""
+        prepared = self.prepared
+        if prepared.start is None:
+            return state
+        variables, taken = take_over(
+            state.joint.variables,
+            self.members.seeds,
+            prepared.start,
+            prepared.corpus,
+            self.config.data.components,
+        )
+        for line in taken:
+            self.progress.say(str(line))
+        lines = [line._asdict() for line in taken]
+        self.workdir.write_json(
+            self.workdir.start_file, {"run": prepared.start.name, "parts": lines}
+        )
+        params = variables["params"]
+        joint = state.joint.replace(variables=variables, average=params, best=params)
+        return state.replace(joint=joint)
 
     def load(self, state: MemberState) -> None:
         """Deals the members out to the devices, and their data and settings."""

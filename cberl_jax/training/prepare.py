@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from cberl_jax.config.settings import (
     Value,
     check_config,
+    list_frozen,
     model_settings,
     numeric_settings,
     with_folds,
@@ -36,6 +37,7 @@ from cberl_jax.models.cberl import CBERL
 from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.training.epoch import Program
+from cberl_jax.training.transfer import Start, shared_modalities, start_standardiser
 
 # The remedies with networks of their own.
 TRAINED = ("gan", "flow")
@@ -53,6 +55,7 @@ class Prepared(NamedTuple):
         rounded up.
       folds: which fold each dialogue is tested in; None where the corpus's own splits count.
       by_fold: [F] each fold made ready as a corpus of its own; empty without folds.
+      start: what members start from; None for parameters that are drawn.
     """
 
     corpus: Corpus
@@ -62,6 +65,7 @@ class Prepared(NamedTuple):
     generated: np.ndarray
     folds: Folds | None = None
     by_fold: tuple["Prepared", ...] = ()
+    start: Start | None = None
 
     @property
     def each(self) -> tuple["Prepared", ...]:
@@ -102,6 +106,7 @@ def create_program(
         patience=config.train.patience,
         select=config.train.select,
         best_on_test=config.train.best_on_test,
+        frozen=list_frozen(config),
     )
 
 
@@ -202,8 +207,13 @@ def split_corpus(config: ConfigDict, corpus: Corpus) -> Splits:
     return Splits(folds, tuple(corpora))
 
 
-def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
+def prepare(config: ConfigDict, corpus: Corpus, start: Start | None = None) -> Prepared:
     """Standardises and packs a corpus, and plans its generated utterances.
+
+    Args:
+      config: the settings.
+      corpus: the corpus.
+      start: what members start from, whose statistics then count; None for nothing.
 
     Raises:
       UserError: dev has no labelled utterance, or test has none and is to be looked at
@@ -211,10 +221,10 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
     """
     folds, corpora = split_corpus(config, corpus)
     if folds is None:
-        return _prepare(config, corpus)
+        return _prepare(config, corpus, start)
     # Every dialogue is in train of some fold.
     row_length = choose_row_length(corpus.length, config.train.rows_per_batch)
-    own = [_prepare(config, split, row_length) for split in corpora]
+    own = [_prepare(config, split, start, row_length) for split in corpora]
     standardiser = stack_standardisers([one.standardiser for one in own])
     table = create_table(corpus, standardiser, len(own))
     generated = np.ceil(np.mean([one.generated for one in own], axis=0)).astype(int)
@@ -226,13 +236,19 @@ def prepare(config: ConfigDict, corpus: Corpus) -> Prepared:
         generated,
         folds,
         tuple(own),
+        start,
     )
 
 
-def _prepare(config: ConfigDict, corpus: Corpus, row_length: int = 0) -> Prepared:
+def _prepare(
+    config: ConfigDict, corpus: Corpus, start: Start | None, row_length: int = 0
+) -> Prepared:
     """A corpus whose own splits count; ``row_length`` as of ``create_dataset``."""
     check_labelled(corpus, ("dev", "test") if config.train.best_on_test else ("dev",))
     standardiser = fit_standardiser(corpus, config.data.components)
+    if start is not None:
+        shared = shared_modalities(start, corpus, config.data.components)
+        standardiser = start_standardiser(standardiser, start, shared)
     method = config.augment.method
     placement = place_generated(
         corpus,
@@ -251,7 +267,7 @@ def _prepare(config: ConfigDict, corpus: Corpus, row_length: int = 0) -> Prepare
         row_length=row_length,
     )
     program = create_program(config, corpus.widths, placement.generated)
-    return Prepared(corpus, standardiser, data, program, placement.generated)
+    return Prepared(corpus, standardiser, data, program, placement.generated, start=start)
 
 
 class Members(NamedTuple):

@@ -25,6 +25,7 @@ def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
         "classes": list(prepared.corpus.classes),
         "generated": prepared.generated.tolist(),
         **describe_folds(prepared.folds),
+        **({"init": prepared.start.digest} if prepared.start else {}),
     }
 
 

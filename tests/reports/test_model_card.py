@@ -13,6 +13,7 @@ from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.model_card import NOT_FOR, format_model_card, write_model_card
 from cberl_jax.reports.run import create_report
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.training.prepare import Splits
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,11 @@ def create_scored(corpus, seeds, lost=()):
     generated = np.arange(len(corpus.classes))
     return create_report(
         *(corpus, members, predictions),
+        splits=Splits(None, (corpus,)),
         causal=False,
         generated=generated,
         timing={},
-        provenance=MADE,
+        provenance=MADE | {"fingerprint": fingerprint(corpus)},
     )
 
 
@@ -59,7 +61,7 @@ def cells(card, first):
 
 def test_a_card_holds_the_runs_own_figures(corpus):
     report = create_scored(corpus, [0, 1, 2])
-    card = format_model_card(tiny_config(), corpus, report)
+    card = format_model_card(tiny_config(), Splits(None, (corpus,)), report)
     assert card.startswith("# Model card: CBERL on my\\|corpus.npz\n")
     assert "cberl-jax 0.0.7" in card and "3 members" in card and fingerprint(corpus) in card
     for name in corpus.classes:
@@ -84,7 +86,9 @@ def test_a_card_holds_the_runs_own_figures(corpus):
 
 
 def test_limits_are_this_runs(corpus):
-    card = format_model_card(tiny_config(), corpus, create_scored(corpus, [0, 1, 2]))
+    card = format_model_card(
+        tiny_config(), Splits(None, (corpus,)), create_scored(corpus, [0, 1, 2])
+    )
     assert f"Of 100 utterances of {corpus.classes[1]}, 0 are recognised." in card
     counts = corpus.class_counts("test")
     few = [f"{n} ({c})" for n, c in zip(corpus.classes, counts) if 0 < c < 100]
@@ -95,9 +99,11 @@ def test_limits_are_this_runs(corpus):
     label = np.where(corpus.label == 3, 0, corpus.label)
     without = dataclasses.replace(corpus, label=label, source="simulated:small")
     config = tiny_config(**{"train.best_on_test": True})
-    card = format_model_card(config, without, create_scored(without, [0, 1], lost=[1]))
+    card = format_model_card(
+        config, Splits(None, (without,)), create_scored(without, [0, 1], lost=[1])
+    )
     assert "3 members: too few to say" in format_model_card(
-        tiny_config(), corpus, create_scored(corpus, [0, 1, 2])
+        tiny_config(), Splits(None, (corpus,)), create_scored(corpus, [0, 1, 2])
     )
     assert "A single member" in card and "1 of 2 trainings diverged" in card
     assert f"the test split has none: {corpus.classes[3]}." in card
@@ -107,15 +113,19 @@ def test_limits_are_this_runs(corpus):
 def test_a_card_names_the_parts_in_use_and_whether_the_model_is_for_live_use(corpus):
     report = create_scored(corpus, [0])
     switched = {"model.djvae": False, "model.causal": True, "augment.method": "smote"}
-    card = format_model_card(tiny_config(**switched), corpus, report)
+    card = format_model_card(tiny_config(**switched), Splits(None, (corpus,)), report)
     assert "Parts in use: BiLSTM, graph attention, reconstruction of masked nodes." in card
     assert "can follow a conversation live" in card
-    assert "is not for live use" in format_model_card(tiny_config(), corpus, report)
+    assert "is not for live use" in format_model_card(
+        tiny_config(), Splits(None, (corpus,)), report
+    )
 
 
 def test_a_run_without_a_sound_member_has_no_card(corpus, tmp_path):
     folder = Workdir(tmp_path)
-    write_model_card(folder, tiny_config(), corpus, create_scored(corpus, [0], lost=[0]))
+    write_model_card(
+        folder, tiny_config(), Splits(None, (corpus,)), create_scored(corpus, [0], lost=[0])
+    )
     assert not folder.model_card.exists()
-    write_model_card(folder, tiny_config(), corpus, create_scored(corpus, [0]))
+    write_model_card(folder, tiny_config(), Splits(None, (corpus,)), create_scored(corpus, [0]))
     assert folder.model_card.read_text().startswith("# Model card")

@@ -23,6 +23,7 @@ from cberl_jax.reports import compare as comparison
 from cberl_jax.reports.html import plain, render_page
 from cberl_jax.reports.provenance import create_provenance, format_provenance
 from cberl_jax.reports.run import create_report, format_latex, format_report, format_scores
+from cberl_jax.training.prepare import Splits
 
 # Names that LaTeX, Markdown and a narrow column each have trouble with.
 NAMES = ["50 % & more_or_less", "[1] *a*", "~^\\{x}$#", 'q"uote <b> | c', *"xyz"]
@@ -63,6 +64,7 @@ def report_of(corpus, seeds=5, causal=False):
     lines, predictions = scored(corpus, 0.6, seeds)
     return create_report(
         *(corpus, lines, predictions),
+        splits=Splits(None, (corpus,)),
         causal=causal,
         generated=np.arange(len(corpus.classes)),
         timing={},

@@ -14,6 +14,8 @@ EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 # Flags of text that hold no path.
 NO_PATHS = {
     "part",
+    "fold_by",
+    "freeze",
     "classes",
     "timing",
     "coordinator",

@@ -1,0 +1,208 @@
+"""Members that start from the weights of another run, on another corpus.
+
+A layer is taken over whole or not at all. Layers of one modality need that modality to be the same;
+layers that read all modalities at once need all of them to be. The last layer is taken over class
+by class, by name.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.standardize import Standardiser, standardised_widths
+from cberl_jax.errors import UserError
+from cberl_jax.models.cberl import PARTS
+
+# Layers whose columns are those of all modalities together.
+_JOINT = (("djvae", "fuse"), ("concatenation",), ("ensemble",))
+# Leaves of the ensemble whose last axis is that of the classes.
+_OF_CLASSES = ("bias", "kernel", "linear")
+Path = tuple[str, ...]
+
+
+class Start(NamedTuple):
+    """What new members start from.
+
+    Attributes:
+      name: of the run's folder.
+      digest: of its checkpoint, so that a run that resumes has the same start.
+      variables: kept ``params`` and ``constants`` of its M sound members, leaves [M, ...].
+      classes: names of its classes.
+      standardiser: its train statistics.
+    """
+
+    name: str
+    digest: str
+    variables: Mapping[str, Any]
+    classes: tuple[str, ...]
+    standardiser: Standardiser
+
+
+class Taken(NamedTuple):
+    """What became of one part of the model.
+
+    Attributes:
+      part: of ``PARTS``.
+      taken: parameters that were taken over.
+      fresh: parameters that were drawn.
+      why: what the drawn ones belong to.
+    """
+
+    part: str
+    taken: int
+    fresh: int
+    why: str
+
+    def __str__(self) -> str:
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.part}: {self.taken} parameters are taken over, {self.fresh} are fresh{why}"
+
+
+def shared_modalities(start: Start, corpus: Corpus, components: int) -> tuple[str, ...]:
+    """The modalities that a corpus and a run have in common: equal names and widths.
+
+    Args:
+      start: the run.
+      corpus: the new corpus.
+      components: principal components that its modalities are reduced to; 0 = none.
+
+    Raises:
+      UserError: there is none.
+    """
+    kept = standardised_widths(corpus.widths, components)
+    known = {
+        m: (width, start.standardiser.axes[m].shape[1] if m in start.standardiser.axes else width)
+        for m, width in start.standardiser.widths.items()
+    }
+    shared = tuple(m for m, width in corpus.widths.items() if known.get(m) == (width, kept[m]))
+    if not shared:
+
+        def tell(widths: Mapping[str, int]) -> str:
+            return ", ".join(f"{name} ({width})" for name, width in widths.items())
+
+        raise UserError(
+            f"{start.name}: cannot be started from: it has {tell(start.standardiser.widths)}, and "
+            f"{corpus.source} has {tell(corpus.widths)}, so no layer would read what it has learnt "
+            "from; use features of the same extractors and the same data.components"
+        )
+    return shared
+
+
+def start_standardiser(own: Standardiser, start: Start, shared: Sequence[str]) -> Standardiser:
+    """The statistics of the run for the modalities that are shared, the corpus's own for others.
+
+    Layers that were learnt on one scale are of no use on another.
+    """
+    theirs = start.standardiser
+    return Standardiser(
+        *(
+            {m: (theirs if m in shared else own)[field][m] for m in own[field]}
+            for field in range(len(own))
+        )
+    )
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[Path, np.ndarray]:
+    """Path of names -> leaf."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {tuple(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _obstacle(layer: Path, shared: Sequence[str], all_modalities: Collection[str]) -> str:
+    """Why a layer of equal shape is not taken over all the same; empty where it is."""
+    for modality in all_modalities:
+        if any(name.endswith(f"_{modality}") for name in layer) and modality not in shared:
+            return f"{modality} is not shared"
+    if set(shared) != set(all_modalities) and any(layer[: len(own)] == own for own in _JOINT):
+        return "not all modalities are shared"
+    return ""
+
+
+def take_over(
+    variables: Mapping[str, Any],
+    seeds: np.ndarray,
+    start: Start,
+    corpus: Corpus,
+    components: int,
+) -> tuple[dict[str, Any], list[Taken]]:
+    """Replaces drawn parameters by those of a run, where they fit.
+
+    Args:
+      variables: ``params`` and ``constants`` of S new members, leaves [S, ...].
+      seeds: [S] int, theirs; that of seed k starts from the run's sound member k modulo M.
+      start: the run.
+      corpus: what the new members learn from.
+      components: as of ``shared_modalities``.
+
+    Returns:
+      The variables, and a line per part of the model.
+    """
+    shared, classes = shared_modalities(start, corpus, components), corpus.classes
+    modalities = {*corpus.widths, *start.standardiser.widths}
+    new, old = _flatten(variables), _flatten(start.variables)
+    order = seeds % len(next(iter(old.values())))
+    mine = [n for n, name in enumerate(classes) if name in start.classes]
+    theirs = [start.classes.index(classes[n]) for n in mine]
+    unknown = [name for name in classes if name not in start.classes]
+    result, counts = dict(new), {part: [0, 0, {}] for part in PARTS}
+    layers: dict[Path, list[Path]] = {}
+    for path in new:
+        layers.setdefault(_layer(path), []).append(path)
+    for layer, paths in layers.items():
+        reason = _obstacle(layer, shared, modalities)
+        if not reason and not all(
+            path in old and _shape(path, new[path]) == _shape(path, old[path]) for path in paths
+        ):
+            reason = "another shape"
+        part = next(name for name, modules in PARTS.items() if layer[0] in modules)
+        for path in paths:
+            leaf, taken = new[path], 0
+            if not reason and _is_of_classes(path):
+                result[path] = leaf.copy()
+                result[path][..., mine] = old[path][order][..., theirs]
+                taken = leaf[0, ..., mine].size
+            elif not reason:
+                result[path] = old[path][order]
+                taken = leaf[0].size
+            if path[0] == "params":
+                counts[part][0] += taken
+                counts[part][1] += leaf[0].size - taken
+        why = reason
+        if unknown and any(map(_is_of_classes, paths)):
+            why = why or f"new classes: {', '.join(unknown)}"
+        if why:
+            counts[part][2].setdefault(why, []).append("/".join(layer))
+    lines = []
+    for part, (taken, fresh, reasons) in counts.items():
+        if taken + fresh:
+            why = "; ".join(f"{', '.join(own)}: {reason}" for reason, own in reasons.items())
+            lines.append(Taken(part, taken, fresh, why))
+    return _unflatten(result), lines
+
+
+def _layer(path: Path) -> Path:
+    """The layer that a leaf belongs to, without the kind of its variables."""
+    # Each token is a modality's own.
+    return path[1:] if path[1] == "mask_tokens" else path[1:-1]
+
+
+def _is_of_classes(path: Path) -> bool:
+    return path[:2] == ("params", "ensemble") and path[-1] in _OF_CLASSES
+
+
+def _shape(path: Path, leaf: np.ndarray) -> tuple[int, ...]:
+    """What has to agree: the shape of one member's leaf, less the axis of the classes."""
+    return leaf.shape[1:-1] if _is_of_classes(path) else leaf.shape[1:]
+
+
+def _unflatten(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree
