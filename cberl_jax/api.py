@@ -317,8 +317,8 @@ def ablate(
       data: as of ``train``.
       config: as of ``train``; the settings that the variants start from.
       workdir: folder of the ablation.
-      preset: ``parts`` (without each part and modality), ``remedies`` (for imbalance) or ``sizes``
-        (of the train split).
+      preset: ``parts`` (without each part, view and modality), ``remedies`` (for imbalance) or
+        ``sizes`` (of the train split).
       variants: names of the preset's variants to run; by default all.
       own: further variants, ``{"name": {"loss.gamma": 3.0}}``.
       seeds: number of seeds of every variant, from 0; or the seeds.
@@ -338,7 +338,7 @@ def ablate(
     given, chosen = _settings(data, config, settings), _seeds(seeds)
     folder = _open(workdir, allow_unrelated)
     _keep(data, folder, given)
-    known = list_variants(preset, given, load_data(given).modalities)
+    known = list_variants(preset, given, tuple(load_data(given).features))
     compared = choose_variants(known, create_variants(own or {}), variants, given)
     how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
     with _computing():

@@ -3,10 +3,10 @@ r"""Trains CBERL and its variants, and compares them on test.
 cberl ablate --config=meld --data=meld.npz --workdir=runs/ablation --seeds=16 \
     --preset=parts
 
-``parts`` takes away a part or a modality at a time, ``remedies`` compares the GAN with every usual
-remedy for imbalance, ``sizes`` trains on ever fewer dialogues. All have the same seeds. The same
-command started again does what is missing; with more seeds or variants it trains what is new.
-Several jobs share the work by --part=1/8, --part=2/8, ...
+``parts`` takes away a part, a view or a modality at a time, ``remedies`` compares the GAN with
+every usual remedy for imbalance, ``sizes`` trains on ever fewer dialogues. All have the same seeds.
+The same command started again does what is missing; with more seeds or variants it trains what is
+new. Several jobs share the work by --part=1/8, --part=2/8, ...
 """
 
 from absl import flags
@@ -45,7 +45,7 @@ def main() -> int:
 
     given = flags.FLAGS
     config = cli.read_settings()
-    preset = list_variants(given.preset, config, load_data(config).modalities)
+    preset = list_variants(given.preset, config, tuple(load_data(config).features))
     own = read_variants(given.own) if given.own else []
     preset = choose_variants(preset, own, given.variants, config)
     execution = jobs.read_execution()

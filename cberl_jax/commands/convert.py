@@ -4,6 +4,8 @@ cberl convert --input=MELD_features_raw1.pkl --output=meld.npz
 cberl convert --input=own.pkl --output=own.npz --classes=calm,glad --splits=train,test,dev
 cberl convert --table=turns.csv --features=text=text.npy --features=audio=audio.npy \
     --dev_share=0.1 --output=mine.npz --probe
+cberl convert --table=turns.csv --features=text.minilm=a.npy --features=text.mpnet=b.npy \
+    --output=mine.npz
 """
 
 from typing import TYPE_CHECKING
@@ -37,7 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_float("dev_share", 0.0, "Share of train for dev if there is none.", 0, 0.5)
     flags.DEFINE_string("table", None, "Your own CSV, a row per utterance, in place of --input.")
     flags.DEFINE_multi_string(
-        "features", [], "Of --table: modality=file.npy, or .npz; once per modality."
+        "features",
+        [],
+        "Of --table: modality=file.npy, or .npz; views as text.minilm=a.npy.",
     )
     flags.DEFINE_list("columns", [], "Of --table: dialogue=Dialogue_ID where names differ.")
     flags.DEFINE_float("test_share", 0.0, "Of --table: share of train held out as test.", 0, 0.5)

@@ -21,10 +21,11 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "audio_dir", [], "Folder with the utterances' sounds, or one for each transcript."
     )
-    flags.DEFINE_string(
+    flags.DEFINE_multi_string(
         "text_encoder",
         PACKAGED,
-        "A sentence-transformers model, folder or name; empty for no text.",
+        "A sentence-transformers model, folder or name; empty for no text. Given several times, "
+        "each makes a view of the text: minilm=FOLDER makes text.minilm.",
     )
     flags.DEFINE_string(
         "timing", "timing", "Modality that timing features go under; empty for none."
@@ -48,7 +49,7 @@ def _paths(items: list[str]) -> list[str]:
 def main() -> None:
     """Extracts, and says what the file holds."""
     from cberl_jax.data.notices import describe_with_notices
-    from cberl_jax.features.extract import Sources, extract, parse_vectors
+    from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
     from cberl_jax.features.tuning import Tuning
 
     given = flags.FLAGS
@@ -56,7 +57,7 @@ def main() -> None:
         transcripts=_paths(given.transcript),
         classes=given.classes,
         audio_folders=_paths(given.audio_dir),
-        text_encoder=given.text_encoder,
+        text_encoder=parse_encoders(given.text_encoder),
         timing=given.timing,
         vectors=parse_vectors(given.features),
         tuned=given.finetune,

@@ -25,6 +25,8 @@ from cberl_jax.errors import UserError
 
 Point = Mapping[str, Value]
 
+# Settings whose values are several names, which a grid joins by +.
+_NAMES = ("data.modalities", "data.views")
 # What a sweep does not vary, why, and where it is given instead.
 _FIXED = {
     "data.path": "a sweep is over one corpus; name it by --data",
@@ -59,8 +61,8 @@ def parse_grid(arguments: Sequence[str]) -> dict[str, list[Value]]:
     """Reads the arguments of ``--grid``.
 
     Args:
-      arguments: each ``name=v1,v2,...``. Values of ``data.modalities``, which may themselves be
-        several names, join these by ``+``: ``data.modalities=text,text+audio``.
+      arguments: each ``name=v1,v2,...``. Values of ``data.modalities`` and ``data.views``, which
+        may be several names, join these by ``+``: ``data.modalities=text,text+audio``.
 
     Returns:
       Name -> values in the settings' own types and spelling, in the given order.
@@ -105,7 +107,7 @@ def check_grid(grid: Mapping[str, Sequence[Value]]) -> dict[str, list[Value]]:
     """A grid from Python, as ``parse_grid`` would read it from flags.
 
     Args:
-      grid: name -> values; several modalities are joined by commas, ``"text,audio"``.
+      grid: name -> values; several modalities or views are joined by commas, ``"text,audio"``.
 
     Returns:
       Name -> values in the settings' own types and spelling.
@@ -144,22 +146,22 @@ def _parse_value(name: str, word: str) -> Value:
         value = read(word)
     except (KeyError, ValueError) as error:
         raise UserError(f"{name} = {word!r}: has to be {wanted}") from error
-    if name == "data.modalities":
-        return _parse_modalities(word)
+    if name in _NAMES:
+        return _parse_names(word)
     check_value(name, value)
     return value
 
 
-def _parse_modalities(word: str) -> str:
+def _parse_names(word: str) -> str:
     names = [name.strip() for name in word.split("+")]
     if "" in names:
-        raise UserError(f"{word!r} lacks a modality beside its +; write text+audio")
+        raise UserError(f"{word!r} lacks a name beside its +; write text+audio")
     return ",".join(names)
 
 
 def _identity(name: str, value: Value) -> Value | frozenset[str]:
-    """Equal for values that ask for the same: the order of modalities is the corpus's own."""
-    return frozenset(str(value).split(",")) if name == "data.modalities" else value
+    """Equal for values that ask for the same: the order of names is the corpus's own."""
+    return frozenset(str(value).split(",")) if name in _NAMES else value
 
 
 def expand(grid: Mapping[str, Sequence[Value]]) -> list[Point]:

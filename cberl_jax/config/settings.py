@@ -63,10 +63,15 @@ SETTINGS = {
     "data.dev_share": Setting(
         0.0, "share of train held out as dev where a file has none; 0 = the reader's", 0.0, 0.5
     ),
-    "data.text_layers": Setting("mean", "how roberta1..4 become text: mean, concat, or 1 to 4"),
+    "data.text_layers": Setting(
+        "mean", "how roberta1..4 become text: mean, concat, 1 to 4, or views, each for itself"
+    ),
     "data.modalities": Setting("all", "all, or names joined by commas"),
+    "data.views": Setting(
+        "", "views that are kept of their modality, such as text.minilm,text.mpnet; empty = all"
+    ),
     "data.components": _count(
-        0, "principal components that wider modalities are reduced to; 0 = as they are", 0
+        0, "principal components that wider modalities or views are reduced to; 0 = all", 0
     ),
     "data.train_share": Setting(1.0, "share of the train dialogues that is used", 1e-6, 1.0),
     "data.folds": Setting("", "number of folds, or a CSV of dialogue and fold; empty for none"),
@@ -171,6 +176,9 @@ FREE_SETTINGS = (
     "train.init",
     "train.metrics",
 )
+# Settings that older folders lack, and the values that they had there. They are written only where
+# they have another, so that such a folder goes on.
+LATER = {"data.views": "", "data.fold_dev": 0.15}
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, check_sweepable, point_config
 from cberl_jax.config.settings import Value, check_types, flatten
+from cberl_jax.config.views import group_views, is_view
 from cberl_jax.errors import UserError
 
 # No class weights, no focusing, no adjustment: a cross entropy.
@@ -61,8 +62,13 @@ class Preset(NamedTuple):
     reference: str
 
 
-def list_parts(config: ConfigDict, modalities: Sequence[str]) -> Preset:
-    """CBERL without each of its parts, and on every subset of the modalities.
+def takes_view(variant: Variant) -> bool:
+    """Whether a variant is the config with other views, and nothing else."""
+    return set(variant.settings) == {"data.views"}
+
+
+def list_parts(config: ConfigDict, features: Sequence[str]) -> Preset:
+    """CBERL without each of its parts, without each view, and on every subset of the modalities.
 
     The three imbalance measures are the paper's: generated utterances, masked nodes, focal loss
     (with class weights, which are ours).
@@ -84,6 +90,12 @@ def list_parts(config: ConfigDict, modalities: Sequence[str]) -> Preset:
     if config.model.residual and config.model.residual_turns:
         off = {"model.residual_turns": 0}
         variants.append(Variant("without turns around in the residual", off))
+    groups = group_views(features)
+    modalities = list(groups)
+    for views in groups.values():
+        for view in views if len(views) > 1 else ():
+            others = ",".join(name for name in features if is_view(name) and name != view)
+            variants.append(Variant(f"without {view}", {"data.views": others}))
     for size in range(len(modalities) - 1, 0, -1):
         for chosen in itertools.combinations(modalities, size):
             name = f"{' + '.join(chosen)} only"
@@ -159,13 +171,13 @@ def list_sizes() -> Preset:
 PRESETS = ("parts", "remedies", "sizes")
 
 
-def list_variants(preset: str, config: ConfigDict, modalities: Sequence[str]) -> Preset:
+def list_variants(preset: str, config: ConfigDict, features: Sequence[str]) -> Preset:
     """The variants of a preset.
 
     Args:
       preset: one of ``PRESETS``.
       config: what the variants start from.
-      modalities: of the corpus.
+      features: names of the corpus's, modalities and views.
 
     Raises:
       UserError: there is no such preset.
@@ -173,7 +185,7 @@ def list_variants(preset: str, config: ConfigDict, modalities: Sequence[str]) ->
     if preset not in PRESETS:
         raise UserError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
     if preset == "parts":
-        return list_parts(config, modalities)
+        return list_parts(config, features)
     return list_remedies() if preset == "remedies" else list_sizes()
 
 

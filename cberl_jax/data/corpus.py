@@ -8,12 +8,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cberl_jax.config.views import group_views
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.summary import Summarised, Summary, list_names
 
@@ -26,10 +26,6 @@ SPLIT_NAMES = (
 )
 UNLABELLED = -1
 USUAL_MODALITIES = ("text", "audio", "visual")
-# They are named in settings, joined by commas, and in checkpoints.
-MODALITY_NAME = re.compile(r"[\w-]{1,64}")
-# Files with several text layers name them roberta1, roberta2, ...; see ``layers.py``.
-TEXT_LAYER = "roberta"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -43,8 +39,9 @@ class Corpus(Summarised):
       length: [G] int32, utterances per dialogue, each at least 1; their sum is N.
       speaker: [N] str.
       label: [N] int32 in 0..C-1, or ``UNLABELLED`` for context without a label.
-      features: modality -> [N, d_m] float32; a row is zero where the modality is absent.
-      present: modality -> [N] bool, same keys as ``features``.
+      features: name -> [N, d] float32; a row is zero where the features are absent. A name is a
+        modality, or a view of one: ``text.minilm`` and ``text.mpnet`` are two views of text.
+      present: name -> [N] bool, same keys as ``features``.
       utterance: [N] str transcripts, or None where the file holds none.
       groups: name -> [G] str, what else is known of each dialogue, to make folds by.
       source: where it came from, for messages.
@@ -68,12 +65,12 @@ class Corpus(Summarised):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the modalities, in the file's order."""
-        return tuple(self.features)
+        """Names of the modalities, in the file's order; the views of one are one."""
+        return tuple(group_views(self.features))
 
     @property
     def widths(self) -> dict[str, int]:
-        """Feature width d_m of each modality."""
+        """Width d of each modality's features, or of each view's."""
         return {name: array.shape[1] for name, array in self.features.items()}
 
     @property
@@ -150,7 +147,8 @@ class Corpus(Summarised):
           frame: a DataFrame, or a dictionary of lists: N rows, those of a dialogue together and in
             the order of its turns.
           features: modality -> [N, d] in the order of the rows, or modality -> a dictionary of
-            dialogue -> [T, d]. A row of NaN is an utterance that lacks the modality.
+            dialogue -> [T, d]. A row of NaN is an utterance that lacks the modality. Several
+            feature sets of a modality are views of it: ``text.minilm``, ``text.mpnet``.
           classes: names of the C classes, in the order of their numbers where labels are numbers.
             Without them the labels that there are.
           bins: C + 1 rising edges that cut labels that are real numbers into classes; a value on an
@@ -272,9 +270,7 @@ def describe(corpus: Corpus) -> str:
     for name, width in corpus.widths.items():
         absent = 100 * (1 - np.mean(corpus.present[name]))
         lines.append(f"{name}: {width} wide, absent in {absent:.1f} % of the utterances")
-    # Text layers that are still to be combined (roberta1, ...) stand for the text.
-    held = {"text" if name.startswith(TEXT_LAYER) else name for name in corpus.features}
-    missing = [name for name in USUAL_MODALITIES if name not in held]
+    missing = [name for name in USUAL_MODALITIES if name not in corpus.modalities]
     lines.append("missing modalities: " + (", ".join(missing) or "none"))
     return "\n".join(lines)
 

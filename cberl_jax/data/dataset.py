@@ -107,7 +107,7 @@ def create_table(corpus: Corpus, standardiser: Standardiser, folds: int = 0) -> 
     Returns:
       The table; with folds ``fold`` is still to be set.
     """
-    present = {m: corpus.present[m] for m in standardiser.mean}
+    present = standardiser.presence(corpus.present)
     if not folds:
         return Table(standardiser(corpus.features, corpus.present), present)
     each = (standardiser_of(standardiser, n) for n in range(folds))
@@ -127,7 +127,7 @@ def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
 
 
 def find_neighbours(corpus: Corpus, table: Table, place: np.ndarray, most: int) -> np.ndarray:
-    """The train utterances of an utterance's class, and with its modalities, nearest to it.
+    """The train utterances of an utterance's class, and with its views, nearest to it.
 
     Distances are Euclidean over all standardised features, as in SMOTE (Chawla et al. 2002), whose
     k is ``most``. imbalanced-learn's SMOTE gives loose rows, not what each was made from: a row
@@ -147,7 +147,7 @@ def find_neighbours(corpus: Corpus, table: Table, place: np.ndarray, most: int) 
     if not found.size:
         return found
     features = np.concatenate([table.features[m] for m in sorted(table.features)], axis=1)
-    present = np.stack([table.present[m] for m in sorted(table.present)], axis=1)
+    present = np.stack([corpus.present[name] for name in sorted(corpus.present)], axis=1)
     kind = np.column_stack([corpus.label, present])
     usable = np.flatnonzero(corpus.in_split("train"))
     for one in np.unique(kind[place], axis=0):

@@ -4,37 +4,42 @@ Section 2 of the design: any subset of the modalities works. What a file does no
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from cberl_jax.config.views import modality_of, views_left_out
 from cberl_jax.data.corpus import UNLABELLED, USUAL_MODALITIES, Corpus
 
 
 def match_model(
-    corpus: Corpus, classes: Sequence[str], widths: Mapping[str, int], ignored: Sequence[str] = ()
+    corpus: Corpus,
+    classes: Sequence[str],
+    widths: Mapping[str, int],
+    is_ignored: Callable[[str], bool] = lambda name: False,
 ) -> Corpus:
     """The conversations with the model's classes and modalities, in the model's order.
 
     Args:
       corpus: conversations, validated (to predict).
       classes: the model's C classes; labels are matched by name.
-      widths: modality -> width, of the model.
-      ignored: modalities that the model was trained without on purpose, which the file may hold.
+      widths: modality or view -> width, of the model.
+      is_ignored: whether the model was trained without a modality or view on purpose, which the
+        file may hold then.
 
     Returns:
-      The corpus; a modality that the file lacks is absent in all of its utterances.
+      The corpus; a modality or view that the file lacks is absent in all of its utterances.
 
     Raises:
       UserError: a label, a modality or a width is not the model's, or no modality is.
     """
-    unknown = [m for m in corpus.modalities if m not in widths and m not in ignored]
+    unknown = [m for m in corpus.features if m not in widths and not is_ignored(m)]
     if unknown:
         raise corpus.error(
             f"holds features of {unknown[0]!r}{_first(corpus, unknown[0])}, but the model was "
             f"trained with {', '.join(widths)}"
         )
-    if not any(corpus.present[m].any() for m in corpus.modalities if m in widths):
+    if not any(corpus.present[m].any() for m in corpus.features if m in widths):
         raise corpus.error(f"holds no features of {' or '.join(widths)}")
     features, present = {}, {}
     for modality, width in widths.items():
@@ -48,12 +53,24 @@ def match_model(
     )
 
 
-def modalities_left_out(chosen: str) -> tuple[str, ...]:
-    """The usual modalities that the setting ``data.modalities`` leaves out."""
-    if chosen == "all":
-        return ()
-    kept = [name.strip() for name in chosen.split(",")]
-    return tuple(name for name in USUAL_MODALITIES if name not in kept)
+def left_out(modalities: str, views: str) -> Callable[[str], bool]:
+    """Whether features of a name were left out of a training on purpose.
+
+    Args:
+      modalities: the setting ``data.modalities``.
+      views: the setting ``data.views``.
+
+    Returns:
+      A function that is true of the usual modalities, and of views, that the settings leave out.
+    """
+    kept = [name.strip() for name in modalities.split(",")]
+
+    def is_left_out(name: str) -> bool:
+        modality = modality_of(name)
+        without = modalities != "all" and modality in USUAL_MODALITIES and modality not in kept
+        return without or views_left_out(name, views)
+
+    return is_left_out
 
 
 def _first(corpus: Corpus, modality: str) -> str:

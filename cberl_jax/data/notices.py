@@ -45,7 +45,7 @@ def notices(corpus: Corpus) -> list[str]:
     ]
     found += _alike_classes(corpus)
     found += _untaught_classes(corpus)
-    for name in corpus.modalities:
+    for name in corpus.features:
         found += _absent_splits(corpus, name)
         found += _zero_rows(corpus, name)
         found += _constant_columns(corpus, name)

@@ -1,10 +1,13 @@
-"""A part of a corpus: some of its modalities, or some of its train dialogues."""
+"""A part of a corpus: some of its modalities or views, or some of its train dialogues."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from cberl_jax.config.views import list_names, modality_of, views_left_out
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.text_layers import TEXT_LAYER
 
 
 def select_modalities(corpus: Corpus, names: str) -> Corpus:
@@ -24,9 +27,38 @@ def select_modalities(corpus: Corpus, names: str) -> Corpus:
         return corpus
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
-        if name not in corpus.features:
+        if name not in corpus.modalities:
             raise corpus.error(f"has no modality {name!r}, only {', '.join(corpus.modalities)}")
-    kept = [name for name in corpus.modalities if name in wanted]
+    return _keep(corpus, [name for name in corpus.features if modality_of(name) in wanted])
+
+
+def select_views(corpus: Corpus, names: str) -> Corpus:
+    """Keeps some views of modalities.
+
+    Args:
+      corpus: the corpus.
+      names: of views, joined by commas; empty for all. A modality of which none is named keeps all
+        its views: ``select_modalities`` takes modalities away.
+
+    Returns:
+      The corpus with these views, in its own order.
+
+    Raises:
+      UserError: the corpus has no such view.
+    """
+    for name in list_names(names):
+        if name not in corpus.features:
+            kept_apart = ""
+            if name.startswith(TEXT_LAYER):
+                kept_apart = "; data.text_layers=views keeps text layers apart"
+            raise corpus.error(
+                f"has no view {name!r}, only {', '.join(corpus.features)}{kept_apart}"
+            )
+    kept = [name for name in corpus.features if not views_left_out(name, names)]
+    return corpus if len(kept) == len(corpus.features) else _keep(corpus, kept)
+
+
+def _keep(corpus: Corpus, kept: Sequence[str]) -> Corpus:
     return dataclasses.replace(
         corpus,
         features={name: corpus.features[name] for name in kept},

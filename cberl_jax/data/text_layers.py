@@ -1,28 +1,52 @@
-"""Several text layers made one modality.
+"""Several text layers made one modality, or kept as views of it.
 
 Section 2 of the design: some files hold four layers of the text encoder, ``roberta1`` to
-``roberta4``. How they are combined is a setting [ours], so it happens after reading and not in
-the file.
+``roberta4``. They are views of the text, ``text.roberta1`` and so on. How they are combined is a
+setting [ours], so it happens after reading and not in the file.
 """
 
 import dataclasses
+import re
 from typing import Literal, get_args
 
 import numpy as np
 
-from cberl_jax.data.corpus import TEXT_LAYER, Corpus
+from cberl_jax.config.views import modality_of
+from cberl_jax.data.corpus import Corpus
 from cberl_jax.errors import UserError
 
-TextLayers = Literal["mean", "concat", "1", "2", "3", "4"]
+# How files call the layers, and how a corpus does.
+FILE_LAYER, TEXT_LAYER = "roberta", "text.roberta"
+_LAYER = re.compile(rf"{re.escape(TEXT_LAYER)}\d+")
+TextLayers = Literal["mean", "concat", "views", "1", "2", "3", "4"]
+
+
+def name_layers(corpus: Corpus) -> Corpus:
+    """The corpus, features that are named ``roberta<k>`` renamed to views of the text.
+
+    Raises:
+      UserError: there are features of the new name already.
+    """
+    new = {name: f"text.{name}" for name in corpus.features if name.startswith(FILE_LAYER)}
+    if not new:
+        return corpus
+    for name, view in new.items():
+        if view in corpus.features:
+            raise corpus.error(f"holds both {name} and {view}, which are one name.")
+    return dataclasses.replace(
+        corpus,
+        features={new.get(name, name): array for name, array in corpus.features.items()},
+        present={new.get(name, name): there for name, there in corpus.present.items()},
+    )
 
 
 def combine_text_layers(corpus: Corpus, how: str) -> Corpus:
     """Replaces the text layers by one modality ``text``, placed first.
 
     Args:
-      corpus: layers ``roberta<k>`` are [N, d] each.
-      how: ``mean`` over the layers [N, d], ``concat`` [N, sum of d], or the number of one
-      layer.
+      corpus: layers ``text.roberta<k>`` are [N, d] each.
+      how: ``mean`` over the layers [N, d], ``concat`` [N, sum of d], the number of one layer, or
+        ``views``, which leaves them as they are: each is then standardised for itself.
 
     Returns:
       The combined corpus; the same corpus if it has no such layers. The text counts as present
@@ -30,16 +54,21 @@ def combine_text_layers(corpus: Corpus, how: str) -> Corpus:
 
     Raises:
       UserError: if ``how`` is none of these, names a layer that the file lacks, asks for the
-        mean of layers of different widths, or the file has a ``text`` besides the layers.
+        mean of layers of different widths, or the file has other text besides the layers.
     """
     if how not in get_args(TextLayers):
         choices = ", ".join(get_args(TextLayers))
         raise UserError(f"text layers cannot be combined by {how!r}; choose from {choices}.")
-    layers = [name for name in corpus.features if name.startswith(TEXT_LAYER)]
-    if not layers:
+    layers = [name for name in corpus.features if _LAYER.fullmatch(name)]
+    if not layers or how == "views":
         return corpus
-    if "text" in corpus.features:
-        raise corpus.error(f"holds both text and {layers[0]}; which of them is the text?")
+    others = [name for name in corpus.features if name not in layers]
+    other_text = [name for name in others if modality_of(name) == "text"]
+    if other_text:
+        raise corpus.error(
+            f"holds both {other_text[0]} and {layers[0]}; data.text_layers=views takes the layers "
+            "as views beside the others."
+        )
     used = layers if how in ("mean", "concat") else [TEXT_LAYER + how]
     if used[0] not in layers:
         raise corpus.error(f"has no text layer {how}, only {', '.join(layers)}.")
@@ -49,7 +78,6 @@ def combine_text_layers(corpus: Corpus, how: str) -> Corpus:
         raise corpus.error("the text layers differ in width, so they have no mean.")
     text = np.mean(arrays, axis=0) if how == "mean" else np.concatenate(arrays, axis=1)
     text[~present] = 0
-    others = [name for name in corpus.features if name not in layers]
     return dataclasses.replace(
         corpus,
         features={"text": text} | {name: corpus.features[name] for name in others},

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cberl_jax.data.corpus import MODALITY_NAME, SPLITS, UNLABELLED, Corpus, shown
+from cberl_jax.config.views import FEATURE_NAME, NAMING, find_unclear
+from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus, shown
+from cberl_jax.data.text_layers import name_layers
 
 # What may repeat by chance: MELD has two such dialogues of text alone ("Hey." "Hey."), of 280.
 CHANCE_TURNS = 2
@@ -46,6 +48,8 @@ def validate(corpus: Corpus, *, to_predict: bool = False, without_splits: bool =
     _check_labels(corpus)
     for name in corpus.features:
         _check_modality(corpus, name)
+    corpus = name_layers(corpus)
+    _check_views(corpus)
     if not (to_predict or without_splits):
         check_train(corpus)
     features, present, remarks = {}, {}, list(corpus.remarks)
@@ -154,16 +158,23 @@ def _check_labels(corpus: Corpus) -> None:
 
 
 def _check_modality(corpus: Corpus, name: str) -> None:
-    if not MODALITY_NAME.fullmatch(name):
-        raise corpus.error(
-            f"{shown(name)} cannot name a modality; use up to 64 letters, digits, _ and -."
-        )
+    if not FEATURE_NAME.fullmatch(name):
+        raise corpus.error(f"{shown(name)} cannot name a modality; {NAMING}.")
     array = corpus.features[name]
     if array.ndim != 2 or array.dtype.kind != "f":
         raise corpus.error(f"features.{name} must be a table of real numbers, [N, width].")
     present = corpus.present.get(name)
     if present is None or present.shape != array.shape[:1] or present.dtype != bool:
         raise corpus.error(f"present.{name} must hold one boolean per utterance.")
+
+
+def _check_views(corpus: Corpus) -> None:
+    unclear = find_unclear(corpus.features)
+    if unclear:
+        raise corpus.error(
+            f"holds both {unclear[0]} and {unclear[1]}; which of them is the {unclear[0]}? Two "
+            f"views of it need two names, such as {unclear[0]}.first."
+        )
 
 
 def check_train(corpus: Corpus) -> None:

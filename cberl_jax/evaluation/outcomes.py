@@ -11,7 +11,7 @@ from cberl_jax.runtime.workdir import Workdir
 
 
 class Outcome(NamedTuple):
-    """What a model predicted on test.
+    """What a model predicted on test, or on dev.
 
     Attributes:
       name: of its folder or file.

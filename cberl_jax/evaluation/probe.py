@@ -142,18 +142,19 @@ def probe(corpus: Corpus | str | os.PathLike, seed: int = 0) -> Probe:
     """
     if not isinstance(corpus, Corpus):
         corpus = load_corpus(corpus)
-    corpus = validate(combine_text_layers(corpus, "mean"))
+    corpus = validate(combine_text_layers(validate(corpus), "mean"))
     for split in ("train", "dev"):
         if np.sum(corpus.class_counts(split) > 0) < 2:
             raise corpus.error(f"the {split} split has labels of one class or none to probe with")
     utterances = int(corpus.in_split("train").sum())
     corpus = keep_train_share(corpus, min(1.0, MOST_UTTERANCES / utterances), seed)
-    standardised = fit_standardiser(corpus)(corpus.features, corpus.present)
+    # Each view for itself: one may be aligned and another not.
+    standardised = fit_standardiser(corpus).of_views(corpus.features, corpus.present)
     # Fits this small gain nothing from threads, and lose much where cores are shared.
     with threadpool_limits(1):
         found = {
             name: _Prober(corpus, name, standardised[name], seed).judge()
-            for name in corpus.modalities
+            for name in corpus.features
         }
     return Probe(corpus.source, found)
 

@@ -1,6 +1,7 @@
 """From transcripts and sounds to a corpus: every modality that can be had, in one file."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cberl_jax.config.views import FEATURE_NAME, find_unclear
 from cberl_jax.data.corpus import SPLITS, Corpus
 from cberl_jax.data.holdout import hold_out_dev
 from cberl_jax.data.readers.npz import write_npz
@@ -29,7 +31,8 @@ class Sources(NamedTuple):
       transcripts: CSV files, see ``data/transcripts.py``.
       classes: names of the emotions in their order; empty for those of the files.
       audio_folders: one for all transcripts or one for each; empty for no audio.
-      text_encoder: a folder or name, see ``load_encoder``; empty for no text.
+      text_encoder: a folder or name, see ``load_encoder``; empty for no text. Or several, each
+        under the name of its features: ``{"text.minilm": ..., "text.mpnet": ...}``.
       timing: name of the modality that timing goes under; empty for none.
       vectors: modality -> ``.npz`` with vectors from elsewhere, see ``data/vectors.py``.
       tuned: folder to leave the tuned encoder in; empty to leave the encoder as it is.
@@ -40,25 +43,61 @@ class Sources(NamedTuple):
     transcripts: Sequence[str | os.PathLike]
     classes: Sequence[str] = ()
     audio_folders: Sequence[str | os.PathLike] = ()
-    text_encoder: str = PACKAGED
+    text_encoder: str | Mapping[str, str] = PACKAGED
     timing: str = "timing"
     vectors: Mapping[str, str] = {}
     tuned: str = ""
     tuning: Tuning = Tuning()
     dev_share: float = 0.0
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Name of features -> encoder."""
+        if isinstance(self.text_encoder, str):
+            return {"text": self.text_encoder} if self.text_encoder else {}
+        return dict(self.text_encoder)
 
-def parse_vectors(items: Sequence[str]) -> dict[str, str]:
-    """Modality -> path, from ``modality=path`` items.
+
+def parse_encoders(items: Sequence[str]) -> str | dict[str, str]:
+    """The text encoder, or several by the names of their views of the text.
+
+    Args:
+      items: encoders, each by itself or as ``name=encoder``. A single one without a name makes
+        the text itself; of several, one without is named by the last part of its own name.
 
     Raises:
-      UserError: an item is not of that form, or a modality is named twice.
+      UserError: two have one name.
+    """
+    items = [item for item in items if item]
+    named = [re.fullmatch(r"([\w-]{1,64})=(.+)", item) for item in items]
+    if len(items) < 2 and not any(named):
+        return "".join(items)
+    encoders: dict[str, str] = {}
+    for item, match in zip(items, named):
+        last = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
+        name = match[1] if match else re.sub(r"[^\w-]+", "-", last).strip("-")[:64]
+        if not name or f"text.{name}" in encoders:
+            raise UserError(
+                f"--text_encoder={item}: {name or 'this'} cannot name a second view of the text; "
+                "give it a name: --text_encoder=NAME=ENCODER."
+            )
+        encoders[f"text.{name}"] = match[2] if match else item
+    return encoders
+
+
+def parse_vectors(items: Sequence[str]) -> dict[str, str]:
+    """Modality or view -> path, from ``modality=path`` items.
+
+    Raises:
+      UserError: an item is not of that form, or a name is there twice.
     """
     vectors: dict[str, str] = {}
     for item in items:
         modality, _, path = item.partition("=")
-        if not modality.isidentifier() or not path:
-            raise UserError(f"--features={item}: has to be modality=file.npz.")
+        if not FEATURE_NAME.fullmatch(modality) or not path:
+            raise UserError(
+                f"--features={item}: has to be modality=file.npz or modality.view=file.npz."
+            )
         if modality in vectors:
             raise UserError(f"--features={item}: {modality} is named twice.")
         vectors[modality] = path
@@ -90,8 +129,8 @@ def extract(
         rows = {sources.timing: timing_features(transcript)} | rows
     if sources.audio_folders:
         rows = {"audio": _audio(transcript, sources.audio_folders, say)} | rows
-    if sources.text_encoder:
-        rows = {"text": _text(transcript, sources, say)} | rows
+    texts = {name: _text(transcript, e, sources, say) for name, e in sources.encoders.items()}
+    rows = texts | rows
     corpus = _make_corpus(transcript, rows)
     if not _is_trainable(transcript):
         say(_why_not_trainable(transcript))
@@ -104,11 +143,14 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
     if not folder.is_dir():
         raise UserError(f"{output}: the folder {folder} does not exist.")
     if sources.tuned:
-        if not sources.text_encoder:
-            raise UserError("--finetune needs a --text_encoder.")
+        if len(sources.encoders) != 1:
+            raise UserError(
+                "--finetune needs a --text_encoder, and one only: tune one after the other, then "
+                "name both folders by --text_encoder."
+            )
         if os.path.lexists(sources.tuned):
             raise UserError(f"{sources.tuned}: is there already; name a new folder to --finetune.")
-    names = [*sources.vectors, *(["text"] if sources.text_encoder else [])]
+    names = [*sources.vectors, *sources.encoders]
     names += ["audio"] if sources.audio_folders else []
     names += [sources.timing] if sources.timing else []
     repeated = [name for name in names if names.count(name) > 1]
@@ -116,6 +158,12 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
         raise UserError(
             f"the modality {repeated[0]!r} would come from two sources; --text_encoder=, "
             "--timing= or another name in --features takes one away."
+        )
+    unclear = find_unclear(names)
+    if unclear:
+        raise UserError(
+            f"{unclear[0]} and {unclear[1]} cannot be in one file: two views of {unclear[0]} need "
+            f"two names (--text_encoder=NAME=ENCODER, --features={unclear[0]}.NAME=FILE)."
         )
 
 
@@ -132,11 +180,13 @@ def _audio(
     return audio.rows
 
 
-def _text(transcript: Transcript, sources: Sources, say: Callable[[str], None]) -> np.ndarray:
+def _text(
+    transcript: Transcript, name: str, sources: Sources, say: Callable[[str], None]
+) -> np.ndarray:
     if sources.tuned:
         for split in ("train", "dev"):
             labelled_part(transcript, split)
-    encoder = load_encoder(sources.text_encoder)
+    encoder = load_encoder(name)
     if sources.tuned:
         tune(encoder, transcript, sources.tuning, say)
         _save(encoder, Path(sources.tuned))

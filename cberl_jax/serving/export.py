@@ -33,15 +33,15 @@ def create_function(model: Model) -> Callable[..., dict[str, jax.Array]]:
       model: the model.
 
     Returns:
-      A function of ``features`` (modality -> [T, d_m] float, as they were given to training),
-      ``present`` (modality -> [T] bool), ``speaker`` ([T] int, equal numbers for equal speakers)
-      and ``turns`` ([] int, how many of the T are used, from the first). It returns
+      A function of ``features`` (modality, or view of one -> [T, d] float, as they were given to
+      training), ``present`` (the same -> [T] bool), ``speaker`` ([T] int, equal numbers for equal
+      speakers) and ``turns`` ([] int, how many of the T are used, from the first). It returns
       ``probability`` [T, C], mean over the members, and ``spread`` [T, C], their standard deviation
       (zero with one member).
     """
 
-    def standardise(modality: str, values: jax.Array, present: jax.Array) -> jax.Array:
-        return jnp.where(present[:, None], model.standardiser.transform(modality, values), 0.0)
+    def standardise(view: str, values: jax.Array, present: jax.Array) -> jax.Array:
+        return jnp.where(present[:, None], model.standardiser.transform(view, values), 0.0)
 
     def of_conversation(
         features: Mapping[str, jax.Array],
@@ -50,10 +50,12 @@ def create_function(model: Model) -> Callable[..., dict[str, jax.Array]]:
         turns: jax.Array,
     ) -> dict[str, jax.Array]:
         used = jnp.arange(len(speaker)) < turns
-        there = {m: present[m] & used for m in model.widths}
+        there = {view: present[view] & used for view in model.widths}
+        views = {view: standardise(view, features[view], there[view]) for view in model.widths}
+        joined = model.standardiser.join(views, jnp.concatenate)
         conversations = Conversations(
-            features={m: standardise(m, features[m], there[m])[None] for m in model.widths},
-            present={m: array[None] for m, array in there.items()},
+            features={m: values[None] for m, values in joined.items()},
+            present={m: own[None] for m, own in model.standardiser.presence(there).items()},
             segment=used.astype(jnp.int32)[None],
             speaker=speaker[None],
         )

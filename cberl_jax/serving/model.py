@@ -16,7 +16,7 @@ import numpy as np
 
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Table, create_table
-from cberl_jax.data.matching import match_model, modalities_left_out
+from cberl_jax.data.matching import left_out, match_model
 from cberl_jax.data.packing import Rows, assign_rows, pack, turns_of
 from cberl_jax.data.readers.jsonl import from_turns
 from cberl_jax.data.readers.load import load_conversations
@@ -56,33 +56,34 @@ class Reading(NamedTuple):
 
     Attributes:
       classes: names of the model's classes.
-      widths: modality -> feature width that it was trained with.
+      widths: modality or view -> feature width that it was trained with.
       text_layers: how several text layers of a file become one.
       options: what a file does not say of itself, as of the one that was trained on.
-      ignored: modalities that a file may hold though the members were trained without.
+      is_ignored: whether a file may hold a modality or view though the members were trained
+        without it.
     """
 
     classes: tuple[str, ...]
     widths: Mapping[str, int]
     text_layers: str
     options: ReadingOptions
-    ignored: tuple[str, ...]
+    is_ignored: Callable[[str], bool]
 
     def read(self, conversations: ConversationSource) -> Corpus:
         """The conversations in the model's terms."""
         if isinstance(conversations, str | os.PathLike):
             corpus = load_conversations(conversations, self.text_layers, self.options)
         elif isinstance(conversations, Corpus):
-            corpus = combine_text_layers(conversations, self.text_layers)
-            corpus = validate(corpus, to_predict=True)
+            corpus = validate(conversations, to_predict=True)
+            corpus = validate(combine_text_layers(corpus, self.text_layers), to_predict=True)
         else:
             corpus = from_turns(conversations)
-        return match_model(corpus, self.classes, self.widths, self.ignored)
+        return match_model(corpus, self.classes, self.widths, self.is_ignored)
 
     def read_turn(self, turn: Any, number: int) -> Corpus:
         """A corpus of one utterance."""
         corpus = from_turns([[turn]], f"turn {number} of the stream")
-        return match_model(corpus, self.classes, self.widths, self.ignored)
+        return match_model(corpus, self.classes, self.widths, self.is_ignored)
 
 
 class Model(Summarised):
@@ -90,7 +91,7 @@ class Model(Summarised):
 
     Attributes:
       classes: names of the C emotions, in the order of the probabilities.
-      widths: modality -> feature width, of those that the members were trained with.
+      widths: modality or view -> feature width, of those that the members were trained with.
       seeds: of the S members that predict.
       diverged: seeds of the members that do not, since their training diverged.
       network: the joint model.
@@ -314,7 +315,7 @@ def load(workdir: str | os.PathLike[str]) -> Model:
         widths=trained.standardiser.widths,
         text_layers=config.data.text_layers,
         options=reading_options(config),
-        ignored=modalities_left_out(config.data.modalities),
+        is_ignored=left_out(config.data.modalities, config.data.views),
     )
     return Model(
         trained.fleet.program,

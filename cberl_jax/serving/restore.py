@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import (
     FREE_SETTINGS,
+    LATER,
     SETTINGS,
     check_config,
     check_types,
@@ -84,7 +85,7 @@ def read_settings(workdir: str | os.PathLike[str]) -> tuple[Workdir, ConfigDict,
     if not folder.report_file.exists():
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
     config = default_config()
-    lacking = sorted(SETTINGS.keys() - stored.keys() - set(FREE_SETTINGS))
+    lacking = sorted(SETTINGS.keys() - stored.keys() - {*FREE_SETTINGS, *LATER})
     if lacking:
         raise UserError(
             f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"

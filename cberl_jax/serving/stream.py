@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.dataset import create_table
 from cberl_jax.data.standardize import Standardiser
 from cberl_jax.models.cberl import CBERL, Conversations, start_carry, window_length
 from cberl_jax.models.ensemble import average_probability
@@ -105,12 +106,12 @@ class Stream:
           UserError: what is wrong with the turn; the conversation goes on as if it had not been.
         """
         utterance = self._read(turn, self._turns)
-        features = self._standardiser(utterance.features, utterance.present)
+        table = create_table(utterance, self._standardiser)
         name = str(utterance.speaker[0])
         number = self._speakers.setdefault(name, len(self._speakers))
         new = Conversations(
-            features={m: features[m][None] for m in self._window.features},
-            present={m: utterance.present[m][None] for m in self._window.present},
+            features={m: table.features[m][None] for m in self._window.features},
+            present={m: table.present[m][None] for m in self._window.present},
             segment=np.ones((1, 1), np.int32),
             speaker=np.full((1, 1), number, np.int32),
         )

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, point_config
-from cberl_jax.config.variants import Preset, Variant
+from cberl_jax.config.variants import Preset, Variant, takes_view
 from cberl_jax.data.augmentation import name_minority
 from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.reports.ablation import REFERENCE, create_ablation_report, write_ablation_report
@@ -27,21 +27,22 @@ from cberl_jax.training.run_folder import study_identity
 
 
 def read_variant(
-    folder: Workdir, variant: Variant, lines: Sequence[Mapping[str, Any]]
+    folder: Workdir, variant: Variant, lines: Sequence[Mapping[str, Any]], split: str = "test"
 ) -> tuple[list[Mapping[str, Any]], Outcome | None]:
-    """The members of a variant, and what the sound ones predicted on test.
+    """The members of a variant, and what the sound ones predicted on test, or on dev.
 
     Args:
       folder: of the ablation.
       variant: the variant.
       lines: of all members, from ``train_points``.
+      split: test or dev.
 
     Returns:
       Its lines, and the outcome, None where all members have diverged.
     """
     own = [line for line in lines if line["settings"] == variant.settings]
     sound = [line for line in own if line["status"] == "ok"]
-    return own, read_members(folder, variant.name, sound)
+    return own, read_members(folder, variant.name, sound, split)
 
 
 def list_points(preset: Preset) -> list[Point]:
@@ -84,6 +85,7 @@ def ablate(
     best = best_at(config)
 
     def report(folder: Workdir, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        on_dev = [v for v in preset.variants if v.name == preset.reference or takes_view(v)]
         found = create_ablation_report(
             corpus.source,
             preset,
@@ -91,6 +93,7 @@ def ablate(
             name_minority(corpus, config.augment.balance),
             {variant.name: best(variant.settings) for variant in preset.variants},
             create_provenance(config, corpus),
+            {v.name: read_variant(folder, v, lines, "dev")[1] for v in on_dev},
         )
         if processes.is_main():
             write_ablation_report(folder.path, found)

@@ -370,13 +370,16 @@ def check_points(config: ConfigDict, points: Sequence[Point]) -> None:
             load_data(point_config(config, group.static))
 
 
-def read_members(folder: Workdir, name: str, lines: Sequence[Mapping[str, Any]]) -> Outcome | None:
-    """What members of a study predicted on test.
+def read_members(
+    folder: Workdir, name: str, lines: Sequence[Mapping[str, Any]], split: str = "test"
+) -> Outcome | None:
+    """What members of a study predicted on test, or on dev.
 
     Args:
       folder: of the study.
       name: of what they are.
       lines: of sound members, from ``train_points``.
+      split: test or dev.
 
     Returns:
       Their outcome; None where there are none.
@@ -395,8 +398,8 @@ def read_members(folder: Workdir, name: str, lines: Sequence[Mapping[str, Any]])
         name,
         any_one["classes"].tolist(),
         np.asarray([line["seed"] for line in lines]),
-        np.stack([stored[x["chunk"]]["test.probability"][x["place"]] for x in lines]),
-        any_one["test.label"],
-        any_one["test.dialogue"],
-        any_one["test.utterance"],
+        np.stack([stored[x["chunk"]][f"{split}.probability"][x["place"]] for x in lines]),
+        any_one[f"{split}.label"],
+        any_one[f"{split}.dialogue"],
+        any_one[f"{split}.utterance"],
     )

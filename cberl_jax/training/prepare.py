@@ -27,10 +27,10 @@ from cberl_jax.data.readers.options import ReadingOptions, parse_options
 from cberl_jax.data.standardize import (
     Standardiser,
     fit_standardiser,
+    model_widths,
     stack_standardisers,
-    standardised_widths,
 )
-from cberl_jax.data.subset import keep_train_share, select_modalities
+from cberl_jax.data.subset import keep_train_share, select_modalities, select_views
 from cberl_jax.data.validate import check_repeats, check_train
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import CBERL
@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
     """A corpus made ready for training.
 
     Attributes:
-      corpus: the corpus, with the chosen modalities.
+      corpus: the corpus, with the chosen modalities and views.
       standardiser: its train statistics; with folds those of all, leaves [F, ...].
       data: its packed rows.
       program: the static half of the training.
@@ -85,11 +85,11 @@ def create_program(
 
     Args:
       config: the settings.
-      widths: modality -> d_m of the corpus.
+      widths: of the corpus, modality or view -> d.
       generated: [C] generated utterances per class; there is a GAN if that makes them.
     """
     classes = len(generated)
-    kept = standardised_widths(widths, config.data.components)
+    kept = model_widths(widths, config.data.components)
     model = CBERL(model_settings(config), tuple(kept.items()), classes)
     gan = None
     if config.augment.method == "gan" and any(generated):
@@ -135,7 +135,7 @@ def load_data(config: ConfigDict) -> Corpus:
     # With folds, the file's splits do not count: those of each fold are checked.
     if not (config.data.allow_repeats or with_folds(config)):
         check_repeats(corpus)
-    corpus = select_modalities(corpus, config.data.modalities)
+    corpus = select_modalities(select_views(corpus, config.data.views), config.data.modalities)
     kept = keep_train_share(corpus, config.data.train_share)
     if kept is not corpus:
         check_train(kept)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import FREE_SETTINGS, flatten
+from cberl_jax.config.settings import FREE_SETTINGS, LATER, flatten
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.folds import describe_folds
 from cberl_jax.runtime import processes
@@ -19,7 +19,7 @@ from cberl_jax.training.prepare import Prepared
 def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
     """What all members of a folder have in common: settings and data."""
     return {
-        **flatten(config),
+        **{name: x for name, x in flatten(config).items() if x != LATER.get(name)},
         "corpus": fingerprint(prepared.corpus),
         "widths": prepared.corpus.widths,
         "classes": list(prepared.corpus.classes),

@@ -58,7 +58,7 @@ def test_a_grid_keeps_the_order_of_its_arguments():
         (["loss.gamma=much"], "loss.gamma = 'much': has to be a number"),
         (["model.hidden=64.5"], "model.hidden = '64.5': has to be a whole number"),
         (["model.causal=1"], "model.causal = '1': has to be True or False"),
-        (["data.modalities=text+"], "lacks a modality"),
+        (["data.modalities=text+"], "lacks a name"),
         (["loss.gamma=-1"], "loss.gamma = -1.0: has to be from 0.0 to 100.0"),
         (["loss.gamma=nan"], "loss.gamma = nan: has to be from 0.0 to 100.0"),
         (["loss.vae=inf"], "loss.vae = inf: has to be from 0.0 to inf"),

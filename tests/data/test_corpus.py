@@ -148,7 +148,7 @@ def test_fingerprint_sees_contents_only():
 
 
 def layered_corpus() -> Corpus:
-    layers = {f"roberta{k}": np.full((5, 2), float(k), np.float32) for k in (1, 2, 3, 4)}
+    layers = {f"text.roberta{k}": np.full((5, 2), float(k), np.float32) for k in (1, 2, 3, 4)}
     present = dict.fromkeys(layers, np.ones(5, bool)) | {"audio": BASE.present["audio"]}
     return dataclasses.replace(BASE, features={"audio": AUDIO, **layers}, present=present)
 
@@ -167,12 +167,12 @@ def test_text_layers_become_one_modality(how, row):
 
 def test_text_is_present_where_all_layers_are():
     layered = layered_corpus()
-    present = dict(layered.present) | {"roberta2": np.array([1, 0, 1, 1, 1], bool)}
+    present = dict(layered.present) | {"text.roberta2": np.array([1, 0, 1, 1, 1], bool)}
     layered = dataclasses.replace(layered, present=present)
     assert combine_text_layers(layered, "mean").present["text"].tolist() == [1, 0, 1, 1, 1]
     assert combine_text_layers(layered, "mean").features["text"][1].tolist() == [0, 0]
     assert combine_text_layers(layered, "1").present["text"].all()
-    np.testing.assert_array_equal(layered.features["roberta2"], 2)
+    np.testing.assert_array_equal(layered.features["text.roberta2"], 2)
 
 
 def test_corpus_without_layers_passes_through():
@@ -180,17 +180,17 @@ def test_corpus_without_layers_passes_through():
 
 
 def test_wrong_choice_of_layers_is_refused():
-    with pytest.raises(UserError, match="choose from mean, concat, 1, 2, 3, 4"):
+    with pytest.raises(UserError, match="choose from mean, concat, views, 1, 2, 3, 4"):
         combine_text_layers(BASE, "sum")
     layered = layered_corpus()
-    features = {name: layered.features[name] for name in ("roberta1", "roberta2")}
-    with pytest.raises(UserError, match="has no text layer 3, only roberta1, roberta2"):
+    features = {name: layered.features[name] for name in ("text.roberta1", "text.roberta2")}
+    with pytest.raises(UserError, match="has no text layer 3, only text.roberta1, text.roberta2"):
         combine_text_layers(dataclasses.replace(layered, features=features), "3")
-    with pytest.raises(UserError, match="holds both text and roberta1"):
+    with pytest.raises(UserError, match="holds both text and text.roberta1"):
         combine_text_layers(
             dataclasses.replace(layered, features={"text": TEXT, **features}), "mean"
         )
-    uneven = {"roberta1": TEXT, "roberta2": AUDIO}
+    uneven = {"text.roberta1": TEXT, "text.roberta2": AUDIO}
     with pytest.raises(UserError, match="differ in width"):
         combine_text_layers(dataclasses.replace(layered, features=uneven), "mean")
 

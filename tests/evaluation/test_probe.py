@@ -75,6 +75,20 @@ def test_a_modality_that_is_misaligned_on_purpose_is_found(kind, seed):
     assert SENTENCES[kind] in alarm and alarm in str(found)
 
 
+def test_one_view_that_is_misaligned_is_found_beside_a_sound_one():
+    corpus = simulated()
+    late, two = rearrange(corpus, MISALIGNED["late"](corpus)), {}
+    for kind in ("features", "present"):
+        sound = getattr(corpus, kind)
+        views = {"audio.a": sound["audio"], "audio.b": getattr(late, kind)["audio"]}
+        two[kind] = {"text": sound["text"], **views}
+    found = probe(dataclasses.replace(corpus, **two))
+    verdicts = {m.name: m.verdict for m in found.modalities.values()}
+    assert verdicts == {"text": "signal", "audio.a": "signal", "audio.b": "late"}
+    (alarm,) = found.alarms
+    assert "audio.b looks one turn late" in alarm
+
+
 def test_dialogues_that_are_exchanged_leave_no_signal():
     corpus = simulated(0, SimulatedSize(240, 90, 20, 10))
     order = np.random.default_rng(3).permutation(len(corpus.dialogue))

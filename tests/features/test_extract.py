@@ -18,7 +18,7 @@ import pytest
 
 from cberl_jax.data.readers.load import load_conversations, load_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.features.extract import Sources, extract, parse_vectors
+from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
 from cberl_jax.features.tuning import Tuning
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,9 @@ def run_program(folder, *arguments):
 def run(text_encoder="", transcripts=("conv.csv",), output="out.npz", **sources):
     """Extracts in the folder of the test; returns what was said and the corpus of the file."""
     said = []
-    sources = Sources(transcripts, text_encoder=str(text_encoder), **sources)
+    if not isinstance(text_encoder, dict):
+        text_encoder = str(text_encoder)
+    sources = Sources(transcripts, text_encoder=text_encoder, **sources)
     extract(sources, output, said.append)
     return "\n".join(said), load_conversations(output)
 
@@ -144,6 +146,14 @@ def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
         ({"tuned": "conv.csv", "text_encoder": "x"}, "conv.csv: is there already"),
         ({"classes": ["joy"]}, "line 2: the label 'anger' is none of the classes joy"),
         ({"text_encoder": "x", "timing": "text"}, "'text' would come from two sources"),
+        (
+            {"text_encoder": "x", "vectors": {"text.own": "v.npz"}},
+            "text and text.own cannot be in one file: two views of text need two names",
+        ),
+        (
+            {"text_encoder": {"text.a": "x", "text.b": "y"}, "tuned": "tuned"},
+            "--finetune needs a --text_encoder, and one only",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(folder, sources, message):
@@ -154,6 +164,32 @@ def test_what_cannot_be_is_refused(folder, sources, message):
 def test_vectors_are_named_by_modality(items):
     with pytest.raises(UserError, match=f"--features={items[-1]}"):
         parse_vectors(items)
+
+
+@pytest.mark.parametrize(
+    "items, found",
+    [
+        ([""], ""),
+        (["runs/one"], "runs/one"),
+        (["runs/a=b"], "runs/a=b"),
+        (["small=runs/a=b"], {"text.small": "runs/a=b"}),
+        (
+            ["org/all-mpnet-base-v2", "own/mini LM.v2/"],
+            {
+                "text.all-mpnet-base-v2": "org/all-mpnet-base-v2",
+                "text.mini-LM-v2": "own/mini LM.v2/",
+            },
+        ),
+    ],
+)
+def test_encoders_are_named_by_themselves_or_by_the_person(items, found):
+    assert parse_encoders(items) == found
+
+
+@pytest.mark.parametrize("items", [["a/x", "b/x"], ["x=a", "b/x"], ["a/x", "..."]])
+def test_two_encoders_need_two_names(items):
+    with pytest.raises(UserError, match=f"--text_encoder={items[1]}: .* --text_encoder=NAME="):
+        parse_encoders(items)
 
 
 def test_a_table_without_names_of_sounds_has_none(folder):
@@ -219,6 +255,15 @@ def test_text_is_embedded_by_itself_and_empty_text_is_absent(folder, encoder):
     np.testing.assert_allclose(text[0], text[4], rtol=1e-5)
     # Before the normalisation, not after.
     assert abs(np.linalg.norm(text[0]) - 1) > 0.1
+
+
+@needs_encoder
+def test_two_encoders_make_two_views(folder, encoder):
+    alone = run(encoder)[1].features["text"]
+    _, corpus = run(parse_encoders([f"first={encoder}", str(encoder)]))
+    assert list(corpus.features) == ["text.first", "text.encoder", "timing"]
+    for view in ("text.first", "text.encoder"):
+        np.testing.assert_allclose(corpus.features[view], alone, atol=1e-6)
 
 
 @needs_encoder

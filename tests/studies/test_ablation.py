@@ -1,6 +1,7 @@
 """An ablation: what its variants are, one program for those that may share it, and its report."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -36,6 +37,7 @@ from cberl_jax.reports.ablation import (
     format_ablation,
     format_csv,
     format_latex,
+    format_scores,
     write_ablation_report,
 )
 from cberl_jax.reports.plots.ablation import draw_forest, forest_end
@@ -87,6 +89,17 @@ def test_parts_take_away_one_thing_each():
         *("text,audio", "text,visual", "audio,visual"),
         *("text", "audio", "visual"),
     ]
+
+
+def test_each_view_of_several_is_taken_away():
+    config = default_config()
+    names = ("text.a", "text.b", "text.c", "audio.x", "visual")
+    variants = {v.name: v.settings for v in list_variants("parts", config, names)[0]}
+    # That of the audio stays, and is named: it is the one view that its modality has.
+    assert variants["without text.b"] == {"data.views": "text.a,text.c,audio.x"}
+    assert {n for n in variants if "." in n} == {f"without text.{view}" for view in "abc"}
+    assert {"text + audio only", "text only", "audio + visual only"} <= set(variants)
+    assert not any("." in v.name for v in list_variants("parts", config, MODALITIES)[0])
 
 
 def test_masking_is_compared_with_its_other_kind():
@@ -406,6 +419,40 @@ def test_all_files_are_written(tmp_path):
     assert json.loads((tmp_path / "ablation.json").read_text()) == report
 
 
+def test_what_views_add_is_shown_on_dev(tmp_path):
+    full, less = found("full", 0.7), found("without text.a", 0.5)
+    preset = Preset(
+        [Variant("full", {}), Variant("without text.a", {"data.views": "text.b"})], "full"
+    )
+    # Dev is half of test, so that neither passes for the other.
+    dev = {}
+    for name, (_, outcome) in {"full": full, "without text.a": less}.items():
+        half = {f: getattr(outcome, f)[::2] for f in ("label", "dialogue", "utterance")}
+        dev[name] = outcome._replace(probability=outcome.probability[:, ::2], **half)
+    members = {"full": full, "without text.a": less}
+    bayes = dict.fromkeys(members)
+    report = create_ablation_report(
+        "corpus", preset, members, ["fear & co"], bayes, MADE, {**dev, "lost": None}
+    )
+    (gap,) = report["views"].values()
+    direct = compare(dev["without text.a"], dev["full"])[0]
+    assert gap["weighted_f1"]["mean"] == direct["difference"] < -0.1
+    assert gap["weighted_f1"]["ci95"] == direct["ci95"]
+    test = report["variants"][1]["difference"]["weighted_f1"]["mean"]
+    assert gap["weighted_f1"]["mean"] != test
+    write_ablation_report(tmp_path, report)
+    assert (tmp_path / "views.png").exists()
+    text = (tmp_path / "ablation.md").read_text()
+    section = text[text.index("## What each view adds, on dev") :]
+    assert f"{direct['difference']:+.3f}" in section and "views.png" in section
+    assert (
+        "views.png" in (tmp_path / "ablation.html").read_text()
+        or "base64" in (tmp_path / "ablation.html").read_text()
+    )
+    assert "What each view adds" in format_scores(report)
+    assert "What each view adds" not in format_ablation(report_of(members))
+
+
 # The whole.
 
 
@@ -474,3 +521,25 @@ def test_an_ablation_on_a_simulated_corpus_holds_what_its_variants_could_reach(t
     text = point_config(config, {"data.modalities": "text"})
     best = [best_possible(load_data(seen)) for seen in (config, text)]
     assert [line["bayes"] for line in report["variants"]] == best and best[0] != best[1]
+
+
+@pytest.mark.slow
+def test_an_ablation_takes_views_away_and_compares_them_on_dev(tmp_path):
+    corpus = simulate_corpus(create_process(), SimulatedSize(12, 4, 6, 4, 4), seed=0)
+    text, there = corpus.features["text"], corpus.present["text"]
+    views = {"text.a": text[:, :12], "text.b": text[:, 12:]}
+    corpus = dataclasses.replace(corpus, features=views, present=dict.fromkeys(views, there))
+    corpus.save(tmp_path / "corpus.npz")
+    fast = {"data.path": str(tmp_path / "corpus.npz"), "train.epochs": 2, **NO_PARTS}
+    config = tiny_config(**fast, **{"optim.learning_rate": 0.03})
+    preset = list_variants("parts", config, tuple(corpus.features))
+    preset = choose_variants(preset, [], ["without text.a"], config)
+    folder = tmp_path / "ablation"
+    how = Execution(progress=QUIET, pictures=False)
+    report = ablate(config, str(folder), [0, 1], preset, how)
+    (full, line), (gap,) = report["variants"], report["views"].values()
+    assert list(report["views"]) == [line["name"]] == ["without text.a"]
+    for name in ("weighted_f1", "macro_f1"):
+        direct = line["dev"][name]["mean"] - full["dev"][name]["mean"]
+        assert gap[name]["mean"] == pytest.approx(direct, abs=1e-6)
+    assert (folder / "views.png").exists()

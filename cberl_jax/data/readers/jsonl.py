@@ -7,8 +7,8 @@ A line holds one conversation (here it is broken for reading)::
                 "features": {"text": [0.31, -1.2, 0.08], "audio": null}}]}
 
 ``text`` is the transcript and ``label`` the name of a class; both may be missing or null, and so
-may each modality of an utterance, or all of them. This is input for a model that is trained
-already: there are no splits.
+may each modality of an utterance, or all of them. A view of a modality is named as ``text.minilm``
+is. This is input for a model that is trained already: there are no splits.
 """
 
 import codecs
@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus
+from cberl_jax.config.views import FEATURE_NAME, NAMING
+from cberl_jax.data.corpus import UNLABELLED, Corpus
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
@@ -195,11 +196,8 @@ def _read_features(value: Any, place: str) -> dict[str, np.ndarray]:
     if not isinstance(value, Mapping):
         raise UserError(f"{place}: features have to be named by modality, unlike {_shown(value)}")
     for name in map(str, value):
-        if not MODALITY_NAME.fullmatch(name):
-            raise UserError(
-                f"{place}: {_shown(name)} cannot name a modality; use up to 64 letters, digits, _ "
-                "and -"
-            )
+        if not FEATURE_NAME.fullmatch(name):
+            raise UserError(f"{place}: {_shown(name)} cannot name a modality; {NAMING}")
     held = {str(m): _vector(x, f"{place}: {m}") for m, x in value.items() if x is not None}
     return {modality: vector for modality, vector in held.items() if len(vector)}
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from cberl_jax.data.corpus import SPLIT_NAMES, SPLITS, TEXT_LAYER
+from cberl_jax.data.corpus import SPLIT_NAMES, SPLITS
 from cberl_jax.data.readers.entries import (
     Table,
     ids_of,
@@ -24,9 +24,10 @@ from cberl_jax.data.readers.entries import (
     utterances,
     width_of,
 )
+from cberl_jax.data.text_layers import FILE_LAYER
 from cberl_jax.errors import UserError
 
-_LAYERS = tuple(f"{TEXT_LAYER}{layer}" for layer in (1, 2, 3, 4))
+_LAYERS = tuple(f"{FILE_LAYER}{layer}" for layer in (1, 2, 3, 4))
 # Number of feature tables -> what they hold, in order.
 _FEATURE_TABLES = {
     1: ("text",),

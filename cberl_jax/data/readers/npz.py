@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cberl_jax.data.corpus import MODALITY_NAME, UNLABELLED, Corpus, shown
+from cberl_jax.config.views import FEATURE_NAME, MODALITY_NAME
+from cberl_jax.data.corpus import UNLABELLED, Corpus, shown
 from cberl_jax.data.holdout import with_dev
 from cberl_jax.data.labels import cut_labels, name_bins
 from cberl_jax.data.notices import say_absent
@@ -60,8 +61,9 @@ def read_npz(
     Args:
       path: an ``.npz`` with ``classes`` [C], ``dialogue`` [G], ``split`` [G] and ``speaker``
         [N] of strings, ``length`` [G] and ``label`` [N] of integers, ``features.<modality>``
-        [N, d_m] of floats, and optionally ``utterance`` [N] of strings,
-        ``present.<modality>`` [N] of booleans and ``group.<name>`` [G] of strings or integers.
+        or ``features.<modality>.<view>`` [N, d] of floats, and optionally ``utterance`` [N] of
+        strings, ``present.<modality>`` or ``present.<modality>.<view>`` [N] of booleans and
+        ``group.<name>`` [G] of strings or integers.
       options: edges for labels that are real numbers, the share of train to hold out where there
         is no dev split, and whether splits count at all; classes have to be the file's own.
       to_predict: the file is only to be predicted: ``classes``, ``split`` and ``label`` may be
@@ -275,7 +277,9 @@ def _name_members(
 
 def _is_known(key: str) -> bool:
     kind, dot, modality = key.partition(".")
-    if kind + dot in (FEATURES, PRESENT, GROUP):
+    if kind + dot in (FEATURES, PRESENT):
+        return FEATURE_NAME.fullmatch(modality) is not None
+    if kind + dot == GROUP:
         return MODALITY_NAME.fullmatch(modality) is not None
     return key in REQUIRED + OPTIONAL
 

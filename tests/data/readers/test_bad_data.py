@@ -190,7 +190,27 @@ ARCHIVES = {
     ),
     "text beside text layers": (
         {"features.roberta1": TEXT.astype("f4")},
-        "holds both text and roberta1; which of them is the text?",
+        "holds both text and text.roberta1; which of them is the text? Two views of it need two "
+        "names, such as text.first.",
+    ),
+    "text beside a view of the text": (
+        {"features.text.minilm": TEXT.astype("f4")},
+        "holds both text and text.minilm; which of them is the text? Two views of it need two "
+        "names, such as text.first.",
+    ),
+    "view with a second dot in its name": (
+        {"features.text.minilm.v2": TEXT.astype("f4")},
+        "unknown key 'features.text.minilm.v2.npy'.",
+    ),
+    "presence of another view": (
+        {"present.text.minilm": np.ones(5, bool)},
+        "'present.text.minilm' has no features.text.minilm.",
+    ),
+    "view that train lacks": (
+        {"features.audio": None, "features.audio.one": AUDIO.astype("f4")}
+        | {"features.audio.two": AUDIO.astype("f4"), "present.audio": None}
+        | {"present.audio.two": np.array([0, 0, 0, 1, 1], bool)},
+        "the modality audio.two is absent from the whole train split.",
     ),
     # labels
     "labels as strings": (

@@ -83,9 +83,10 @@ def test_options_of_the_program_name_what_the_file_does_not_say(tmp_path):
 
 def test_conversion_keeps_the_text_layers_apart(tmp_path):
     source, target = write_pickle(tmp_path / "c.pkl"), tmp_path / "c.npz"
-    assert convert(source, target).modalities == tuple(
-        [f"roberta{k}" for k in (1, 2, 3, 4)] + ["audio"]
-    )
+    corpus = convert(source, target)
+    layers = [f"text.roberta{k}" for k in (1, 2, 3, 4)]
+    assert list(corpus.features) == [*layers, "audio"] and corpus.modalities == ("text", "audio")
+    assert list(load_corpus(target, "views").features) == [*layers, "audio"]
     np.testing.assert_array_equal(load_corpus(target).features["text"], 1.5)
     np.testing.assert_array_equal(load_corpus(target, "3").features["text"], 2)
 

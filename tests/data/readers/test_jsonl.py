@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cberl_jax.data.corpus import fingerprint
-from cberl_jax.data.matching import match_model, modalities_left_out
+from cberl_jax.data.matching import left_out, match_model
 from cberl_jax.data.readers.jsonl import from_turns, read_json_lines
 from cberl_jax.data.readers.load import load_conversations
 from cberl_jax.errors import UserError
@@ -249,15 +249,32 @@ def test_other_widths_or_none_of_the_modalities_are_refused():
         match_model(corpus, CLASSES, {"text": 5, "audio": 3})
     visual = from_turns([[turn(features={"visual": [1, 2]})]])
     with pytest.raises(UserError, match="holds no features of text or audio"):
-        match_model(visual, CLASSES, WIDTHS, ignored=("visual",))
+        match_model(visual, CLASSES, WIDTHS, {"visual"}.__contains__)
 
 
 def test_modalities_that_the_run_chose_to_leave_out_are_ignored():
-    assert modalities_left_out("all") == ()
-    ignored = modalities_left_out("text, visual")
-    assert ignored == ("audio",)
+    names = ("text", "audio", "audio.a", "visual", "smell")
+    assert not any(map(left_out("all", ""), names))
+    ignored = left_out("text, visual", "")
+    assert [name for name in names if ignored(name)] == ["audio", "audio.a"]
     matched = match_model(from_turns([[turn()]]), CLASSES, {"text": 2}, ignored)
     assert matched.modalities == ("text",)
+
+
+def test_views_that_the_run_chose_to_leave_out_are_ignored_and_unknown_ones_refused():
+    names = ("text.a", "text.b", "audio.a", "visual")
+    assert [name for name in names if left_out("all", "text.a")(name)] == ["text.b"]
+    corpus = from_turns([[turn(features={"text.a": [1, 2], "text.b": [3]})]])
+    widths = {"text.a": 2, "text.c": 1, "audio": 3}
+    matched = match_model(corpus, CLASSES, widths, left_out("all", "text.a,text.c"))
+    assert list(matched.features) == ["text.a", "text.c", "audio"]
+    assert [bool(matched.present[name]) for name in widths] == [True, False, False]
+    with pytest.raises(UserError, match="features of 'text.b' .* trained with text.a, text.c"):
+        match_model(corpus, CLASSES, widths)
+    with pytest.raises(UserError, match="holds no features of text.c"):
+        match_model(corpus, CLASSES, {"text.c": 1}, left_out("all", "text.c"))
+    with pytest.raises(UserError, match="text.a is 2 wide .* but the model was trained with 3"):
+        match_model(corpus, CLASSES, {"text.a": 3, "text.b": 1})
 
 
 def test_other_classes_do_no_harm_where_nothing_is_labelled():

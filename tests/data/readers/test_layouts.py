@@ -354,10 +354,10 @@ def test_cosmic_has_four_text_layers_and_no_ids(tmp_path):
     corpus = read(tmp_path, entries)
     assert [len(part) for part in splits_of(corpus).values()] == [12, 2, 6]
     assert splits_of(corpus)["dev"] == set(S[12:14])
-    assert corpus.modalities == ("roberta1", "roberta2", "roberta3", "roberta4")
+    assert tuple(corpus.features) == tuple(f"text.roberta{k}" for k in (1, 2, 3, 4))
     assert corpus.speaker[:2].tolist() == ["M", "F"]
     assert corpus.label.tolist() == [x for row in entries[1].values() for x in row]
-    np.testing.assert_array_equal(corpus.features["roberta3"][0], entries[4][S[0]][0])
+    np.testing.assert_array_equal(corpus.features["text.roberta3"][0], entries[4][S[0]][0])
     assert corpus.utterance[1] == "sentence 0 1"
     assert load_corpus(tmp_path / "c.pkl").widths == {"text": 16}
 

@@ -45,7 +45,8 @@ def test_layout_round_trips(tmp_path, name, protocol):
     first = 4 if name == "GraphSmile" else 3
     texts = [f"roberta{k}" for k in (1, 2, 3, 4)] if COUNTS[name] > 10 else ["text"]
     names = texts + (["audio"] if name == "DialogueRNN" else ["audio", "visual"])
-    assert corpus.modalities == tuple(names)
+    names = [f"text.{name}" if name.startswith("roberta") else name for name in names]
+    assert tuple(corpus.features) == tuple(names)
     for place, modality in enumerate(names, first):
         expected = np.concatenate(list(entries[place].values()))
         np.testing.assert_array_equal(corpus.features[modality], expected)
