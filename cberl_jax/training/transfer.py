@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cberl_jax.config.views import group_views, modality_of
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.standardize import Standardiser, standardised_widths
 from cberl_jax.errors import UserError
@@ -62,7 +63,7 @@ class Taken(NamedTuple):
 
 
 def shared_modalities(start: Start, corpus: Corpus, components: int) -> tuple[str, ...]:
-    """The modalities that a corpus and a run have in common: equal names and widths.
+    """The modalities that a corpus and a run have in common: equal views of equal widths.
 
     Args:
       start: the run.
@@ -72,12 +73,16 @@ def shared_modalities(start: Start, corpus: Corpus, components: int) -> tuple[st
     Raises:
       UserError: there is none.
     """
+    axes, widths = start.standardiser.axes, start.standardiser.widths
+    known = {v: (width, axes[v].shape[1] if v in axes else width) for v, width in widths.items()}
     kept = standardised_widths(corpus.widths, components)
-    known = {
-        m: (width, start.standardiser.axes[m].shape[1] if m in start.standardiser.axes else width)
-        for m, width in start.standardiser.widths.items()
-    }
-    shared = tuple(m for m, width in corpus.widths.items() if known.get(m) == (width, kept[m]))
+    own = {view: (width, kept[view]) for view, width in corpus.widths.items()}
+    theirs = group_views(known)
+    shared = tuple(
+        modality
+        for modality, views in group_views(own).items()
+        if theirs.get(modality) == views and all(own[view] == known[view] for view in views)
+    )
     if not shared:
 
         def tell(widths: Mapping[str, int]) -> str:
@@ -99,7 +104,7 @@ def start_standardiser(own: Standardiser, start: Start, shared: Sequence[str]) -
     theirs = start.standardiser
     return Standardiser(
         *(
-            {m: (theirs if m in shared else own)[field][m] for m in own[field]}
+            {v: (theirs if modality_of(v) in shared else own)[field][v] for v in own[field]}
             for field in range(len(own))
         )
     )
@@ -141,7 +146,7 @@ def take_over(
       The variables, and a line per part of the model.
     """
     shared, classes = shared_modalities(start, corpus, components), corpus.classes
-    modalities = {*corpus.widths, *start.standardiser.widths}
+    modalities = {*map(modality_of, (*corpus.widths, *start.standardiser.widths))}
     new, old = _flatten(variables), _flatten(start.variables)
     order = seeds % len(next(iter(old.values())))
     mine = [n for n, name in enumerate(classes) if name in start.classes]

@@ -121,6 +121,20 @@ def test_shared_modalities_keep_the_statistics_that_their_weights_were_learnt_wi
         shared_modalities(reduced, CORPUS, 0)
 
 
+def test_a_modality_is_shared_with_all_its_views_or_not_at_all():
+    features, present = CORPUS.features, CORPUS.present
+    both = {"text.a": features["text"], "text.b": 2 * features["text"], "audio": features["audio"]}
+    views = dataclasses.replace(
+        CORPUS, features=both, present={name: present[name.split(".")[0]] for name in both}
+    )
+    start = start_of(CORPUS)._replace(standardiser=fit_standardiser(views))
+    assert shared_modalities(start, views, 0) == ("text", "audio")
+    less = dataclasses.replace(views, features={n: x for n, x in both.items() if n != "text.b"})
+    assert shared_modalities(start, less, 0) == ("audio",)
+    joined = start_standardiser(fit_standardiser(views), start, ("text",))
+    np.testing.assert_array_equal(joined.mean["text.b"], start.standardiser.mean["text.b"])
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A finished run, and the corpus of another one."""
