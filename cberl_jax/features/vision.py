@@ -1,0 +1,77 @@
+"""Pictures by an image or video encoder of transformers: CLIP, DINOv2, ViT, VideoMAE and others."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cberl_jax.features.optional import load_library
+from cberl_jax.features.pretrained import load_pretrained
+
+# Frames of an utterance at most: those of a longer one lie further apart.
+MOST_FRAMES = 64
+BATCH = 16
+# A frame [height, width, 3] uint8 to the part of it that is looked at, such as a face.
+Crop = Callable[[np.ndarray], np.ndarray]
+
+
+class VisualEncoder:
+    """An encoder of frames, or of several together, whose outputs are summed up over time.
+
+    Attributes:
+      width: of a row: the mean over the frames, then, for encoders of single frames, their
+        standard deviation.
+      frames: how many a video encoder takes; None for an encoder of single frames.
+    """
+
+    def __init__(self, name: str, crop: Crop | None = None):
+        """Loads an encoder.
+
+        Args:
+          name: a local folder, or the name of a model that transformers then downloads.
+          crop: what is done to each frame first; None for nothing.
+
+        Raises:
+          UserError: there is no such encoder, or it takes no pictures.
+        """
+        transformers, self._torch = load_library("transformers"), load_library("torch")
+        model = load_pretrained(transformers.AutoModel, name, "a visual encoder")
+        # Without the backend it would look for torchvision, and warn.
+        self._prepare = load_pretrained(
+            transformers.AutoImageProcessor, name, "a visual encoder", backend="pil"
+        )
+        # CLIP and its kind have an encoder of texts, too.
+        self._model = getattr(model, "vision_model", model).eval()
+        self._crop = crop
+        self.frames = getattr(self._model.config, "num_frames", None)
+        self.width = self._model.config.hidden_size * (1 if self.frames else 2)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray | None:
+        """Sums an utterance's frames up.
+
+        Args:
+          frames: [n, height, width, 3] uint8.
+
+        Returns:
+          [width] float32; None without a frame.
+        """
+        if not len(frames):
+            return None
+        if self.frames:
+            # As many as it takes, evenly spaced; of fewer some are there twice.
+            frames = frames[np.linspace(0, len(frames) - 1, self.frames).round().astype(int)]
+        seen = [frame if self._crop is None else self._crop(frame) for frame in frames]
+        if self.frames:
+            return self._encode(seen)[0]
+        parts = [self._encode(seen[start : start + BATCH]) for start in range(0, len(seen), BATCH)]
+        rows = np.concatenate(parts)
+        return np.concatenate([rows.mean(axis=0), rows.std(axis=0)]).astype(np.float32)
+
+    def _encode(self, frames: list[np.ndarray]) -> np.ndarray:
+        """[n, hidden] of n frames, or [1, hidden] of a video."""
+        pixels = self._prepare(frames, return_tensors="pt")["pixel_values"]
+        with self._torch.inference_mode():
+            found = self._model(pixel_values=pixels)
+        pooled = getattr(found, "pooler_output", None)
+        # Without a token for the whole, the mean of all.
+        pooled = found.last_hidden_state.mean(dim=1) if pooled is None else pooled
+        return pooled.float().numpy()
