@@ -2,7 +2,7 @@ r"""Makes features of raw conversations: text, sound and timing.
 
 cberl extract --transcript=conv.csv --audio_dir=wavs --output=conv.npz
 cberl extract --transcript=train_sent_emo.csv,dev_sent_emo.csv,test_sent_emo.csv \
-    --finetune=runs/encoder --output=meld.npz
+    --finetune=runs/encoder --context_past=8 --output=meld.npz
 """
 
 from absl import flags
@@ -24,9 +24,18 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "text_encoder",
         PACKAGED,
-        "A sentence-transformers model, folder or name; empty for no text. Given several times, "
-        "each makes a view of the text: minilm=FOLDER makes text.minilm.",
+        "A model of transformers or sentence-transformers, folder or name; empty for no text. Given "
+        "several times, each makes a view of the text: minilm=FOLDER makes text.minilm.",
     )
+    flags.DEFINE_integer("context_past", None, "Turns before that text is read with; 0.", 0, 1000)
+    flags.DEFINE_integer("context_future", None, "Turns after that text is read with; 0.", 0, 1000)
+    flags.DEFINE_integer(
+        "context_tokens", None, "Tokens of text and context, from the nearest turns on; 64.", 8
+    )
+    flags.DEFINE_boolean(
+        "speaker_names", None, "Whether turns begin with speakers' names; with a context they do."
+    )
+    flags.DEFINE_boolean("causal", False, "Whether no feature may come from a later turn.")
     flags.DEFINE_string(
         "timing", "timing", "Modality that timing features go under; empty for none."
     )
@@ -49,6 +58,7 @@ def _paths(items: list[str]) -> list[str]:
 def main() -> None:
     """Extracts, and says what the file holds."""
     from cberl_jax.data.notices import describe_with_notices
+    from cberl_jax.features.context import create_context
     from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
     from cberl_jax.features.tuning import Tuning
 
@@ -63,6 +73,10 @@ def main() -> None:
         tuned=given.finetune,
         tuning=Tuning(given.finetune_epochs, given.finetune_learning_rate, given.seed),
         dev_share=given.dev_share,
+        context=create_context(
+            given.context_past, given.context_future, given.context_tokens, given.speaker_names
+        ),
+        causal=given.causal,
     )
     print(describe_with_notices(extract(sources, given.output)))
     print(f"written: {given.output}")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +17,11 @@ from cberl_jax.data.readers.vectors import read_vectors
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.features.audio import audio_features
-from cberl_jax.features.text import PACKAGED, load_encoder, text_features
+from cberl_jax.features.context import Context
+from cberl_jax.features.encode import TextSource, encode_text
+from cberl_jax.features.text import PACKAGED
 from cberl_jax.features.timing import timing_features
-from cberl_jax.features.tuning import Tuning, labelled_part, tune
-from cberl_jax.runtime.files import explaining_failure
+from cberl_jax.features.tuning import Tuning
 
 
 class Sources(NamedTuple):
@@ -38,6 +38,8 @@ class Sources(NamedTuple):
       tuned: folder to leave the tuned encoder in; empty to leave the encoder as it is.
       tuning: how it is tuned.
       dev_share: share of the train dialogues to hold out as dev where no table is dev.
+      context: what the text encoder reads with an utterance, see ``TextSource``.
+      causal: whether no feature may come from a later turn.
     """
 
     transcripts: Sequence[str | os.PathLike]
@@ -49,6 +51,8 @@ class Sources(NamedTuple):
     tuned: str = ""
     tuning: Tuning = Tuning()
     dev_share: float = 0.0
+    context: Context | None = None
+    causal: bool = False
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -126,7 +130,7 @@ def extract(
     # The cheap readers first: what is wrong shows before the encoder has worked for an hour.
     rows = {name: read_vectors(path, transcript) for name, path in sources.vectors.items()}
     if sources.timing:
-        rows = {sources.timing: timing_features(transcript)} | rows
+        rows = {sources.timing: timing_features(transcript, sources.causal)} | rows
     if sources.audio_folders:
         rows = {"audio": _audio(transcript, sources.audio_folders, say)} | rows
     texts = {name: _text(transcript, e, sources, say) for name, e in sources.encoders.items()}
@@ -183,26 +187,8 @@ def _audio(
 def _text(
     transcript: Transcript, name: str, sources: Sources, say: Callable[[str], None]
 ) -> np.ndarray:
-    if sources.tuned:
-        for split in ("train", "dev"):
-            labelled_part(transcript, split)
-    encoder = load_encoder(name)
-    if sources.tuned:
-        tune(encoder, transcript, sources.tuning, say)
-        _save(encoder, Path(sources.tuned))
-    return text_features(encoder, [turn.text for turn in transcript.turns])
-
-
-def _save(encoder, folder: Path) -> None:
-    """Leaves the encoder in a new folder, whole or not at all."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with explaining_failure(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            encoder.save(os.fspath(draft), create_model_card=False)
-            os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    source = TextSource(name, sources.context, sources.tuned, sources.tuning, sources.causal)
+    return encode_text(transcript, source, say)
 
 
 def _make_corpus(transcript: Transcript, rows: Mapping[str, np.ndarray]) -> Corpus:

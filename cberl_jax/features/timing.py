@@ -1,13 +1,14 @@
 """Ten timing features of every utterance, from its start, its end and its words.
 
 They need no sound: subtitles or a recogniser's stamps give them. ``gap after`` looks at the next
-turn, so a model that follows a conversation live (``train.py --causal``) has to do without timing.
+turn, so a model that follows a conversation live (``train.py --causal``) has to do without it.
 """
 
 import numpy as np
 
 from cberl_jax.data.readers.transcripts import Transcript, Turn
 
+GAP_AFTER = "gap after (s)"
 NAMES = (
     "duration (s)",
     "log duration",
@@ -15,7 +16,7 @@ NAMES = (
     "characters per second",
     "log words",
     "gap before (s)",
-    "gap after (s)",
+    GAP_AFTER,
     "overlaps the turn before",
     "time since the speaker's last turn (s)",
     "same speaker as before",
@@ -27,7 +28,7 @@ SINCE = (-5.0, 60.0)
 NO_TURN_BEFORE = -1.0
 
 
-def timing_features(transcript: Transcript) -> np.ndarray:
+def timing_features(transcript: Transcript, causal: bool = False) -> np.ndarray:
     """Describes when and how fast each utterance was said.
 
     Times are seconds, logarithms natural, words what blanks separate. Durations are cut to
@@ -37,9 +38,11 @@ def timing_features(transcript: Transcript) -> np.ndarray:
 
     Args:
       transcript: the utterances.
+      causal: whether ``gap after``, which looks at the next turn, is left out.
 
     Returns:
-      [N, 10] float32, columns as in ``NAMES``; a row is nan where a start or an end is not known.
+      [N, 10] float32, columns as in ``NAMES``, or [N, 9]; a row is nan where a start or an end is
+      not known.
     """
     rows = np.full((len(transcript.turns), len(NAMES)), np.nan, np.float32)
     for first, length in zip(transcript.start, transcript.length):
@@ -52,7 +55,7 @@ def timing_features(transcript: Transcript) -> np.ndarray:
             after = turns[t + 1] if t + 1 < length else None
             rows[first + t] = _describe(turn, before, after, last_end.get(turn.speaker))
             last_end[turn.speaker] = turn.end
-    return rows
+    return np.delete(rows, NAMES.index(GAP_AFTER), axis=1) if causal else rows
 
 
 def _describe(

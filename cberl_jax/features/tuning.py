@@ -15,10 +15,10 @@ from sklearn.metrics import f1_score
 
 from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
+from cberl_jax.features.context import Inputs, embed
 from cberl_jax.features.optional import load_library
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
 BATCH = 32
@@ -33,15 +33,8 @@ class Tuning(NamedTuple):
     seed: int = 0
 
 
-class Part(NamedTuple):
-    """The labelled, non-empty utterances of one split: n texts and their labels [n] int."""
-
-    texts: list[str]
-    label: np.ndarray
-
-
-def labelled_part(transcript: Transcript, split: str) -> Part:
-    """What one split has to learn from, or to be judged by.
+def labelled_rows(transcript: Transcript, split: str) -> np.ndarray:
+    """[n] int, the utterances that one split has to learn from, or to be judged by.
 
     Raises:
       UserError: it has nothing.
@@ -53,11 +46,12 @@ def labelled_part(transcript: Transcript, split: str) -> Part:
             f"{transcript.source}: the {split} split has no labelled utterance; tuning the text "
             "encoder needs labels in train and in dev."
         )
-    return Part([transcript.turns[row].text for row in rows], transcript.label[rows])
+    return np.array(rows)
 
 
 def tune(
     encoder: "SentenceTransformer",
+    inputs: Inputs,
     transcript: Transcript,
     tuning: Tuning,
     say: Callable[[str], None] = print,
@@ -66,6 +60,7 @@ def tune(
 
     Args:
       encoder: as of ``load_encoder``.
+      inputs: what it reads of the transcript.
       transcript: utterances with labels in train and dev.
       tuning: how long and how fast.
       say: is told each epoch's weighted F1 on dev.
@@ -74,7 +69,7 @@ def tune(
       UserError: train or dev has no label.
     """
     torch = load_library("torch")
-    train, dev = labelled_part(transcript, "train"), labelled_part(transcript, "dev")
+    train, dev = (labelled_rows(transcript, split) for split in ("train", "dev"))
     torch.manual_seed(tuning.seed)
     width, classes = encoder.get_embedding_dimension(), len(transcript.classes)
     head = torch.nn.Linear(width, classes, device=encoder.device)
@@ -85,40 +80,36 @@ def tune(
     )
     best, kept = -1.0, None
     for epoch in range(tuning.epochs):
-        _train_epoch(encoder, head, optimiser, train)
-        predicted = _predict(encoder, head, dev.texts)
-        score = f1_score(dev.label, predicted, average="weighted")
+        _train_epoch(encoder, head, optimiser, inputs, train, transcript.label)
+        predicted = _predict(encoder, head, inputs, dev)
+        score = f1_score(transcript.label[dev], predicted, average="weighted")
         say(f"text encoder, epoch {epoch + 1}/{tuning.epochs}: weighted F1 {score:.3f} on dev")
         if score > best:
             best, kept = score, copy.deepcopy(encoder.state_dict())
     encoder.load_state_dict(kept)
 
 
-def _train_epoch(
-    encoder: "SentenceTransformer",
-    head: "torch.nn.Linear",
-    optimiser: "torch.optim.Optimizer",
-    train: Part,
-) -> None:
+def _train_epoch(encoder, head, optimiser, inputs: Inputs, rows: np.ndarray, label: np.ndarray):
     torch = load_library("torch")
-    batch_to_device = load_library("sentence_transformers.util").batch_to_device
     encoder.train()
-    label = torch.as_tensor(train.label, dtype=torch.long, device=encoder.device)
-    for rows in torch.randperm(len(train.texts)).split(BATCH):
-        tokens = encoder.preprocess([train.texts[row] for row in rows])
-        tokens = batch_to_device(tokens, encoder.device)
-        logits = head(encoder(tokens)["sentence_embedding"])
-        loss = torch.nn.functional.cross_entropy(logits, label[rows.to(encoder.device)])
+    which = np.searchsorted(inputs.rows, rows)
+    target = torch.as_tensor(label[rows], dtype=torch.long, device=encoder.device)
+    for batch in torch.randperm(len(rows)).split(BATCH):
+        logits = head(embed(encoder, inputs, which[batch]))
+        loss = torch.nn.functional.cross_entropy(logits, target[batch.to(encoder.device)])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
 
 
-def _predict(
-    encoder: "SentenceTransformer", head: "torch.nn.Linear", texts: list[str]
-) -> np.ndarray:
+def _predict(encoder, head, inputs: Inputs, rows: np.ndarray) -> np.ndarray:
     """[n] int, the head's classes."""
     torch = load_library("torch")
+    encoder.eval()
+    which = np.searchsorted(inputs.rows, rows)
     with torch.no_grad():
-        embedded = encoder.encode(texts, convert_to_tensor=True, show_progress_bar=False)
-        return head(embedded).argmax(dim=-1).cpu().numpy()
+        parts = [
+            head(embed(encoder, inputs, own))
+            for own in np.array_split(which, len(which) // BATCH + 1)
+        ]
+        return torch.cat(parts).argmax(dim=-1).cpu().numpy()
