@@ -7,10 +7,14 @@ cberl extract --transcript=train_sent_emo.csv,dev_sent_emo.csv,test_sent_emo.csv
 
 from absl import flags
 
+from cberl_jax import cli
+
 
 def define_flags() -> None:
     """Defines the flags of the command."""
     from cberl_jax.features.text import PACKAGED
+    from cberl_jax.features.tuning import LOSSES, PRECISIONS
+    from cberl_jax.metrics import SELECTIONS
 
     flags.DEFINE_multi_string(
         "transcript", None, "CSV files: our own layout, MELD's or EmoryNLP's.", required=True
@@ -24,8 +28,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "text_encoder",
         PACKAGED,
-        "A model of transformers or sentence-transformers, folder or name; empty for no text. Given "
-        "several times, each makes a view of the text: minilm=FOLDER makes text.minilm.",
+        "A model of transformers or sentence-transformers, folder or name; empty for no text. "
+        "Given several times, each makes a view of the text: minilm=FOLDER makes text.minilm.",
     )
     flags.DEFINE_integer("context_past", None, "Turns before that text is read with; 0.", 0, 1000)
     flags.DEFINE_integer("context_future", None, "Turns after that text is read with; 0.", 0, 1000)
@@ -46,7 +50,22 @@ def define_flags() -> None:
         "finetune", "", "New folder for the text encoder, which is then tuned on the train split."
     )
     flags.DEFINE_integer("finetune_epochs", 3, "Epochs, the best of them on dev kept.", 1)
-    flags.DEFINE_float("finetune_learning_rate", 2e-5, "Learning rate of AdamW.", 0.0)
+    flags.DEFINE_float("finetune_learning_rate", 2e-5, "Highest learning rate of AdamW.", 0.0)
+    flags.DEFINE_enum("finetune_select", "mean_f1", SELECTIONS, "Dev metric that picks the epoch.")
+    flags.DEFINE_integer("finetune_patience", 2, "Epochs without a gain on dev that end it.", 1)
+    flags.DEFINE_enum("finetune_loss", "cross_entropy", LOSSES, "Loss of the tuning.")
+    flags.DEFINE_float("finetune_gamma", 1.0, "Focusing factor of the focal loss.", 0.0, 100.0)
+    flags.DEFINE_float(
+        "finetune_class_balance", 0.0, "Beta of class weights, such as 0.999; 0 for none.", 0.0, 1.0
+    )
+    flags.DEFINE_float(
+        "finetune_contrastive", 0.0, "Weight of the contrastive term with prototypes.", 0.0
+    )
+    flags.DEFINE_integer("freeze_layers", 0, "Lowest layers of the encoder that do not learn.", 0)
+    flags.DEFINE_float("layer_decay", 1.0, "Each layer learns so much slower than the next.", 0, 1)
+    flags.DEFINE_enum(
+        "precision", "auto", PRECISIONS, "Of the tuning; auto takes the one measured to be faster."
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the tuning.", 0)
 
 
@@ -60,7 +79,8 @@ def main() -> None:
     from cberl_jax.data.notices import describe_with_notices
     from cberl_jax.features.context import create_context
     from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
-    from cberl_jax.features.tuning import Tuning
+    from cberl_jax.features.tuning import Loss, Tuning
+    from cberl_jax.runtime.progress import print_now
 
     given = flags.FLAGS
     sources = Sources(
@@ -71,12 +91,29 @@ def main() -> None:
         timing=given.timing,
         vectors=parse_vectors(given.features),
         tuned=given.finetune,
-        tuning=Tuning(given.finetune_epochs, given.finetune_learning_rate, given.seed),
+        tuning=Tuning(
+            given.finetune_epochs,
+            given.finetune_learning_rate,
+            given.seed,
+            loss=Loss(
+                given.finetune_loss,
+                given.finetune_gamma,
+                given.finetune_class_balance,
+                given.finetune_contrastive,
+            ),
+            select=given.finetune_select,
+            patience=given.finetune_patience,
+            freeze_layers=given.freeze_layers,
+            layer_decay=given.layer_decay,
+            precision=given.precision,
+        ),
         dev_share=given.dev_share,
         context=create_context(
             given.context_past, given.context_future, given.context_tokens, given.speaker_names
         ),
         causal=given.causal,
     )
-    print(describe_with_notices(extract(sources, given.output)))
+    with cli.explaining_interrupts():
+        corpus = extract(sources, given.output, print_now)
+    print(describe_with_notices(corpus))
     print(f"written: {given.output}")

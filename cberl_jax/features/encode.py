@@ -1,5 +1,8 @@
 """The text of a transcript as features: by an encoder as it is, or tuned first."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +11,11 @@ import numpy as np
 
 from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
-from cberl_jax.features.context import Context, embed_all, make_inputs
+from cberl_jax.features.context import Context, Inputs, embed_all, make_inputs
 from cberl_jax.features.kept import Kept, resolve_context, save_kept
+from cberl_jax.features.optional import load_library
 from cberl_jax.features.text import PACKAGED, load_encoder, text_features
-from cberl_jax.features.tuning import Tuning, labelled_rows, tune
+from cberl_jax.features.tuning import Tuning, labelled_rows
 
 
 class TextSource(NamedTuple):
@@ -62,12 +66,48 @@ def encode_text(
     encoder = load_encoder(source.encoder)
     inputs = make_inputs(encoder, transcript, context)
     if source.tuned:
-        tune(encoder, inputs, transcript, source.tuning, say)
-        save_kept(
-            lambda folder: encoder.save(folder, create_model_card=False),
-            Kept(context, source.tuning._asdict()),
-            Path(source.tuned),
-        )
+        _tune(encoder, inputs, transcript, source, context, say)
     if context.is_alone:
         return text_features(encoder, [turn.text for turn in transcript.turns])
     return embed_all(encoder, inputs, len(transcript.turns))
+
+
+def _tune(encoder, inputs: Inputs, transcript: Transcript, source: TextSource, context, say):
+    """Tunes the encoder in place, and saves it."""
+    trainer = load_library("cberl_jax.features.trainer")
+    folder = Path(f"{source.tuned}.tuning")
+    trainer.claim(folder, _identity(encoder, transcript, source, context))
+    task = trainer.Task(
+        inputs,
+        transcript.label[inputs.rows],
+        len(transcript.classes),
+        *(np.searchsorted(inputs.rows, labelled_rows(transcript, s)) for s in ("train", "dev")),
+    )
+    outcome = trainer.tune(encoder, task, source.tuning, folder, say)
+    save_kept(
+        lambda draft: encoder.save(draft, create_model_card=False),
+        Kept(context, source.tuning.flatten() | outcome),
+        Path(source.tuned),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identity(encoder, transcript: Transcript, source: TextSource, context: Context) -> dict:
+    """What makes a tuning the same one: it goes on where it was stopped."""
+    state = hashlib.sha256()
+    for name, array in encoder.state_dict().items():
+        state.update(name.encode() + array.cpu().float().numpy().tobytes())
+    return {
+        "encoder": state.hexdigest(),
+        "transcript": fingerprint_transcript(transcript),
+        **context._asdict(),
+        **source.tuning.flatten(),
+    }
+
+
+def fingerprint_transcript(transcript: Transcript) -> str:
+    """A name for the conversations, their labels and splits: 64 hexadecimal digits (sha256)."""
+    turns = [(t.speaker, t.text) for t in transcript.turns]
+    held = [transcript.classes, transcript.dialogue.tolist(), transcript.split.tolist()]
+    held += [transcript.length.tolist(), transcript.label.tolist(), turns]
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()

@@ -1,36 +1,70 @@
-"""Fine-tunes a sentence encoder on the emotions of the train split.
+"""How a text encoder is tuned on the emotions of the train split: settings, and its utterances.
 
-A linear layer over the pooled embedding learns the labels together with the encoder; after each
-epoch it is asked for the emotions of dev, and the encoder of the best epoch is kept, without the
-layer. No label of test is used, and of dev only for that choice. The train features of a tuned
-encoder are more separable than new ones will ever be: see the limits in BUILD_NOTES.md.
+The work itself is in ``trainer.py``, which needs torch. The train features of a tuned encoder are
+more separable than new ones will ever be: see the limits in BUILD_NOTES.md, and ``crossfit.py``.
 """
 
-import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
-from cberl_jax.features.context import Inputs, embed
-from cberl_jax.features.optional import load_library
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+LOSSES = ("cross_entropy", "focal")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
-BATCH = 32
-WEIGHT_DECAY = 0.01
+
+class Loss(NamedTuple):
+    """The loss of a tuning.
+
+    Attributes:
+      name: one of ``LOSSES``.
+      gamma: focusing factor of the focal loss.
+      class_balance: beta of the class weights by the effective number of samples; 0 for none.
+      contrastive: weight of the contrastive term, see ``objective.py``; 0 for none.
+      temperature: of that term.
+    """
+
+    name: str = "cross_entropy"
+    gamma: float = 1.0
+    class_balance: float = 0.0
+    contrastive: float = 0.0
+    temperature: float = 0.1
 
 
 class Tuning(NamedTuple):
-    """How long and how fast to tune: epochs, AdamW's learning rate, and the seed of all draws."""
+    """How an encoder is tuned.
+
+    Attributes:
+      epochs: at most, of which the best on dev is kept.
+      learning_rate: of AdamW, at its highest: it rises over the first tenth of the steps and then
+        falls to zero, both linearly.
+      seed: of all draws.
+      loss: what is minimised.
+      select: dev metric that picks the epoch, one of ``metrics.SELECTIONS``.
+      patience: epochs without a gain on dev after which it ends.
+      freeze_layers: lowest layers that do not learn.
+      layer_decay: times which each layer learns more slowly than the one above it.
+      precision: one of ``PRECISIONS``; auto takes bfloat16 where it is measured to be faster.
+      crossfit: folds of the train dialogues, see ``crossfit.py``; 0 for one encoder.
+    """
 
     epochs: int = 3
     learning_rate: float = 2e-5
     seed: int = 0
+    loss: Loss = Loss()
+    select: str = "mean_f1"
+    patience: int = 2
+    freeze_layers: int = 0
+    layer_decay: float = 1.0
+    precision: str = "auto"
+    crossfit: int = 0
+
+    def flatten(self) -> dict[str, Any]:
+        """Name -> value, for a file."""
+        own = self._asdict()
+        return own | {f"loss_{k}": v for k, v in own.pop("loss")._asdict().items()}
 
 
 def labelled_rows(transcript: Transcript, split: str) -> np.ndarray:
@@ -47,69 +81,3 @@ def labelled_rows(transcript: Transcript, split: str) -> np.ndarray:
             "encoder needs labels in train and in dev."
         )
     return np.array(rows)
-
-
-def tune(
-    encoder: "SentenceTransformer",
-    inputs: Inputs,
-    transcript: Transcript,
-    tuning: Tuning,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Tunes the encoder in place.
-
-    Args:
-      encoder: as of ``load_encoder``.
-      inputs: what it reads of the transcript.
-      transcript: utterances with labels in train and dev.
-      tuning: how long and how fast.
-      say: is told each epoch's weighted F1 on dev.
-
-    Raises:
-      UserError: train or dev has no label.
-    """
-    torch = load_library("torch")
-    train, dev = (labelled_rows(transcript, split) for split in ("train", "dev"))
-    torch.manual_seed(tuning.seed)
-    width, classes = encoder.get_embedding_dimension(), len(transcript.classes)
-    head = torch.nn.Linear(width, classes, device=encoder.device)
-    optimiser = torch.optim.AdamW(
-        [*encoder.parameters(), *head.parameters()],
-        lr=tuning.learning_rate,
-        weight_decay=WEIGHT_DECAY,
-    )
-    best, kept = -1.0, None
-    for epoch in range(tuning.epochs):
-        _train_epoch(encoder, head, optimiser, inputs, train, transcript.label)
-        predicted = _predict(encoder, head, inputs, dev)
-        score = f1_score(transcript.label[dev], predicted, average="weighted")
-        say(f"text encoder, epoch {epoch + 1}/{tuning.epochs}: weighted F1 {score:.3f} on dev")
-        if score > best:
-            best, kept = score, copy.deepcopy(encoder.state_dict())
-    encoder.load_state_dict(kept)
-
-
-def _train_epoch(encoder, head, optimiser, inputs: Inputs, rows: np.ndarray, label: np.ndarray):
-    torch = load_library("torch")
-    encoder.train()
-    which = np.searchsorted(inputs.rows, rows)
-    target = torch.as_tensor(label[rows], dtype=torch.long, device=encoder.device)
-    for batch in torch.randperm(len(rows)).split(BATCH):
-        logits = head(embed(encoder, inputs, which[batch]))
-        loss = torch.nn.functional.cross_entropy(logits, target[batch.to(encoder.device)])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-
-def _predict(encoder, head, inputs: Inputs, rows: np.ndarray) -> np.ndarray:
-    """[n] int, the head's classes."""
-    torch = load_library("torch")
-    encoder.eval()
-    which = np.searchsorted(inputs.rows, rows)
-    with torch.no_grad():
-        parts = [
-            head(embed(encoder, inputs, own))
-            for own in np.array_split(which, len(which) // BATCH + 1)
-        ]
-        return torch.cat(parts).argmax(dim=-1).cpu().numpy()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoders import needs_encoder
 
 from cberl_jax.data.readers.load import load_conversations, load_corpus
 from cberl_jax.errors import UserError
@@ -22,8 +23,6 @@ from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_v
 from cberl_jax.features.tuning import Tuning
 
 ROOT = Path(__file__).parents[2]
-# Read when the encoder's library is imported: no test looks a name up in the net.
-os.environ["HF_HUB_OFFLINE"] = "1"
 TABLE = """dialogue,speaker,text,split,label,start,end,audio
 a,Ross,We were on a break!,train,anger,0,2,a0.wav
 a,Rachel,I cannot believe this.,train,joy,2.3,4,a1.wav
@@ -35,14 +34,6 @@ c,Ross,We were on a break!,test,anger,0,2,
 
 def installed(*names):
     return all(importlib.util.find_spec(name) for name in names)
-
-
-def needs_encoder(test):
-    """Marks a test of the real encoder's library."""
-    reason = "needs sentence-transformers (extra features)"
-    return pytest.mark.slow(
-        pytest.mark.skipif(not installed("sentence_transformers"), reason=reason)(test)
-    )
 
 
 def needs_smile(test):
@@ -273,9 +264,9 @@ def test_tuning_fits_train_and_dev_only_judges(folder, encoder, dev, score):
     texts = ["We were on a break!", "Great thank you."] * 2
     rows = [f"{s},A,{text},{s},{label}" for text, (s, label) in zip(texts, labels)]
     (folder / "conv.csv").write_text("\n".join(["dialogue,speaker,text,split,label", *rows]))
-    said, _ = run(encoder, tuned="tuned", tuning=Tuning(40, 0.02))
+    said, _ = run(encoder, tuned="tuned", tuning=Tuning(40, 0.02, patience=40))
     scores = [line for line in said.splitlines() if "weighted F1" in line]
-    assert len(scores) == 40 and f"weighted F1 {score} on dev" in scores[-1]
+    assert len(scores) == 40 and f"weighted F1 {score}, macro F1 {score} on dev" in scores[-1]
 
 
 @needs_encoder
