@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cberl_jax.config.views import modality_of
+from cberl_jax.config.views import is_view, modality_of
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.errors import UserError
 
@@ -22,12 +22,13 @@ TextLayers = Literal["mean", "concat", "views", "1", "2", "3", "4"]
 
 
 def name_layers(corpus: Corpus) -> Corpus:
-    """The corpus, features that are named ``roberta<k>`` renamed to views of the text.
+    """The corpus, its features ``roberta<k>`` renamed to views of the text.
 
     Raises:
       UserError: there are features of the new name already.
     """
-    new = {name: f"text.{name}" for name in corpus.features if name.startswith(FILE_LAYER)}
+    old = [n for n in corpus.features if n.startswith(FILE_LAYER) and not is_view(n)]
+    new = {name: f"text.{name}" for name in old}
     if not new:
         return corpus
     for name, view in new.items():

@@ -25,6 +25,7 @@ from cberl_jax.training.prepare import list_members
         ("model.hidden=64, 128", [64, 128]),
         ("model.causal=true,False", [True, False]),
         ("augment.method=gan,none", ["gan", "none"]),
+        ("data.views=text.a,text.a+text.b", ["text.a", "text.a,text.b"]),
         ("data.text_layers=mean,1", ["mean", "1"]),
         ("data.modalities=text,text+audio, visual + text", ["text", "text,audio", "visual,text"]),
     ],
