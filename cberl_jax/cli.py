@@ -24,11 +24,11 @@ USER_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 141
 HELP = ("--help", "-help", "-h")
 # Flags of any command whose values are files or folders.
-MAY_BE_EMPTY = {"text_encoder", "finetune", "audio_dir"}
+MAY_BE_EMPTY = {"text_encoder", "audio_encoder", "visual_encoder", "finetune", "audio_dir"}
 PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
     *("folds", "config.data.folds", "init", "config.train.init"),
-    *("transcript", "table", "features", "own", "predictions", "slurm"),
+    *("transcript", "video_dir", "table", "features", "own", "predictions", "slurm"),
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
 # A home folder where a path begins: at the start, or after a comma or a name with "=".

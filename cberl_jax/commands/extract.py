@@ -1,6 +1,7 @@
-r"""Makes features of raw conversations: text, sound and timing.
+r"""Makes features of raw conversations: text, sound, sight and timing.
 
 cberl extract --transcript=conv.csv --audio_dir=wavs --output=conv.npz
+cberl extract --transcript=conv.csv --video_dir=clips --visual_encoder=DINOV2 --output=conv.npz
 cberl extract --transcript=train_sent_emo.csv,dev_sent_emo.csv,test_sent_emo.csv \
     --finetune=runs/encoder --context_past=8 --output=meld.npz
 """
@@ -12,6 +13,7 @@ from cberl_jax import cli
 
 def define_flags() -> None:
     """Defines the flags of the command."""
+    from cberl_jax.features.sound_and_sight import EGEMAPS
     from cberl_jax.features.text import PACKAGED
     from cberl_jax.features.tuning import LOSSES, PRECISIONS
     from cberl_jax.metrics import SELECTIONS
@@ -25,6 +27,26 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "audio_dir", [], "Folder with the utterances' sounds, or one for each transcript."
     )
+    flags.DEFINE_multi_string(
+        "video_dir",
+        [],
+        "Folder with the utterances' clips or the dialogues' videos, or one for each transcript; "
+        "without --audio_dir sound is taken from them, too.",
+    )
+    flags.DEFINE_multi_string(
+        "audio_encoder",
+        [EGEMAPS],
+        "egemaps, or a speech encoder of transformers (wav2vec 2.0, HuBERT, WavLM, Whisper), "
+        "folder or name; several as for --text_encoder.",
+    )
+    flags.DEFINE_string("audio_layer", "-1", "Layer of the speech encoders; -1 the last; or mean.")
+    flags.DEFINE_multi_string(
+        "visual_encoder",
+        [],
+        "An image or video encoder of transformers (CLIP, DINOv2, ViT, VideoMAE), folder or name; "
+        "several as for --text_encoder.",
+    )
+    flags.DEFINE_float("frames_per_second", 2.0, "Of the videos that are looked at.", 0.01, 1000)
     flags.DEFINE_multi_string(
         "text_encoder",
         PACKAGED,
@@ -79,6 +101,7 @@ def main() -> None:
     from cberl_jax.data.notices import describe_with_notices
     from cberl_jax.features.context import create_context
     from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
+    from cberl_jax.features.sound_and_sight import MediaSources
     from cberl_jax.features.tuning import Loss, Tuning
     from cberl_jax.runtime.progress import print_now
 
@@ -86,7 +109,14 @@ def main() -> None:
     sources = Sources(
         transcripts=_paths(given.transcript),
         classes=given.classes,
-        audio_folders=_paths(given.audio_dir),
+        media=MediaSources(
+            audio_folders=_paths(given.audio_dir),
+            video_folders=_paths(given.video_dir),
+            audio_encoders=parse_encoders(given.audio_encoder, "audio"),
+            audio_layer=given.audio_layer,
+            visual_encoders=parse_encoders(given.visual_encoder, "visual"),
+            frame_rate=given.frames_per_second,
+        ),
         text_encoder=parse_encoders(given.text_encoder),
         timing=given.timing,
         vectors=parse_vectors(given.features),

@@ -105,15 +105,16 @@ def audio_features(transcript: Transcript, folders: Sequence[str | os.PathLike])
     empty = {path for path in paths if path is not None and _is_empty(path)}
     if empty.issuperset(path for path in paths if path is not None):
         raise UserError(f"{min(empty)}: holds no sound, and nor does any other file.")
-    functionals = _make_functionals()
+    functionals = make_functionals()
     rows = np.full((len(paths), WIDTH), np.nan, np.float32)
     too_short = []
     for row, path in enumerate(paths):
         if path is not None and path not in empty:
-            rows[row] = functionals(path)
-            if np.isnan(rows[row]).any():
-                rows[row] = np.nan
+            found = functionals(*_read(path))
+            if found is None:
                 too_short.append(str(path))
+            else:
+                rows[row] = found
     return AudioFeatures(rows, missing, tuple(too_short), tuple(sorted(map(str, empty))))
 
 
@@ -132,21 +133,27 @@ def _undecodable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot be decoded as sound ({error}); wav, flac, ogg and mp3 can.")
 
 
-def _make_functionals() -> Callable[[Path], np.ndarray]:
-    """From a file to its functionals [88], nan where the sound is too short."""
-    soundfile, opensmile = load_library("soundfile"), load_library("opensmile")
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """A file's sound [n], its channels mixed, and its samples a second."""
+    try:
+        samples, rate = load_library("soundfile").read(path, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:
+        raise _undecodable(path, error) from error
+    return samples.mean(axis=1), rate
+
+
+def make_functionals() -> Callable[[np.ndarray, int], np.ndarray | None]:
+    """From sound [n] and its samples a second to 88 functionals; None where it is too short."""
+    opensmile = load_library("opensmile")
     smile = opensmile.Smile(
         feature_set=opensmile.FeatureSet.eGeMAPSv02,
         feature_level=opensmile.FeatureLevel.Functionals,
     )
 
-    def functionals(path: Path) -> np.ndarray:
-        try:
-            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        except (OSError, RuntimeError) as error:
-            raise _undecodable(path, error) from error
+    def functionals(samples: np.ndarray, rate: int) -> np.ndarray | None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Segment too short")
-            return smile.process_signal(samples.mean(axis=1), rate).to_numpy()[0]
+            row = smile.process_signal(samples, rate).to_numpy()[0].astype(np.float32)
+        return None if np.isnan(row).any() else row
 
     return functionals

@@ -16,9 +16,14 @@ from cberl_jax.data.readers.transcripts import Transcript, read_transcripts
 from cberl_jax.data.readers.vectors import read_vectors
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
-from cberl_jax.features.audio import audio_features
 from cberl_jax.features.context import Context
 from cberl_jax.features.encode import TextSource, encode_text
+from cberl_jax.features.sound_and_sight import (
+    MediaSources,
+    check_media,
+    forget_rows,
+    media_rows,
+)
 from cberl_jax.features.text import PACKAGED
 from cberl_jax.features.timing import timing_features
 from cberl_jax.features.tuning import Tuning
@@ -30,7 +35,7 @@ class Sources(NamedTuple):
     Attributes:
       transcripts: CSV files, see ``data/transcripts.py``.
       classes: names of the emotions in their order; empty for those of the files.
-      audio_folders: one for all transcripts or one for each; empty for no audio.
+      media: sound and sight.
       text_encoder: a folder or name, see ``load_encoder``; empty for no text. Or several, each
         under the name of its features: ``{"text.minilm": ..., "text.mpnet": ...}``.
       timing: name of the modality that timing goes under; empty for none.
@@ -44,7 +49,7 @@ class Sources(NamedTuple):
 
     transcripts: Sequence[str | os.PathLike]
     classes: Sequence[str] = ()
-    audio_folders: Sequence[str | os.PathLike] = ()
+    media: MediaSources = MediaSources()
     text_encoder: str | Mapping[str, str] = PACKAGED
     timing: str = "timing"
     vectors: Mapping[str, str] = {}
@@ -62,12 +67,13 @@ class Sources(NamedTuple):
         return dict(self.text_encoder)
 
 
-def parse_encoders(items: Sequence[str]) -> str | dict[str, str]:
-    """The text encoder, or several by the names of their views of the text.
+def parse_encoders(items: Sequence[str], modality: str = "text") -> dict[str, str]:
+    """Encoders of a modality by the names of their features.
 
     Args:
       items: encoders, each by itself or as ``name=encoder``. A single one without a name makes
-        the text itself; of several, one without is named by the last part of its own name.
+        the modality itself; of several, one without is named by the last part of its own name.
+      modality: the modality.
 
     Raises:
       UserError: two have one name.
@@ -75,17 +81,18 @@ def parse_encoders(items: Sequence[str]) -> str | dict[str, str]:
     items = [item for item in items if item]
     named = [re.fullmatch(r"([\w-]{1,64})=(.+)", item) for item in items]
     if len(items) < 2 and not any(named):
-        return "".join(items)
+        return {modality: items[0]} if items else {}
     encoders: dict[str, str] = {}
     for item, match in zip(items, named):
         last = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
         name = match[1] if match else re.sub(r"[^\w-]+", "-", last).strip("-")[:64]
-        if not name or f"text.{name}" in encoders:
+        if not name or f"{modality}.{name}" in encoders:
+            flag = f"--{modality}_encoder"
             raise UserError(
-                f"--text_encoder={item}: {name or 'this'} cannot name a second view of the text; "
-                "give it a name: --text_encoder=NAME=ENCODER."
+                f"{flag}={item}: {name or 'this'} cannot name a second view of {modality}; give it "
+                f"a name: {flag}=NAME=ENCODER."
             )
-        encoders[f"text.{name}"] = match[2] if match else item
+        encoders[f"{modality}.{name}"] = match[2] if match else item
     return encoders
 
 
@@ -131,14 +138,14 @@ def extract(
     rows = {name: read_vectors(path, transcript) for name, path in sources.vectors.items()}
     if sources.timing:
         rows = {sources.timing: timing_features(transcript, sources.causal)} | rows
-    if sources.audio_folders:
-        rows = {"audio": _audio(transcript, sources.audio_folders, say)} | rows
+    rows = media_rows(transcript, sources.media, output, say) | rows
     texts = {name: _text(transcript, e, sources, say) for name, e in sources.encoders.items()}
     rows = texts | rows
     corpus = _make_corpus(transcript, rows)
     if not _is_trainable(transcript):
         say(_why_not_trainable(transcript))
     write_npz(corpus, output)
+    forget_rows(output)
     return corpus
 
 
@@ -154,8 +161,8 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
             )
         if os.path.lexists(sources.tuned):
             raise UserError(f"{sources.tuned}: is there already; name a new folder to --finetune.")
-    names = [*sources.vectors, *sources.encoders]
-    names += ["audio"] if sources.audio_folders else []
+    check_media(sources.media)
+    names = [*sources.vectors, *sources.encoders, *sources.media.names]
     names += [sources.timing] if sources.timing else []
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
@@ -169,19 +176,6 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
             f"{unclear[0]} and {unclear[1]} cannot be in one file: two views of {unclear[0]} need "
             f"two names (--text_encoder=NAME=ENCODER, --features={unclear[0]}.NAME=FILE)."
         )
-
-
-def _audio(
-    transcript: Transcript, folders: Sequence[str | os.PathLike], say: Callable[[str], None]
-) -> np.ndarray:
-    audio = audio_features(transcript, folders)
-    if audio.missing:
-        say(f"sounds that are not there: {len(audio.missing)}, such as {audio.missing[0]}")
-    if audio.empty:
-        say(f"sounds that are empty: {len(audio.empty)}, such as {audio.empty[0]}")
-    if audio.too_short:
-        say(f"sounds that are too short: {len(audio.too_short)}, such as {audio.too_short[0]}")
-    return audio.rows
 
 
 def _text(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cberl_jax.errors import UserError
+from cberl_jax.features.optional import load_library
 
 
 def load_pretrained(kind: Any, name: str, what: str, **options: Any) -> Any:
@@ -17,6 +18,7 @@ def load_pretrained(kind: Any, name: str, what: str, **options: Any) -> Any:
     Raises:
       UserError: there is no such model, or it is of another kind.
     """
+    load_library("transformers").utils.logging.disable_progress_bar()
     try:
         return kind.from_pretrained(name, **options)
     # Damaged folders and unreachable hubs raise nearly anything.

@@ -8,7 +8,7 @@ from cberl_jax.errors import UserError
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-import encoders  # noqa: E402
+import tiny_media  # noqa: E402
 
 from cberl_jax.data.readers.transcripts import read_transcripts  # noqa: E402
 from cberl_jax.features import clips as of_clips  # noqa: E402
@@ -53,7 +53,7 @@ def tasks(calls=None, identity="1"):
 def test_clips_of_meld_are_found_by_their_names(tmp_path):
     transcript = read_transcripts([write_meld(tmp_path / "train.csv")])
     for name in ("dia0_utt0", "dia1_utt0"):
-        encoders.write_clip(tmp_path / f"{name}.mp4", 0.5)
+        tiny_media.write_clip(tmp_path / f"{name}.mp4", 0.5)
     found = find_clips(transcript, [tmp_path], "--video_dir")
     assert found.spans == [Span(tmp_path / "dia0_utt0.mp4"), None, Span(tmp_path / "dia1_utt0.mp4")]
     assert found.missing == ("dia0_utt1",)
@@ -65,7 +65,7 @@ def test_a_video_per_dialogue_is_cut_by_the_times(tmp_path):
         "dialogue,speaker,text,start,end\nscene1,Ann,Hi.,0.5,1.0\nscene1,Bob,Hm.,,\n"
         "scene1,Ann,Bye.,1.0,2.0\n"
     )
-    encoders.write_clip(tmp_path / "scene1.mp4")
+    tiny_media.write_clip(tmp_path / "scene1.mp4")
     spans = find_clips(read_transcripts([table]), [tmp_path], "--video_dir").spans
     assert spans == [
         Span(tmp_path / "scene1.mp4", 0.5, 1.0),
@@ -76,7 +76,7 @@ def test_a_video_per_dialogue_is_cut_by_the_times(tmp_path):
     assert np.isnan(made.rows["visual"][1]).all() and not made.broken
     early, late = made.rows["visual"][[0, 2], 0]
     expected = [
-        np.mean([encoders.grey(n, 20) for n in own]) for own in (range(5, 10), range(10, 20))
+        np.mean([tiny_media.grey(n, 20) for n in own]) for own in (range(5, 10), range(10, 20))
     ]
     np.testing.assert_allclose([early, late], expected, atol=4)
     np.testing.assert_allclose(made.rows["audio"][[0, 2], 1], [0.5, 1.0], atol=0.05)
@@ -95,7 +95,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
 
 @pytest.fixture
 def spans(tmp_path):
-    found = [Span(encoders.write_clip(tmp_path / f"{n}.mp4", 0.3)) for n in range(5)]
+    found = [Span(tiny_media.write_clip(tmp_path / f"{n}.mp4", 0.3)) for n in range(5)]
     found[3].path.write_bytes(b"broken")
     return [*found, None]
 
@@ -138,7 +138,7 @@ def test_rows_of_anything_else_are_made_anew(spans, tmp_path, what):
     folder, calls = tmp_path / "part", []
     make_rows(spans, tasks(), Reading(), folder, lambda line: None)
     if what == "clip":
-        encoders.write_clip(spans[0].path, 0.4)
+        tiny_media.write_clip(spans[0].path, 0.4)
     changed = tasks(calls, "2" if what == "encoder" else "1")
     reading = Reading(rate=5.0) if what == "rate" else Reading()
     make_rows(spans, changed, reading, folder, lambda line: None)

@@ -112,7 +112,7 @@ def test_context_and_names_change_a_row_and_its_own_text_still_counts(folder, en
     def rows(turns, **context):
         write(folder / "conv.csv", turns)
         extract(
-            Sources(["conv.csv"], (), (), str(encoder), context=create_context(**context)),
+            Sources(["conv.csv"], text_encoder=str(encoder), context=create_context(**context)),
             "o.npz",
             str,
         )
@@ -132,7 +132,7 @@ def test_a_tuned_encoder_reads_as_it_was_tuned(folder, encoder):
     head, tail = "dialogue,speaker,text,split,label", [",train,joy", ",train,fear"]
     write(folder / "a_train.csv", TURNS[:2], head, tail)
     (folder / "dev.csv").write_text(f"{head}\ne,Ross,No,dev,joy\nf,Joey,Good day,test,fear\n")
-    given = Sources(["a_train.csv", "dev.csv"], (), (), str(encoder), timing="")
+    given = Sources(["a_train.csv", "dev.csv"], text_encoder=str(encoder), timing="")
     context = Context(3, 0, 40, True)
     tuned = given._replace(tuned="tuned", context=context, tuning=Tuning(1, 1e-3))
     expected = extract(tuned, "o.npz", str).features["text"]
@@ -147,7 +147,7 @@ def test_a_tuned_encoder_reads_as_it_was_tuned(folder, encoder):
 
 @needs_encoder
 def test_what_cannot_be_read_in_context_is_refused(folder, encoder):
-    given = Sources(["conv.csv"], (), (), str(encoder), causal=True)
+    given = Sources(["conv.csv"], text_encoder=str(encoder), causal=True)
     for context, message in (
         (Context(1, 1, 32, True), "--causal: the text encoder .* would read 1 later turns"),
         (Context(1, 0, 200, True), "--context_tokens=200: the text encoder reads at most 6[46]"),

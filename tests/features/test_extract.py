@@ -20,6 +20,7 @@ from encoders import needs_encoder
 from cberl_jax.data.readers.load import load_conversations, load_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
+from cberl_jax.features.sound_and_sight import MediaSources
 from cberl_jax.features.tuning import Tuning
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,8 @@ def run(text_encoder="", transcripts=("conv.csv",), output="out.npz", **sources)
     said = []
     if not isinstance(text_encoder, dict):
         text_encoder = str(text_encoder)
-    sources = Sources(transcripts, text_encoder=text_encoder, **sources)
+    media = MediaSources(audio_folders=sources.pop("audio_folders", ()))
+    sources = Sources(transcripts, text_encoder=text_encoder, media=media, **sources)
     extract(sources, output, said.append)
     return "\n".join(said), load_conversations(output)
 
@@ -160,9 +162,9 @@ def test_vectors_are_named_by_modality(items):
 @pytest.mark.parametrize(
     "items, found",
     [
-        ([""], ""),
-        (["runs/one"], "runs/one"),
-        (["runs/a=b"], "runs/a=b"),
+        ([""], {}),
+        (["runs/one"], {"text": "runs/one"}),
+        (["runs/a=b"], {"text": "runs/a=b"}),
         (["small=runs/a=b"], {"text.small": "runs/a=b"}),
         (
             ["org/all-mpnet-base-v2", "own/mini LM.v2/"],
@@ -333,7 +335,7 @@ def test_every_sound_is_opened_before_any_is_analysed(folder, monkeypatch):
         tone(folder / name)
     (folder / "b1.wav").write_bytes(b"RIFF, but no sound")
     started = []
-    monkeypatch.setattr("cberl_jax.features.audio._make_functionals", lambda: started.append(1))
+    monkeypatch.setattr("cberl_jax.features.audio.make_functionals", lambda: started.append(1))
     assert_refused("b1.wav: cannot be decoded as sound", audio_folders=["."], timing="")
     assert not started
 

@@ -10,7 +10,7 @@ from cberl_jax.errors import UserError
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-import encoders  # noqa: E402
+import tiny_media  # noqa: E402
 
 from cberl_jax.features.media import (  # noqa: E402
     RATE,
@@ -26,7 +26,7 @@ from cberl_jax.features.vision import VisualEncoder  # noqa: E402
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return encoders.write_clip(tmp_path_factory.mktemp("clips") / "a.mp4")
+    return tiny_media.write_clip(tmp_path_factory.mktemp("clips") / "a.mp4")
 
 
 def brightness(frames):
@@ -37,13 +37,13 @@ def test_frames_are_those_shown_in_the_middle_of_each_interval(clip):
     frames = read_frames(Span(clip), rate=2, most=64)
     assert frames.shape == (4, 32, 48, 3) and frames.dtype == np.uint8
     # At 0.25, 0.75, 1.25 and 1.75 s of ten frames a second: frames 2, 7, 12 and 17.
-    expected = [encoders.grey(n, 20) for n in (2, 7, 12, 17)]
+    expected = [tiny_media.grey(n, 20) for n in (2, 7, 12, 17)]
     np.testing.assert_allclose(brightness(frames), expected, atol=4)
 
 
 def test_a_part_of_a_video_is_what_is_shown_in_it(clip):
     frames = read_frames(Span(clip, 1.0, 1.6), rate=10, most=64)
-    expected = [encoders.grey(n, 20) for n in range(10, 16)]
+    expected = [tiny_media.grey(n, 20) for n in range(10, 16)]
     np.testing.assert_allclose(brightness(frames), expected, atol=4)
     assert len(read_frames(Span(clip, 1.9, 60.0), rate=10, most=64)) == 1
     assert len(read_frames(Span(clip, 50.0, 60.0), rate=10, most=64)) <= 1
@@ -51,7 +51,7 @@ def test_a_part_of_a_video_is_what_is_shown_in_it(clip):
 
 def test_a_long_clip_has_frames_from_all_of_it(clip):
     frames = read_frames(Span(clip), rate=10, most=5)
-    expected = [encoders.grey(n, 20) for n in (2, 6, 10, 14, 18)]
+    expected = [tiny_media.grey(n, 20) for n in (2, 6, 10, 14, 18)]
     np.testing.assert_allclose(brightness(frames), expected, atol=4)
 
 
@@ -66,8 +66,8 @@ def test_sound_is_mono_at_the_rate_of_the_encoders(clip):
 
 
 def test_what_a_file_lacks_is_empty(tmp_path):
-    mute = encoders.write_clip(tmp_path / "mute.mp4", sound=False)
-    blind = encoders.write_clip(tmp_path / "blind.mp4", picture=False)
+    mute = tiny_media.write_clip(tmp_path / "mute.mp4", sound=False)
+    blind = tiny_media.write_clip(tmp_path / "blind.mp4", picture=False)
     assert not len(read_sound(Span(mute), 30)) and len(read_frames(Span(mute), 2, 64))
     assert not len(read_frames(Span(blind), 2, 64)) and len(read_sound(Span(blind), 30))
     assert abs(measure(blind) - 2) < 0.2
@@ -84,22 +84,22 @@ def test_a_broken_clip_is_named_as_such(tmp_path, clip, content):
         measure(path)
 
 
-@pytest.mark.parametrize("make", [encoders.vit, encoders.clip])
+@pytest.mark.parametrize("make", [tiny_media.vit, tiny_media.clip])
 def test_an_image_encoder_gives_mean_and_deviation_over_frames(tmp_path, clip, make):
     encoder = VisualEncoder(make(tmp_path / "e"))
     frames = read_frames(Span(clip), 10, 64)
     row = encoder(frames)
-    assert row.shape == (encoder.width,) == (2 * encoders.HIDDEN,) and row.dtype == np.float32
-    each = np.stack([encoder(frames[n : n + 1])[: encoders.HIDDEN] for n in range(len(frames))])
+    assert row.shape == (encoder.width,) == (2 * tiny_media.HIDDEN,) and row.dtype == np.float32
+    each = np.stack([encoder(frames[n : n + 1])[: tiny_media.HIDDEN] for n in range(len(frames))])
     np.testing.assert_allclose(row, [*each.mean(axis=0), *each.std(axis=0)], atol=1e-5)
-    assert np.all(encoder(frames[:1])[encoders.HIDDEN :] == 0)
+    assert np.all(encoder(frames[:1])[tiny_media.HIDDEN :] == 0)
     assert encoder(frames[:0]) is None
 
 
 def test_a_video_encoder_takes_its_number_of_frames(tmp_path, clip):
-    encoder = VisualEncoder(encoders.videomae(tmp_path / "e"))
+    encoder = VisualEncoder(tiny_media.videomae(tmp_path / "e"))
     frames = read_frames(Span(clip), 10, 64)
-    assert encoder.frames == encoders.FRAMES and encoder.width == encoders.HIDDEN
+    assert encoder.frames == tiny_media.FRAMES and encoder.width == tiny_media.HIDDEN
     spaced = frames[[0, 6, 13, 19]]
     np.testing.assert_allclose(encoder(frames), encoder(spaced), atol=1e-6)
     assert np.any(np.abs(encoder(frames) - encoder(frames[::-1])) > 1e-6)
@@ -108,18 +108,18 @@ def test_a_video_encoder_takes_its_number_of_frames(tmp_path, clip):
 
 
 def test_a_crop_is_what_the_encoder_sees(tmp_path, clip):
-    folder, frames = encoders.vit(tmp_path / "e"), read_frames(Span(clip), 2, 64)
+    folder, frames = tiny_media.vit(tmp_path / "e"), read_frames(Span(clip), 2, 64)
     left = VisualEncoder(folder, crop=lambda frame: frame[:, :24])
     np.testing.assert_allclose(left(frames), VisualEncoder(folder)(frames[:, :, :24]), atol=1e-6)
 
 
 def test_a_speech_encoder_gives_mean_and_deviation_of_a_layer(tmp_path):
-    folder = encoders.wav2vec(tmp_path / "e")
+    folder = tiny_media.wav2vec(tmp_path / "e")
     sound = np.random.default_rng(0).normal(0, 0.1, RATE // 4).astype(np.float32)
     rows = {layer: SpeechEncoder(folder, layer)(sound) for layer in ("0", "1", "2", "-1", "mean")}
-    assert all(row.shape == (2 * encoders.HIDDEN,) for row in rows.values())
+    assert all(row.shape == (2 * tiny_media.HIDDEN,) for row in rows.values())
     np.testing.assert_array_equal(rows["-1"], rows["2"])
-    half = encoders.HIDDEN
+    half = tiny_media.HIDDEN
     average = np.mean([rows[layer][:half] for layer in "012"], axis=0)
     np.testing.assert_allclose(rows["mean"][:half], average, atol=1e-5)
     assert np.any(rows["0"] != rows["1"])
@@ -129,16 +129,16 @@ def test_a_speech_encoder_gives_mean_and_deviation_of_a_layer(tmp_path):
 
 
 def test_whisper_gives_the_frames_of_the_sound_and_not_of_the_silence_after_it(tmp_path):
-    encoder = SpeechEncoder(encoders.whisper(tmp_path / "e"))
+    encoder = SpeechEncoder(tiny_media.whisper(tmp_path / "e"))
     sound = np.random.default_rng(0).normal(0, 0.1, RATE // 2).astype(np.float32)
     row = encoder(sound)
-    assert row.shape == (2 * encoders.HIDDEN,) and np.isfinite(row).all()
+    assert row.shape == (2 * tiny_media.HIDDEN,) and np.isfinite(row).all()
     import torch
 
     inputs = encoder._prepare(sound, sampling_rate=RATE, return_tensors="pt").input_features
     with torch.inference_mode():
         whole = encoder._encoder(inputs).last_hidden_state[0].numpy()
-    np.testing.assert_allclose(row[: encoders.HIDDEN], whole[:25].mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(row[: tiny_media.HIDDEN], whole[:25].mean(axis=0), atol=1e-5)
     assert encoder(sound[:0]) is None
 
 
@@ -146,14 +146,14 @@ def test_whisper_gives_the_frames_of_the_sound_and_not_of_the_silence_after_it(t
     ("make", "message"),
     [
         (
-            lambda f: SpeechEncoder(encoders.wav2vec(f), "3"),
+            lambda f: SpeechEncoder(tiny_media.wav2vec(f), "3"),
             "has layers 0 to 2, -1 for the last",
         ),
-        (lambda f: SpeechEncoder(encoders.wav2vec(f), "last"), "--audio_layer=last"),
-        (lambda f: SpeechEncoder(encoders.wav2vec(f, rate=8000)), "takes 8000 samples a second"),
-        (lambda f: SpeechEncoder(str(f / "nowhere")), "cannot be loaded as an audio encoder"),
-        (lambda f: VisualEncoder(encoders.wav2vec(f)), "cannot be loaded as a visual encoder"),
-        (lambda f: SpeechEncoder(encoders.vit(f)), "cannot be loaded as an audio encoder"),
+        (lambda f: SpeechEncoder(tiny_media.wav2vec(f), "last"), "--audio_layer=last"),
+        (lambda f: SpeechEncoder(tiny_media.wav2vec(f, rate=8000)), "takes 8000 samples a second"),
+        (lambda f: SpeechEncoder(str(f)), "cannot be loaded as an audio encoder"),
+        (lambda f: VisualEncoder(tiny_media.wav2vec(f)), "cannot be loaded as a visual encoder"),
+        (lambda f: SpeechEncoder(tiny_media.vit(f)), "cannot be loaded as an audio encoder"),
     ],
 )
 def test_other_encoders_are_refused_by_name(tmp_path, make, message):

@@ -16,6 +16,7 @@ NO_PATHS = {
     "part",
     "fold_by",
     "freeze",
+    "audio_layer",
     "classes",
     "timing",
     "coordinator",

@@ -1,0 +1,159 @@
+"""Sound and sight of a transcript's utterances as features, by any number of encoders."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cberl_jax.data.readers.transcripts import Transcript
+from cberl_jax.errors import UserError
+from cberl_jax.features import audio
+from cberl_jax.features.clips import Clips, Reading, Task, find_clips, make_rows
+from cberl_jax.features.kept import hash_weights
+from cberl_jax.features.media import RATE
+from cberl_jax.features.optional import load_library
+from cberl_jax.features.speech import LONGEST, SpeechEncoder
+from cberl_jax.features.vision import MOST_FRAMES, VisualEncoder
+
+EGEMAPS = "egemaps"
+
+
+class MediaSources(NamedTuple):
+    """Where sound and sight come from, and what makes features of them.
+
+    Attributes:
+      audio_folders: with the utterances' sounds; one for all transcripts or one for each; empty for
+        the sound of the videos.
+      video_folders: with the utterances' clips or the dialogues' videos; likewise.
+      audio_encoders: name of features -> encoder (``SpeechEncoder``), or ``egemaps``.
+      audio_layer: of the speech encoders, see ``SpeechEncoder``.
+      visual_encoders: name of features -> encoder (``VisualEncoder``).
+      frame_rate: frames a second.
+    """
+
+    audio_folders: Sequence[str | os.PathLike] = ()
+    video_folders: Sequence[str | os.PathLike] = ()
+    audio_encoders: Mapping[str, str] = {"audio": EGEMAPS}
+    audio_layer: str = "-1"
+    visual_encoders: Mapping[str, str] = {}
+    frame_rate: float = 2.0
+
+    @property
+    def names(self) -> list[str]:
+        """Of the features that it gives."""
+        sound = self.audio_encoders if self.audio_folders or self.video_folders else ()
+        return [*sound, *self.visual_encoders]
+
+
+def check_media(media: MediaSources) -> None:
+    """Refuses encoders that are given nothing.
+
+    Raises:
+      UserError: a visual encoder, or a speech encoder, has no folder to read from.
+    """
+    if media.visual_encoders and not media.video_folders:
+        raise UserError("--visual_encoder needs --video_dir, the folder of the clips.")
+    learnt = [name for name in media.audio_encoders.values() if name != EGEMAPS]
+    if learnt and not (media.audio_folders or media.video_folders):
+        raise UserError(
+            f"--audio_encoder={learnt[0]} needs --audio_dir or --video_dir, the folder of the "
+            "sounds or clips."
+        )
+
+
+def media_rows(
+    transcript: Transcript,
+    media: MediaSources,
+    output: str | os.PathLike,
+    say: Callable[[str], None],
+) -> dict[str, np.ndarray]:
+    """The features of sound and sight.
+
+    Args:
+      transcript: the utterances.
+      media: the sources.
+      output: the file that they are for; rows are kept beside it until ``forget_rows``, so that the
+        same call goes on if it is cut off.
+      say: is told the progress, and what is missing or broken.
+
+    Returns:
+      Name -> [N, width] float32; a row is nan where there is nothing.
+
+    Raises:
+      UserError: a folder or an encoder is at fault.
+    """
+    rows: dict[str, np.ndarray] = {}
+    sound = dict(media.audio_encoders) if media.audio_folders or media.video_folders else {}
+    if media.audio_folders:
+        # openSMILE reads the files themselves, at their own rate.
+        for name in [name for name, encoder in sound.items() if encoder == EGEMAPS]:
+            rows[name] = _egemaps_of_files(transcript, media.audio_folders, say)
+            del sound[name]
+    speech = {name: _speech_task(encoder, media.audio_layer) for name, encoder in sound.items()}
+    visual = {name: _visual_task(encoder) for name, encoder in media.visual_encoders.items()}
+    of_videos = visual if media.audio_folders else speech | visual
+    of_sounds = speech if media.audio_folders else {}
+    reading = Reading(media.frame_rate, MOST_FRAMES, LONGEST, max(2, os.cpu_count() or 1))
+    for tasks, folders, flag in (
+        (of_sounds, media.audio_folders, "--audio_dir"),
+        (of_videos, media.video_folders, "--video_dir"),
+    ):
+        if tasks:
+            clips = find_clips(transcript, folders, flag)
+            folder = _folder(output) / flag.strip("-")
+            made = make_rows(clips.spans, tasks, reading, folder, say)
+            _tell(clips, made.broken, say)
+            rows |= made.rows
+    return {name: rows[name] for name in media.names}
+
+
+def forget_rows(output: str | os.PathLike) -> None:
+    """Removes the rows that were kept for a file that is now whole."""
+    shutil.rmtree(_folder(output), ignore_errors=True)
+
+
+def _folder(output: str | os.PathLike) -> Path:
+    return Path(f"{os.fspath(output)}.clips")
+
+
+def _tell(clips: Clips, broken: Sequence[str], say: Callable[[str], None]) -> None:
+    if clips.missing:
+        say(f"clips that are not there: {len(clips.missing)}, such as {clips.missing[0]}")
+    for what in broken:
+        say(f"a clip that cannot be decoded, so that its utterance lacks it: {what}")
+
+
+def _egemaps_of_files(
+    transcript: Transcript, folders: Sequence[str | os.PathLike], say: Callable[[str], None]
+) -> np.ndarray:
+    made = audio.audio_features(transcript, folders)
+    for what, files in (
+        ("not there", made.missing),
+        ("empty", made.empty),
+        ("too short", made.too_short),
+    ):
+        if files:
+            say(f"sounds that are {what}: {len(files)}, such as {files[0]}")
+    return made.rows
+
+
+def _speech_task(name: str, layer: str) -> Task:
+    if name == EGEMAPS:
+        functionals = audio.make_functionals()
+        version = load_library("opensmile").__version__
+        return Task(True, lambda x: functionals(x, RATE), audio.WIDTH, f"openSMILE {version}")
+    encoder = SpeechEncoder(name, layer)
+    return Task(True, encoder, encoder.width, f"{_identify(name)}, layer {layer}")
+
+
+def _visual_task(name: str) -> Task:
+    encoder = VisualEncoder(name)
+    return Task(False, encoder, encoder.width, _identify(name))
+
+
+def _identify(name: str) -> str:
+    """An encoder by its weights, so that another one in the same folder is another one."""
+    return f"{name} {sorted(hash_weights(name).values())}"
