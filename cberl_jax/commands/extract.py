@@ -21,7 +21,10 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "transcript", None, "CSV files: our own layout, MELD's or EmoryNLP's.", required=True
     )
-    flags.DEFINE_string("output", None, "The .npz to write or replace.", required=True)
+    flags.DEFINE_string("output", None, "The .npz to write or replace.")
+    flags.DEFINE_boolean(
+        "check", False, "Only list what is wrong with tables and clips, and what is done about it."
+    )
     flags.DEFINE_list("classes", [], "Names of the emotions in their order.")
     flags.DEFINE_float("dev_share", 0.0, "Share of train for dev if there is none.", 0, 0.5)
     flags.DEFINE_multi_string(
@@ -99,8 +102,9 @@ def _paths(items: list[str]) -> list[str]:
 def main() -> None:
     """Extracts, and says what the file holds."""
     from cberl_jax.data.notices import describe_with_notices
+    from cberl_jax.errors import UserError
     from cberl_jax.features.context import create_context
-    from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
+    from cberl_jax.features.extract import Sources, check, extract, parse_encoders, parse_vectors
     from cberl_jax.features.sound_and_sight import MediaSources
     from cberl_jax.features.tuning import Loss, Tuning
     from cberl_jax.runtime.progress import print_now
@@ -143,6 +147,11 @@ def main() -> None:
         ),
         causal=given.causal,
     )
+    if given.check:
+        print("\n".join(map(str, check(sources, print_now))) or "nothing is wrong")
+        return
+    if given.output is None:
+        raise UserError("--output is missing: it names the .npz to write")
     with cli.explaining_interrupts():
         corpus = extract(sources, given.output, print_now)
     print(describe_with_notices(corpus))

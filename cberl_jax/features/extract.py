@@ -16,6 +16,7 @@ from cberl_jax.data.readers.transcripts import Transcript, read_transcripts
 from cberl_jax.data.readers.vectors import read_vectors
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
+from cberl_jax.features.check import Fault, check_clips, check_transcript
 from cberl_jax.features.context import Context
 from cberl_jax.features.encode import TextSource, encode_text
 from cberl_jax.features.sound_and_sight import (
@@ -147,6 +148,31 @@ def extract(
     write_npz(corpus, output)
     forget_rows(output)
     return corpus
+
+
+def check(sources: Sources, say: Callable[[str], None] = print) -> list[Fault]:
+    """Looks at what features would be made of, and makes none.
+
+    Args:
+      sources: what to read.
+      say: is told what takes time.
+
+    Returns:
+      What is wrong with it, and what ``extract`` does about that.
+
+    Raises:
+      UserError: a table or a folder cannot be read at all.
+    """
+    check_media(sources.media)
+    transcript = read_transcripts(sources.transcripts, sources.classes)
+    found = check_transcript(transcript)
+    for folders, flag in (
+        (sources.media.audio_folders, "--audio_dir"),
+        (sources.media.video_folders, "--video_dir"),
+    ):
+        if folders:
+            found += check_clips(transcript, folders, flag, say)
+    return found
 
 
 def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
