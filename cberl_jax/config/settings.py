@@ -8,6 +8,7 @@ a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 import difflib
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -179,6 +180,8 @@ FREE_SETTINGS = (
 # Settings that older folders lack, and the values that they had there. They are written only where
 # they have another, so that such a folder goes on.
 LATER = {"data.views": "", "data.fold_dev": 0.15}
+# Their values may be paths. Only the run's own folder keeps more of them than the last part.
+PATHS = ("data.path", "data.folds", "train.init")
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
@@ -203,6 +206,12 @@ def flatten(config: ConfigDict) -> dict[str, Value]:
         for group, settings in config.items()
         for name, value in settings.items()
     }
+
+
+def without_folders(flat: Mapping[str, Value]) -> dict[str, Value]:
+    """Settings that can be handed on: of paths the last part is left."""
+    names = {name: str(flat[name]).rstrip("/") for name in PATHS if name in flat}
+    return {**flat, **{name: os.path.basename(path) for name, path in names.items()}}
 
 
 def numeric_settings(config: ConfigDict) -> dict[str, float]:

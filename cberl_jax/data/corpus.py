@@ -69,6 +69,11 @@ class Corpus(Summarised):
         return tuple(group_views(self.features))
 
     @property
+    def name(self) -> str:
+        """What reports call it: of a path the last part, since they are handed on."""
+        return os.path.basename(self.source) or self.source
+
+    @property
     def widths(self) -> dict[str, int]:
         """Width d of each modality's features, or of each view's."""
         return {name: array.shape[1] for name, array in self.features.items()}

@@ -261,4 +261,4 @@ def measure_baselines(
         say(f"{name}, {window} turns on each side: {result['settings']}")
     minority = name_minority(corpus, config.augment.balance)
     best = best_possible(corpus)
-    return {"corpus": corpus.source, "minority": minority, "bayes": best, "lines": lines}
+    return {"corpus": corpus.name, "minority": minority, "bayes": best, "lines": lines}

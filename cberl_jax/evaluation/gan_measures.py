@@ -224,7 +224,7 @@ def create_gan_report(samples: GanSamples) -> dict[str, Any]:
     measures = [measure_member(samples, reference, member) for member in samples.members]
     rest = iter(measures)
     return {
-        "corpus": samples.corpus.source,
+        "corpus": samples.corpus.name,
         "classes": list(samples.corpus.classes),
         "minority": [samples.corpus.classes[label] for label in samples.minority],
         "bayes": best_possible(samples.corpus),

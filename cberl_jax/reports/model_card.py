@@ -1,18 +1,23 @@
 """``MODEL_CARD.md``: what a run's model is, what it was measured on, and what it is not for.
 
-The sections are those of model cards (Mitchell et al. 2019, "Model Cards for Model Reporting").
+It opens with the block of YAML that model hubs read (Hugging Face's "Model Cards", specification
+``modelcard.md``). The sections are those of model cards (Mitchell et al. 2019, "Model Cards for
+Model Reporting").
 Everything in it is filled from the run; only what it must not be used for is the same in all.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import yaml
 from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
+from cberl_jax.data.readers.known import CORPORA
 from cberl_jax.data.simulate import SIMULATED
-from cberl_jax.metrics import FEWEST_SEEDS
+from cberl_jax.metrics import FEWEST_SEEDS, METRICS
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.run import (
     class_table,
@@ -21,12 +26,22 @@ from cberl_jax.reports.run import (
     result_table,
     scored_split,
 )
-from cberl_jax.reports.tables import format_table
+from cberl_jax.reports.tables import AVERAGE, MEMBERS, TITLES, format_table
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.prepare import Splits
 
 # Of a class, below which an utterance more or less moves its scores by over a point.
 FEW_UTTERANCES = 100
+# What people have to say themselves; hubs show the line as it is until then.
+LICENCE = "# license: to be filled in by you; the licence of the training data counts, too"
+TAGS = ("emotion-recognition", "emotion-recognition-in-conversations", "cberl", "jax")
+TASK = {
+    "type": "emotion-recognition-in-conversations",
+    "name": "Emotion recognition in conversations",
+}
+# As hubs call them. The corpora that settings can name are all in English.
+_HUB_METRICS = {"weighted_f1": "f1", "macro_f1": "f1"}
+_LANGUAGES = dict.fromkeys(CORPORA, "en")
 NOT_FOR = """\
 - Decisions about people: hiring, work, schooling, credit, insurance, policing, borders, health. The
   European Union's AI Act (Regulation 2024/1689, Article 5) forbids systems that infer emotions at
@@ -49,7 +64,7 @@ def format_model_card(config: ConfigDict, splits: Splits, report: Mapping[str, A
       The card.
     """
     corpus = splits.corpora[0]
-    source = plain(corpus.source)
+    source = plain(corpus.name)
     sections = {
         f"Model card: CBERL on {source}": _describe_model(config, corpus, report),
         "Use": _describe_use(config, corpus),
@@ -61,7 +76,65 @@ def format_model_card(config: ConfigDict, splits: Splits, report: Mapping[str, A
     title, *others = sections
     parts = [f"# {title}\n\n{sections[title]}"]
     parts += [f"## {name}\n\n{sections[name]}" for name in others]
-    return "\n\n".join(parts) + "\n"
+    return _format_metadata(config, corpus, report) + "\n\n".join(parts) + "\n"
+
+
+def _format_metadata(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any]) -> str:
+    """The block for model hubs, with the lines that enclose it."""
+    language = _LANGUAGES.get(config.data.corpus)
+    # Names of data sets have no other signs there.
+    name = re.sub(r"[^\w.]+", "-", corpus.name.removesuffix(".npz"), flags=re.ASCII).strip("-.")
+    data = {
+        "type": name or "corpus",
+        "name": corpus.name,
+        "revision": report["provenance"]["fingerprint"],
+    }
+    models = [
+        ("test", AVERAGE, report["ensemble"]),
+        ("test", MEMBERS, report["test"]),
+        ("dev", MEMBERS, report["dev"]),
+    ]
+    metadata = {
+        "library_name": "cberl-jax",
+        **({"language": language} if language else {}),
+        "tags": list(TAGS),
+        "datasets": [data["type"]],
+        "metrics": sorted({_HUB_METRICS.get(metric, metric) for metric in METRICS}),
+        "model-index": [
+            {
+                "name": f"CBERL on {corpus.name}",
+                "results": [
+                    {
+                        "task": dict(TASK),
+                        "dataset": {**data, "split": split},
+                        "metrics": _list_metrics(scores, title),
+                    }
+                    for split, title, scores in models
+                    if scores
+                ],
+            }
+        ],
+    }
+    # Aliases would be of no use to a person.
+    text = yaml.dump(metadata, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+    return f"---\n{LICENCE}\n{text}---\n\n"
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _list_metrics(scores: Mapping[str, Any], title: str) -> list[dict[str, Any]]:
+    """The scores of one model on one split, as hubs have them."""
+    return [
+        {
+            "type": _HUB_METRICS.get(metric, metric),
+            "name": f"{TITLES[metric]}, {title}",
+            "value": round(scores[metric]["mean"], 4),
+        }
+        for metric in METRICS
+    ]
 
 
 def write_model_card(
@@ -99,7 +172,7 @@ def _describe_use(config: ConfigDict, corpus: Corpus) -> str:
         "Research on emotions in conversations. Features have to come from the extractors that "
         f"made the training data's. An utterance is judged with the {sight}, so the model {live}. "
         "What may be done with the weights is also up to the licence of the training data, "
-        f"{plain(corpus.source)}."
+        f"{plain(corpus.name)}."
     )
 
 

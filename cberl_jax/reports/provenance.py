@@ -2,20 +2,24 @@
 
 import datetime
 import os
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import default_config, flatten
+from cberl_jax.config.settings import default_config, flatten, without_folders
 from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.tables import format_table
 from cberl_jax.version import versions
+
+# From the start of an absolute path, also one below a home folder, to its last part.
+_FOLDERS = re.compile(r"(?<![\w.~/-])(?:~[\w.-]*)?/(?:.*/)?")
 
 
 def create_provenance(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
@@ -28,16 +32,17 @@ def create_provenance(config: ConfigDict, corpus: Corpus) -> dict[str, Any]:
     Returns:
       ``command``, None where no program was started by one; ``date`` in UTC; ``device``;
       ``versions``; ``corpus``; ``fingerprint`` of its contents; ``settings``: name -> value and
-      default, of those that differ from the defaults.
+      default, of those that differ from the defaults. It is handed on with reports and models:
+      of absolute paths it holds the last part alone.
     """
-    own, usual = flatten(config), flatten(default_config())
+    own, usual = without_folders(flatten(config)), flatten(default_config())
     devices = jax.devices()
     return {
         "command": _find_command(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "versions": versions(),
-        "corpus": corpus.source,
+        "corpus": corpus.name,
         "fingerprint": fingerprint(corpus),
         "settings": {
             name: {"value": value, "default": usual.get(name)}
@@ -62,8 +67,14 @@ def _find_command() -> str | None:
     """The command line of a program of this package, which has read its flags."""
     if not flags.FLAGS.is_parsed():
         return None
+    return format_command(sys.argv)
+
+
+def format_command(argv: Sequence[str]) -> str:
+    """A command line as reports have it: of absolute paths the last part, others as they are."""
+    words = [_FOLDERS.sub("", word.rstrip("/")) for word in argv[1:]]
     # The first word may be two: the program and its command.
-    return f"{os.path.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}".rstrip()
+    return f"{os.path.basename(argv[0])} {shlex.join(words)}".rstrip()
 
 
 def format_provenance(made: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def create_report(
     # Of each fold all utterances are tested.
     pooled = dataclasses.replace(corpus, split=np.full(len(corpus.split), "test"))
     return {
-        "corpus": corpus.source,
+        "corpus": corpus.name,
         "classes": list(corpus.classes),
         "members": list(members),
         "notices": splits_notices(splits),

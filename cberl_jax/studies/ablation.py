@@ -87,7 +87,7 @@ def ablate(
     def report(folder: Workdir, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         on_dev = [v for v in preset.variants if v.name == preset.reference or takes_view(v)]
         found = create_ablation_report(
-            corpus.source,
+            corpus.name,
             preset,
             {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
             name_minority(corpus, config.augment.balance),

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import yaml
 from made import MADE
 from tiny import tiny_config
 
@@ -62,7 +63,7 @@ def cells(card, first):
 def test_a_card_holds_the_runs_own_figures(corpus):
     report = create_scored(corpus, [0, 1, 2])
     card = format_model_card(tiny_config(), Splits(None, (corpus,)), report)
-    assert card.startswith("# Model card: CBERL on my\\|corpus.npz\n")
+    assert "\n---\n\n# Model card: CBERL on my\\|corpus.npz\n" in card
     assert "cberl-jax 0.0.7" in card and "3 members" in card and fingerprint(corpus) in card
     for name in corpus.classes:
         own, counts = cells(card, name), report["augmentation"][name]
@@ -128,4 +129,46 @@ def test_a_run_without_a_sound_member_has_no_card(corpus, tmp_path):
     )
     assert not folder.model_card.exists()
     write_model_card(folder, tiny_config(), Splits(None, (corpus,)), create_scored(corpus, [0]))
-    assert folder.model_card.read_text().startswith("# Model card")
+    assert "\n# Model card" in folder.model_card.read_text()
+
+
+def test_hubs_read_the_block_at_the_top(corpus, tmp_path):
+    reason = "huggingface_hub, whose classes read cards, is not installed"
+    hub = pytest.importorskip("huggingface_hub", reason=reason)
+    # A name that YAML would take for something else, and letters that a hub's names do not have.
+    named = dataclasses.replace(corpus, source="/home/me/secret: 'é #1\n- no.npz")
+    report = create_scored(named, [0, 1])
+    text = format_model_card(tiny_config(**{"data.corpus": "meld"}), Splits(None, (named,)), report)
+    assert "/home/me" not in text
+    (tmp_path / "card.md").write_text(text)
+    data = hub.ModelCard.load(tmp_path / "card.md").data
+    assert (data.library_name, data.language, data.license) == ("cberl-jax", "en", None)
+    assert "cberl" in data.tags and data.datasets == ["secret-1-no"]
+    assert data.metrics == ["accuracy", "balanced_accuracy", "f1"]
+    assert data.model_name == f"CBERL on {named.name}"
+    found = {(r.dataset_split, r.metric_name): r for r in data.eval_results}
+    for part, title, key in (
+        ("test", "average of the members' probabilities", "ensemble"),
+        ("test", "mean of the members", "test"),
+        ("dev", "mean of the members", "dev"),
+    ):
+        for name, metric in (("weighted F1", "weighted_f1"), ("accuracy", "accuracy")):
+            result = found.pop((part, f"{name}, {title}"))
+            assert result.metric_value == pytest.approx(report[key][metric]["mean"], abs=5e-5)
+            assert result.metric_type == {"weighted_f1": "f1"}.get(metric, metric)
+            assert result.dataset_name == named.name
+    assert len(found) == 6
+    # Written again by the hub's own class, nothing is lost.
+    again = hub.ModelCard(str(hub.ModelCard(text))).data
+    assert again.to_dict() == data.to_dict()
+
+
+def test_a_card_without_test_scores_or_a_known_language_leaves_them_out(corpus):
+    without = dataclasses.replace(
+        corpus, label=np.where(corpus.in_split("test"), -1, corpus.label).astype(np.int32)
+    )
+    card = format_model_card(tiny_config(), Splits(None, (without,)), create_scored(without, [0]))
+    block = yaml.safe_load(card.split("---\n")[1])
+    assert "language" not in block and "license" not in block
+    splits = [result["dataset"]["split"] for result in block["model-index"][0]["results"]]
+    assert splits == ["dev"]
