@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -39,8 +39,10 @@ from cberl_jax.runtime.progress import Progress, show_progress
 from cberl_jax.runtime.summary import Summarised, Summary, list_names
 from cberl_jax.runtime.workdir import Workdir, check_unrelated
 from cberl_jax.serving.export import LENGTH, export_run
+from cberl_jax.serving.folder import write_folder
 from cberl_jax.serving.model import Model
 from cberl_jax.serving.model import load as load_model
+from cberl_jax.serving.onnx import export_onnx
 from cberl_jax.serving.restore import read_settings
 from cberl_jax.studies import ablation
 from cberl_jax.studies import sweep as sweeps
@@ -51,6 +53,11 @@ from cberl_jax.training.prepare import load_data
 Path = str | os.PathLike[str]
 Data = Path | Corpus | None
 
+_FORMATS: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
+    "jax": export_run,
+    "folder": lambda run, output, length: write_folder(run, output),
+    "onnx": export_onnx,
+}
 # In the order in which a run shows its scores.
 _SPLITS = ("dev", "test")
 
@@ -414,38 +421,51 @@ def convert(
     return readers.convert(source, target, parse_options(classes, corpus, splits, bins, dev_share))
 
 
-def export(run: Path, output: Path, length: int = LENGTH) -> dict[str, Any]:
-    """Writes a finished run as one file that only needs jax: its program with its weights.
+def export(
+    run: Path,
+    output: Path,
+    length: int = LENGTH,
+    format: Literal["jax", "folder", "onnx"] = "jax",
+) -> dict[str, Any]:
+    """Hands a finished run on.
 
     Args:
-      run: a Run or its folder.
-      output: the file to write or replace; ``jax.export.deserialize`` reads it. Beside it
-        ``<output>.json`` says what goes in and comes out, and ``<output>.md`` is the model card.
-      length: turns of the longest conversation that the program takes, at least 1.
+      run: a Run or its folder, or a folder that this function has made.
+      output: the file to write or replace, or the folder to make.
+      length: turns of the longest conversation that a file's program takes, at least 1.
+      format: what is written. ``jax`` is one file that only needs jax, the program with its
+        weights: ``jax.export.deserialize`` reads it. ``onnx`` is one file for ONNX Runtime; it
+        needs an environment with jax2onnx. Beside a file ``<output>.json`` says what goes in and
+        comes out, and ``<output>.md`` is the model card. ``folder`` is a folder that ``load``
+        takes: weights (safetensors), settings, card and checksums.
 
     Returns:
-      The contents of ``<output>.json``.
+      The contents of ``<output>.json``, or of ``cberl.json`` in the folder.
 
     Raises:
-      UserError: there is no finished run, or the place to write to is at fault.
+      UserError: there is no finished run, the place to write to is at fault, or there is no such
+        format.
     """
     if not isinstance(length, Integral) or length < 1:
         raise UserError(f"length = {length!r}: has to be a whole number of turns, at least 1")
+    if format not in _FORMATS:
+        raise UserError(f"format = {format!r}: has to be one of {', '.join(_FORMATS)}")
     with _computing():
-        return export_run(run, output, int(length))
+        return _FORMATS[format](run, output, int(length))
 
 
 def load(run: Path) -> Model:
     """Makes a model of a finished run; the corpus that it was trained on is not needed.
 
     Args:
-      run: a Run or its folder.
+      run: a Run or its folder, or a folder that ``export`` has made.
 
     Returns:
       The model, of the members that did not diverge.
 
     Raises:
-      UserError: there is no finished run, it is of another version, or all members diverged.
+      UserError: there is no finished run, it is of another version or damaged, or all members
+        diverged.
     """
     with _computing():
         return load_model(run)

@@ -1,6 +1,6 @@
-r"""Writes a finished run as one file that only needs jax.
+r"""Hands a finished run on: as one file that only needs jax, as a folder, or for ONNX Runtime.
 
-The file holds the inference program with its weights:
+``--format=jax`` writes one file with the inference program and its weights:
 
 cberl export --workdir=runs/meld --output=model.bin
 
@@ -8,6 +8,15 @@ cberl export --workdir=runs/meld --output=model.bin
     program.call(features, present, speaker, turns)
 
 ``model.bin.json`` says what goes in and what the classes are, ``model.bin.md`` what it is for.
+
+``--format=folder`` writes weights, settings and model card into a new folder, with checksums:
+
+cberl export --workdir=runs/meld --format=folder --output=mymodel
+
+``--workdir=mymodel`` of ``predict`` and ``export`` takes it; nothing else of the run is needed.
+
+``--format=onnx`` writes one file for people without Python. It needs an environment of its own, in
+which it takes such a folder; docs/prediction.md says how.
 """
 
 from absl import flags
@@ -17,15 +26,25 @@ def define_flags() -> None:
     """Defines the flags of the command."""
     from cberl_jax.serving.export import LENGTH
 
-    flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
-    flags.DEFINE_string("output", None, "The file to write or replace.", required=True)
-    flags.DEFINE_integer("length", LENGTH, "Turns of the longest conversation.", 1)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of a finished run, or of an exported model.", required=True
+    )
+    flags.DEFINE_string(
+        "output", None, "The file to write or replace, or the folder to make.", required=True
+    )
+    flags.DEFINE_enum(
+        "format", "jax", ["jax", "folder", "onnx"], "What is written, for whom: see above."
+    )
+    flags.DEFINE_integer(
+        "length", LENGTH, "Turns of the longest conversation that a jax or onnx file takes.", 1
+    )
 
 
 def main() -> None:
-    """Exports, and says what the program takes."""
-    from cberl_jax.serving.export import export_run
+    """Exports, and says what the model takes."""
+    from cberl_jax.api import export
 
     given = flags.FLAGS
-    meaning = export_run(given.workdir, given.output, given.length)
-    print(f"{given.output}: {meaning}")
+    meaning = export(given.workdir, given.output, given.length, given.format)
+    shown = {name: value for name, value in meaning.items() if name != "settings"}
+    print(f"{given.output}: {shown}")

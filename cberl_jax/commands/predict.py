@@ -9,7 +9,9 @@ from absl import flags
 
 def define_flags() -> None:
     """Defines the flags of the command."""
-    flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of a finished run, or of an exported model.", required=True
+    )
     flags.DEFINE_string(
         "input",
         None,

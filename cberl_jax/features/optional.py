@@ -16,10 +16,22 @@ def load_library(name: str, extra: str = "features") -> ModuleType:
     Raises:
       UserError: it is not installed; the message says how it would be.
     """
+    return find_library(name, f"install it with: pip install 'cberl-jax[{extra}]'")
+
+
+def find_library(name: str, way_out: str) -> ModuleType:
+    """Imports a library that may be missing.
+
+    Args:
+      name: of the library.
+      way_out: the end of the message, what to do then.
+
+    Raises:
+      UserError: it cannot be imported.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"{name} is needed for this and cannot be imported ({error}); install it with: "
-            f"pip install 'cberl-jax[{extra}]'"
+            f"{name} is needed for this and cannot be imported ({error}); {way_out}"
         ) from error

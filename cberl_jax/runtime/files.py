@@ -4,8 +4,9 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from cberl_jax.errors import UserError
@@ -69,6 +70,41 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             os.replace(draft, path)
         except BaseException:
             os.unlink(draft)
+            raise
+
+
+@contextlib.contextmanager
+def creating_folder(path: pathlib.Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Makes a folder that is there once all of its files are, and not before.
+
+    Args:
+      path: of the folder; nothing is there yet, but the folder that it lies in is.
+
+    Yields:
+      A function that writes a file, given its name and contents.
+
+    Raises:
+      UserError: it cannot be written; nothing is left of it then.
+    """
+    with explaining_failure(path):
+        draft = pathlib.Path(
+            tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        )
+
+        def write(name: str, content: bytes) -> None:
+            with (draft / name).open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+        try:
+            yield write
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(draft, 0o777 & ~mask)
+            os.rename(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
             raise
 
 

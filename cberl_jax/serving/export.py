@@ -1,12 +1,14 @@
 """A finished run handed on: one file with the inference program and its weights.
 
 The file is a serialised ``jax.export.Exported``: with jax alone it can be called, without this
-package.
+package. A folder that this package reads is written by ``folder.py``, a file for people without jax
+by ``onnx.py``.
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,12 +20,13 @@ from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import Conversations
 from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.masking import no_masking
-from cberl_jax.runtime.files import replacing, write_json, write_text
-from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.runtime.files import expand, replacing, write_json, write_text
+from cberl_jax.serving.folder import read_card
 from cberl_jax.serving.model import Model, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LENGTH = 64
+ARGUMENTS = ("features", "present", "speaker", "turns")
 
 
 def create_function(model: Model) -> Callable[..., dict[str, jax.Array]]:
@@ -72,6 +75,16 @@ def create_function(model: Model) -> Callable[..., dict[str, jax.Array]]:
     return of_conversation
 
 
+def list_arguments(model: Model, length: int) -> tuple[Any, ...]:
+    """Shapes of the arguments of the inference program, as ``ARGUMENTS`` names them."""
+    return (
+        {m: jax.ShapeDtypeStruct((length, d), np.float32) for m, d in model.widths.items()},
+        {m: jax.ShapeDtypeStruct((length,), np.bool_) for m in model.widths},
+        jax.ShapeDtypeStruct((length,), np.int32),
+        jax.ShapeDtypeStruct((), np.int32),
+    )
+
+
 def export_model(
     model: Model, length: int = LENGTH, platforms: Sequence[str] = PLATFORMS
 ) -> bytearray:
@@ -85,14 +98,45 @@ def export_model(
     Returns:
       What ``jax.export.deserialize`` reads.
     """
-    arguments = (
-        {m: jax.ShapeDtypeStruct((length, d), np.float32) for m, d in model.widths.items()},
-        {m: jax.ShapeDtypeStruct((length,), np.bool_) for m in model.widths},
-        jax.ShapeDtypeStruct((length,), np.int32),
-        jax.ShapeDtypeStruct((), np.int32),
-    )
-    exported = jax.export.export(jax.jit(create_function(model)), platforms=platforms)(*arguments)
-    return exported.serialize()
+    arguments = list_arguments(model, length)
+    with _without_places():
+        program = jax.jit(create_function(model))
+        return jax.export.export(program, platforms=platforms)(*arguments).serialize()
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Within the block programs do not hold where on this disk their source lines are."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def check_target(output: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a file to write or replace.
+
+    Raises:
+      UserError: it is none, or lies in no folder.
+    """
+    target = pathlib.Path(expand(output, "the output"))
+    if target.is_dir() or not target.parent.is_dir():
+        raise UserError(f"{output}: has to be a file in a folder that is there")
+    return target
+
+
+def describe(model: Model, length: int) -> dict[str, Any]:
+    """What the inputs and outputs of an exported program mean."""
+    return {
+        "classes": list(model.classes),
+        "widths": model.widths,
+        "length": length,
+        "members": len(model.seeds),
+        "causal": model.network.settings.causal,
+    }
 
 
 def export_run(
@@ -101,41 +145,27 @@ def export_run(
     """Writes a finished run's inference program, and beside it what its numbers mean and its card.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or one that was handed on.
       output: the file to write or replace; the others are called ``<output>.json`` and, a copy of
         the run's model card, ``<output>.md``.
       length: turns of the longest conversation that the program takes.
 
     Returns:
-      The contents of the second file: ``classes``, ``widths``, ``length``, ``platforms``,
-      ``members``, ``causal``.
+      The contents of the second file: ``classes``, ``widths``, ``length``, ``members``,
+      ``causal``, ``platforms``.
 
     Raises:
       UserError: there is no finished run, or the place to write to is at fault.
     """
-    target = pathlib.Path(output)
-    if target.is_dir() or not target.parent.is_dir():
-        raise UserError(f"{output}: has to be a file in a folder that is there")
-    model = load(workdir)
+    target = check_target(output)
+    model, card = load(workdir), read_card(workdir)
     model.check_without_folds("be exported")
     program = export_model(model, length)
-    meaning = {
-        "classes": list(model.classes),
-        "widths": model.widths,
-        "length": length,
-        "platforms": list(PLATFORMS),
-        "members": len(model.seeds),
-        "causal": model.network.settings.causal,
-    }
+    meaning = {**describe(model, length), "platforms": list(PLATFORMS)}
     with replacing(target) as file:
         file.write(program)
     write_json(target.with_name(target.name + ".json"), meaning)
-    card = Workdir(workdir, create=False).model_card
     # It may have been deleted: what people read is theirs.
-    if card.exists():
-        try:
-            text = card.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{card}: cannot be read ({error})") from error
-        write_text(target.with_name(target.name + ".md"), text)
+    if card is not None:
+        write_text(target.with_name(target.name + ".md"), card)
     return meaning

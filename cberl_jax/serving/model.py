@@ -28,13 +28,12 @@ from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.numerics import pinned
 from cberl_jax.runtime.summary import Summarised, Summary, list_names
+from cberl_jax.serving.folder import read_inference
 from cberl_jax.serving.formats import check_format
 from cberl_jax.serving.predictions import Predictions
-from cberl_jax.serving.restore import read_settings, restore_members
 from cberl_jax.serving.stream import Stream
 from cberl_jax.training.epoch import Program, predict
 from cberl_jax.training.fleet import Fleet
-from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import reading_options
 
 ConversationSource = str | os.PathLike[str] | Corpus | Iterable[Any]
@@ -293,38 +292,32 @@ def load(workdir: str | os.PathLike[str]) -> Model:
     """Makes a model of a finished run; the corpus that it was trained on is not needed.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, or one that ``export`` wrote.
 
     Returns:
       The model, of the members that did not diverge.
 
     Raises:
-      UserError: there is no finished run, it is of another version, or all members diverged.
+      UserError: there is no finished run, it is of another version or damaged, or all members
+        diverged.
     """
-    folder, config, stored = read_settings(workdir)
-    trained = restore_members(folder, config, stored)
-    joint = trained.state.joint
-    sound = np.asarray([m["status"] == "ok" for m in member_states(trained.state)])
-    if not sound.any():
-        raise UserError(
-            f"{folder.path}: all {len(sound)} members of this run diverged; none can predict"
-        )
-    variables = {**joint.variables, "params": joint.best}
+    found = read_inference(workdir)
+    config = found.config
     reading = Reading(
-        classes=tuple(stored["classes"]),
-        widths=trained.standardiser.widths,
+        classes=found.classes,
+        widths=found.standardiser.widths,
         text_layers=config.data.text_layers,
         options=reading_options(config),
         is_ignored=left_out(config.data.modalities, config.data.views),
     )
     return Model(
-        trained.fleet.program,
-        jax.tree.map(lambda leaf: leaf[sound], variables),
-        trained.standardiser,
-        seeds=trained.members.seeds[sound],
-        diverged=trained.members.seeds[~sound],
+        found.program,
+        found.variables,
+        found.standardiser,
+        seeds=found.seeds,
+        diverged=found.diverged,
         reading=reading,
-        fold=trained.members.hyper["fold"][sound] if trained.members.folds > 1 else None,
+        fold=found.fold,
     )
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoints
 from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.training.epoch import MemberState
+from cberl_jax.training.epoch import MemberState, Program
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import (
@@ -54,17 +55,37 @@ class Trained(NamedTuple):
     standardiser: Standardiser
 
 
-# What else ``config.json`` holds -> whether it is of the right form.
-_IDENTITY = {
-    "classes": lambda x: isinstance(x, list) and all(isinstance(name, str) for name in x),
-    "widths": lambda x: isinstance(x, dict) and all(map(_is_count, x.values())),
-    "seeds": lambda x: isinstance(x, list) and all(type(seed) is int for seed in x),
-    "generated": lambda x: isinstance(x, list) and all(map(_is_count, x)),
-}
-
-
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
+
+
+def are_texts(value: Any) -> bool:
+    """Whether something read from JSON is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def are_widths(value: Any) -> bool:
+    """Whether it is modality or view -> width."""
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
+def are_seeds(value: Any) -> bool:
+    """Whether it is a list of whole numbers."""
+    return isinstance(value, list) and all(type(seed) is int for seed in value)
+
+
+def are_counts(value: Any) -> bool:
+    """Whether it is a list of whole numbers that are not negative."""
+    return isinstance(value, list) and all(map(_is_count, value))
+
+
+# What else ``config.json`` holds -> whether it is of the right form.
+_IDENTITY: dict[str, Callable[[Any], bool]] = {
+    "classes": are_texts,
+    "widths": are_widths,
+    "seeds": are_seeds,
+    "generated": are_counts,
+}
 
 
 def read_settings(workdir: str | os.PathLike[str]) -> tuple[Workdir, ConfigDict, dict[str, Any]]:
@@ -84,12 +105,28 @@ def read_settings(workdir: str | os.PathLike[str]) -> tuple[Workdir, ConfigDict,
     stored = folder.read_config()
     if not folder.report_file.exists():
         raise UserError(f"{folder.path}: this run is not finished (there is no report.json)")
+    return folder, check_stored(stored, folder.config_file), stored
+
+
+def check_stored(
+    stored: Mapping[str, Any],
+    file: pathlib.Path,
+    identity: Mapping[str, Callable[[Any], bool]] = _IDENTITY,
+) -> ConfigDict:
+    """The settings in the contents of a ``config.json``, which are checked.
+
+    Args:
+      stored: the contents.
+      file: where they are from, for messages.
+      identity: what else they hold -> whether it is of the right form.
+
+    Raises:
+      UserError: something is missing, of another version or of no use.
+    """
     config = default_config()
     lacking = sorted(SETTINGS.keys() - stored.keys() - {*FREE_SETTINGS, *LATER})
     if lacking:
-        raise UserError(
-            f"{folder.config_file}: lacks {', '.join(lacking)}; it is of another version"
-        )
+        raise UserError(f"{file}: lacks {', '.join(lacking)}; it is of another version")
     try:
         settings = {name: stored[name] for name in SETTINGS if name in stored}
         check_types(settings)
@@ -98,11 +135,11 @@ def read_settings(workdir: str | os.PathLike[str]) -> tuple[Workdir, ConfigDict,
             config.update_from_flattened_dict(settings)
         check_config(config)
     except UserError as error:
-        raise UserError(f"{folder.config_file}: is damaged ({error})") from error
-    for name, is_sound in _IDENTITY.items():
+        raise UserError(f"{file}: is damaged ({error})") from error
+    for name, is_sound in identity.items():
         if not is_sound(stored.get(name)):
-            raise UserError(f"{folder.config_file}: is damaged ({name} is missing or of no use)")
-    return folder, config, stored
+            raise UserError(f"{file}: is damaged ({name} is missing or of no use)")
+    return config
 
 
 def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, Any]) -> Trained:
@@ -136,6 +173,88 @@ def restore_members(folder: Workdir, config: ConfigDict, stored: Mapping[str, An
     with open_checkpoints(folder.checkpoints) as checkpoints:
         state, standardiser = checkpoints.restore(like, statistics)
     return Trained(members, fleet, state, standardiser)
+
+
+class Inference(NamedTuple):
+    """What of a finished run predicts: its sound members, and how their input is read.
+
+    Attributes:
+      config: the settings.
+      classes: names of the C classes.
+      program: the static settings of the members, without the parts that only training needs.
+      variables: of that joint model, leaves [S, ...], on the host.
+      standardiser: the train statistics; leaves [F, ...] with folds.
+      seeds: [S] int.
+      diverged: seeds of the members that are left out.
+      fold: [S] int, the fold that each member was trained for; None without folds.
+    """
+
+    config: ConfigDict
+    classes: tuple[str, ...]
+    program: Program
+    variables: Any
+    standardiser: Standardiser
+    seeds: np.ndarray
+    diverged: np.ndarray
+    fold: np.ndarray | None
+
+
+def predicting_program(
+    config: ConfigDict, widths: Mapping[str, int], classes: Sequence[str]
+) -> tuple[Program, Any]:
+    """The program of members that only predict: nothing is masked, rebuilt or generated.
+
+    Args:
+      config: the settings that they were trained with.
+      widths: modality or view -> d.
+      classes: names of the C classes.
+
+    Returns:
+      The program, and the shapes of one member's variables.
+    """
+    config = config.copy_and_resolve_references()
+    config.model.reconstruction = False
+    program = create_program(config, widths, [0] * len(classes))
+    members = list_members(config, [0])
+    variables = members_like(program, members.seeds, members.hyper).joint.variables
+    return program, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), variables
+    )
+
+
+def restore_inference(workdir: str | os.PathLike[str]) -> Inference:
+    """Reads what of a finished run predicts.
+
+    Args:
+      workdir: the run's folder.
+
+    Raises:
+      UserError: there is no finished run, it is of another version, or all members diverged.
+    """
+    folder, config, stored = read_settings(workdir)
+    trained = restore_members(folder, config, stored)
+    joint, members = trained.state.joint, trained.members
+    sound = np.asarray([m["status"] == "ok" for m in member_states(trained.state)])
+    if not sound.any():
+        raise UserError(
+            f"{folder.path}: all {len(sound)} members of this run diverged; none can predict"
+        )
+    program, like = predicting_program(config, stored["widths"], stored["classes"])
+    trained_ones = {**joint.variables, "params": joint.best}
+    variables = {
+        collection: {name: trained_ones[collection][name] for name in parts}
+        for collection, parts in like.items()
+    }
+    return Inference(
+        config,
+        tuple(stored["classes"]),
+        program,
+        jax.tree.map(lambda leaf: leaf[sound], variables),
+        trained.standardiser,
+        members.seeds[sound],
+        members.seeds[~sound],
+        members.hyper["fold"][sound] if members.folds > 1 else None,
+    )
 
 
 def read_start(workdir: str | os.PathLike[str]) -> Start:

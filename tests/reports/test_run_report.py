@@ -1,6 +1,7 @@
 """The report of a run, its page in a browser, and all tables for a paper."""
 
 import dataclasses
+import shlex
 
 import numpy as np
 import paper
@@ -21,7 +22,7 @@ from cberl_jax.metrics import METRICS, evaluate_predictions
 from cberl_jax.reports import ablation, latex, sweep
 from cberl_jax.reports import compare as comparison
 from cberl_jax.reports.html import plain, render_page
-from cberl_jax.reports.provenance import create_provenance, format_provenance
+from cberl_jax.reports.provenance import create_provenance, format_command, format_provenance
 from cberl_jax.reports.run import create_report, format_latex, format_report, format_scores
 from cberl_jax.training.prepare import Splits
 
@@ -278,3 +279,35 @@ def test_what_is_cut_off_is_found(tmp_path):
     page = render_page("# T\n\ntext\n", {}).replace("<p>", '<p style="width: 3000px">')
     found = measure(page, tmp_path, 1200)
     assert found["scroll"] > 1200 and any(x.startswith("P: text") for x in found["wide"])
+
+
+@pytest.mark.parametrize(
+    "word, shown",
+    [
+        ("--data=/home/me/secret/mine.npz", "--data=mine.npz"),
+        ("/home/me/secret/", "secret"),
+        ("--workdir=~/secret/run", "--workdir=run"),
+        ("--workdir=~me/secret/run", "--workdir=run"),
+        ("--data=/mine.npz", "--data=mine.npz"),
+        ("--own={'a': '/home/b.json'}", "--own={'a': 'b.json'}"),
+        ("--data=/home/a,b/my data.npz", "--data=my data.npz"),
+        # What says nothing of the disk stays a command that can be run.
+        ("--data=../data/mine.npz", "--data=../data/mine.npz"),
+        ("--workdir=runs/a", "--workdir=runs/a"),
+        ("--data=simulated:small", "--data=simulated:small"),
+        ("--grid=loss.gamma=0,1;mask.rate=0.1", "--grid=loss.gamma=0,1;mask.rate=0.1"),
+    ],
+)
+def test_a_command_is_shown_without_the_folders_of_absolute_paths(word, shown):
+    command = format_command(["/usr/bin/cberl", "train", word])
+    assert shlex.split(command) == ["cberl", "train", shown]
+
+
+def test_settings_and_corpus_are_shown_without_their_folders():
+    config = default_config()
+    config.data.path, config.data.folds = "/home/me/c.npz", "/home/me/folds.csv"
+    corpus = simulate_corpus(create_process(), SimulatedSize(2, 2, 2, 2, 2), seed=0)
+    made = create_provenance(config, dataclasses.replace(corpus, source="/home/me/c.npz"))
+    assert made["corpus"] == "c.npz"
+    values = {name: own["value"] for name, own in made["settings"].items()}
+    assert values == {"data.path": "c.npz", "data.folds": "folds.csv"}

@@ -75,6 +75,18 @@ def test_the_probabilities_are_those_of_the_models_that_did_not_learn_them(run):
         np.testing.assert_allclose(picked, stored["test.probability"][seed], atol=1e-5)
 
 
+def test_a_run_of_folds_is_handed_on_as_a_folder(run, data, tmp_path):
+    workdir, _ = run
+    cberl.export(workdir, tmp_path / "model", format="folder")
+    model = cberl.load(tmp_path / "model")
+    assert "a model per fold" in str(model)
+    np.testing.assert_array_equal(
+        model.predictions(data).members, cberl.load(workdir).predictions(data).members
+    )
+    with pytest.raises(UserError, match="a run of folds cannot be exported"):
+        cberl.export(tmp_path / "model", tmp_path / "model.bin")
+
+
 def test_a_run_of_folds_is_scored_again_on_its_own_corpus_only(run, tmp_path):
     workdir, report = run
     again = evaluate_run(str(workdir))
