@@ -59,7 +59,17 @@ def test_only_the_guarded_reader_knows_of_pickle():
         names = [alias.name for alias in node.names]
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
         found |= {(path, name) for name in names if name.partition(".")[0] in MAKERS}
-    assert found == {("cberl_jax/data/readers/unpickling.py", "pickle")}
+    written = ("cberl_jax/reports/model_card.py", "yaml")
+    assert found == {("cberl_jax/data/readers/unpickling.py", "pickle"), written}
+
+
+def test_yaml_is_written_and_never_read():
+    used = {
+        node.attr
+        for _, node in nodes(ast.Attribute)
+        if isinstance(node.value, ast.Name) and node.value.id == "yaml"
+    }
+    assert used == {"dump", "SafeDumper"}
 
 
 def test_the_guarded_reader_takes_constants_and_a_base_class_of_pickle_alone():
