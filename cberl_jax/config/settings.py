@@ -164,6 +164,8 @@ SETTINGS = {
 # as contents and folds are checked; where a run lies that it starts from, since that is checked,
 # too; and what is written of a training, and when.
 FREE_SETTINGS = (
+    # No setting, but beside them in a run's config.json: how the features were made.
+    "provenance",
     "data.path",
     "data.classes",
     "data.corpus",

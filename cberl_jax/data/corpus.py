@@ -47,6 +47,8 @@ class Corpus(Summarised):
       source: where it came from, for messages.
       left_out: dialogues of the file that stand in no split.
       remarks: what a person should know of how the file was read; see ``notices.py``.
+      provenance: modality -> how its features were made, where the file says it; see
+        ``provenance.py``. It is no part of the contents that ``fingerprint`` names.
     """
 
     classes: tuple[str, ...]
@@ -62,6 +64,7 @@ class Corpus(Summarised):
     source: str = "corpus"
     left_out: int = 0
     remarks: tuple[str, ...] = ()
+    provenance: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -174,6 +174,7 @@ def _describe(found: Inference) -> dict[str, Any]:
         "diverged": found.diverged.tolist(),
         "folds": folds,
         "fold": [] if found.fold is None else found.fold.tolist(),
+        "features": dict(found.features),
         "settings": without_folders(flatten(found.config)),
     }
 
@@ -215,6 +216,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Inference:
         seeds,
         np.asarray(stored["diverged"], np.int32),
         fold if stored["folds"] else None,
+        stored.get("features", {}),
     )
 
 

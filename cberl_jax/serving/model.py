@@ -18,6 +18,7 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Table, create_table
 from cberl_jax.data.matching import left_out, match_model
 from cberl_jax.data.packing import Rows, assign_rows, pack, turns_of
+from cberl_jax.data.provenance import check_provenance
 from cberl_jax.data.readers.jsonl import from_turns
 from cberl_jax.data.readers.load import load_conversations
 from cberl_jax.data.readers.options import ReadingOptions
@@ -60,6 +61,7 @@ class Reading(NamedTuple):
       options: what a file does not say of itself, as of the one that was trained on.
       is_ignored: whether a file may hold a modality or view though the members were trained
         without it.
+      provenance: modality -> how the features were made that the members learned from.
     """
 
     classes: tuple[str, ...]
@@ -67,6 +69,7 @@ class Reading(NamedTuple):
     text_layers: str
     options: ReadingOptions
     is_ignored: Callable[[str], bool]
+    provenance: Mapping[str, Mapping[str, Any]] = {}
 
     def read(self, conversations: ConversationSource) -> Corpus:
         """The conversations in the model's terms."""
@@ -77,6 +80,7 @@ class Reading(NamedTuple):
             corpus = validate(combine_text_layers(corpus, self.text_layers), to_predict=True)
         else:
             corpus = from_turns(conversations)
+        check_provenance(corpus, self.provenance)
         return match_model(corpus, self.classes, self.widths, self.is_ignored)
 
     def read_turn(self, turn: Any, number: int) -> Corpus:
@@ -309,6 +313,7 @@ def load(workdir: str | os.PathLike[str]) -> Model:
         text_layers=config.data.text_layers,
         options=reading_options(config),
         is_ignored=left_out(config.data.modalities, config.data.views),
+        provenance=found.features,
     )
     return Model(
         found.program,

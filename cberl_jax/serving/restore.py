@@ -187,6 +187,7 @@ class Inference(NamedTuple):
       seeds: [S] int.
       diverged: seeds of the members that are left out.
       fold: [S] int, the fold that each member was trained for; None without folds.
+      features: name of features -> how they were made that the members learned from.
     """
 
     config: ConfigDict
@@ -197,6 +198,7 @@ class Inference(NamedTuple):
     seeds: np.ndarray
     diverged: np.ndarray
     fold: np.ndarray | None
+    features: Mapping[str, Mapping[str, Any]]
 
 
 def predicting_program(
@@ -254,6 +256,7 @@ def restore_inference(workdir: str | os.PathLike[str]) -> Inference:
         members.seeds[sound],
         members.seeds[~sound],
         members.hyper["fold"][sound] if members.folds > 1 else None,
+        stored.get("provenance", {}),
     )
 
 

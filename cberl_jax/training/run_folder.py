@@ -18,6 +18,8 @@ from cberl_jax.training.prepare import Prepared
 
 def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
     """What all members of a folder have in common: settings and data."""
+    corpus = prepared.corpus
+    made = {name: corpus.provenance[name] for name in corpus.widths if name in corpus.provenance}
     return {
         **{name: x for name, x in flatten(config).items() if x != LATER.get(name)},
         "corpus": fingerprint(prepared.corpus),
@@ -26,6 +28,7 @@ def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
         "generated": prepared.generated.tolist(),
         **describe_folds(prepared.folds),
         **({"init": prepared.start.digest} if prepared.start else {}),
+        **({"provenance": made} if made else {}),
     }
 
 

@@ -6,12 +6,13 @@ the arrays mean is checked in ``validate.py``.
 """
 
 import difflib
+import json
 import math
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from cberl_jax.data.corpus import UNLABELLED, Corpus, shown
 from cberl_jax.data.holdout import with_dev
 from cberl_jax.data.labels import cut_labels, name_bins
 from cberl_jax.data.notices import say_absent
+from cberl_jax.data.provenance import parse_provenance
 from cberl_jax.data.readers.known import CORPORA
 from cberl_jax.data.readers.labels import HOW_TO_CUT
 from cberl_jax.data.readers.options import ReadingOptions
@@ -38,7 +40,8 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 REQUIRED = ("classes", "dialogue", "split", "length", "speaker", "label")
 # ``feature_dialogue`` [N] names the dialogue of each row of the features, and is only compared.
-OPTIONAL = ("utterance", "feature_dialogue")
+# ``provenance`` is one string, JSON: modality -> how its features were made.
+OPTIONAL = ("utterance", "feature_dialogue", "provenance")
 NEEDED_TO_PREDICT = ("dialogue", "length", "speaker")
 FEATURES, PRESENT = "features.", "present."
 # ``group.<name>`` [G]: strings or whole numbers, to make folds by.
@@ -93,7 +96,7 @@ def read_npz(
     features, present = _modalities(source, arrays, len(label))
     text = {
         key: _vector(source, key, arrays[key], "U", "strings")
-        for key in ("classes", "dialogue", "split", "speaker", *OPTIONAL)
+        for key in ("classes", "dialogue", "split", "speaker", *OPTIONAL[:2])
         if key in arrays
     }
     corpus = Corpus(
@@ -116,6 +119,7 @@ def read_npz(
             {name: there for name, there in present.items() if PRESENT + name not in arrays},
             features,
         ),
+        provenance=_provenance(source, arrays.get("provenance")),
     )
     as_it_is = to_predict or options.without_splits
     shared = corpus if as_it_is else with_dev(corpus, options.dev_share)
@@ -123,6 +127,14 @@ def read_npz(
     if "feature_dialogue" in text:
         _check_alignment(sound, text["feature_dialogue"])
     return sound
+
+
+def _provenance(source: str, array: np.ndarray | None) -> dict[str, dict[str, Any]]:
+    if array is None:
+        return {}
+    if array.shape != () or array.dtype.kind != "U":
+        raise UserError(f"{source}: 'provenance' must be one string of JSON.")
+    return parse_provenance(array.item(), source)
 
 
 def _cut(source: str, values: np.ndarray, options: ReadingOptions) -> dict[str, np.ndarray]:
@@ -217,6 +229,11 @@ def write_npz(corpus: Corpus, path: str | os.PathLike) -> None:
     if corpus.utterance is not None:
         arrays["utterance"] = corpus.utterance
     arrays |= {GROUP + name: values for name, values in corpus.groups.items()}
+    if corpus.provenance:
+        held = {
+            name: corpus.provenance[name] for name in corpus.features if name in corpus.provenance
+        }
+        arrays["provenance"] = np.array(json.dumps(held))
     arrays |= {FEATURES + name: array for name, array in corpus.features.items()}
     for name, flags in corpus.present.items():
         if not flags.all():

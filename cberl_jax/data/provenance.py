@@ -1,0 +1,68 @@
+"""How the features of a corpus were made, as far as its file says: a record per modality."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.errors import UserError
+
+# What decides the meaning of a feature; see ``features/provenance.py``.
+COMPARED = ("extractor", "causal", "weights", "pooling", "context", "crossfit")
+_SHOWN = 60
+
+
+def parse_provenance(text: str, source: str) -> dict[str, dict[str, Any]]:
+    """Reads the key ``provenance`` of a canonical file.
+
+    Args:
+      text: JSON, modality -> record.
+      source: name of the file, for messages.
+
+    Raises:
+      UserError: it is not that.
+    """
+    try:
+        records = json.loads(text)
+    # Nesting without end is no ValueError.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: 'provenance' is not JSON; take the key away.") from error
+    if not isinstance(records, dict) or not all(isinstance(r, dict) for r in records.values()):
+        raise UserError(f"{source}: 'provenance' has to hold a record per modality.")
+    return records
+
+
+def check_provenance(corpus: Corpus, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses features that were made otherwise than those that a model has learned from.
+
+    Args:
+      corpus: the features; where either side says nothing, there is nothing to compare.
+      wanted: modality -> record, of the model.
+
+    Raises:
+      UserError: naming the modality and what differs.
+    """
+    for modality, asked in wanted.items():
+        own = corpus.provenance.get(modality, {})
+        for key in COMPARED:
+            if key not in own or key not in asked or own[key] == asked[key]:
+                continue
+            here, there = own[key], asked[key]
+            if key == "weights":
+                # Names of files and folders may differ, and so may what was hashed.
+                if _digests(here) == _digests(there) or ("state" in here) != ("state" in there):
+                    continue
+                here, there = (record.get("encoder", "unknown") for record in (own, asked))
+            raise corpus.error(
+                f"its features of {modality!r} were made otherwise than those of the run ({key}: "
+                f"{_show(here)} here, {_show(there)} there); extract them as for the run."
+            )
+
+
+def _digests(weights: Any) -> Any:
+    return sorted(map(str, weights.values())) if isinstance(weights, dict) else weights
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
