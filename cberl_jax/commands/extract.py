@@ -89,7 +89,13 @@ def define_flags() -> None:
     flags.DEFINE_integer("freeze_layers", 0, "Lowest layers of the encoder that do not learn.", 0)
     flags.DEFINE_float("layer_decay", 1.0, "Each layer learns so much slower than the next.", 0, 1)
     flags.DEFINE_enum(
-        "precision", "auto", PRECISIONS, "Of the tuning; auto takes the one measured to be faster."
+        "precision",
+        "auto",
+        PRECISIONS,
+        "Of the tuning; auto takes bfloat16 where the machine multiplies it.",
+    )
+    flags.DEFINE_integer(
+        "crossfit", 0, "Folds of train, each with features of an encoder that did not see it.", 0
     )
     flags.DEFINE_integer("seed", 0, "Seed of the tuning.", 0)
 
@@ -140,6 +146,7 @@ def main() -> None:
             freeze_layers=given.freeze_layers,
             layer_decay=given.layer_decay,
             precision=given.precision,
+            crossfit=given.crossfit,
         ),
         dev_share=given.dev_share,
         context=create_context(

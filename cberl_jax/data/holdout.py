@@ -29,12 +29,8 @@ def hold_out_dev(
       [G] bool, the dialogues to hold out; none if every dialogue is alone with its rarest
       class.
     """
-    counts = np.bincount(label[label != UNLABELLED], minlength=1)
-    # Unlabelled utterances rank behind all classes, so they decide only where nothing else can.
-    rank = np.append(np.argsort(np.argsort(counts, kind="stable")), len(counts))
-    starts = np.concatenate([[0], np.cumsum(length)[:-1]])
-    rarest = np.minimum.reduceat(rank[label], starts)
     random = np.random.default_rng(seed)
+    rarest = _rank_rarest(label, length)
     order = np.lexsort([random.random(len(length)), rarest])
     alone = np.bincount(rarest)[rarest] == 1
     pool = order[~alone[order]]
@@ -44,6 +40,28 @@ def hold_out_dev(
         steps = (np.arange(count) + random.random()) * pool.size / count
         taken[pool[steps.astype(int)]] = True
     return taken
+
+
+def rank_dialogues(
+    label: np.ndarray, length: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """[G] int, the dialogues sorted by their rarest class, at random within it.
+
+    Args:
+      label: [N] int, ``UNLABELLED`` where there is none.
+      length: [G] int utterances per dialogue.
+      random: of the order.
+    """
+    return np.lexsort([random.random(len(length)), _rank_rarest(label, length)])
+
+
+def _rank_rarest(label: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """[G] int, how rare the rarest class of each dialogue is, 0 for the rarest of all."""
+    counts = np.bincount(label[label != UNLABELLED], minlength=1)
+    # Unlabelled utterances rank behind all classes, so they decide only where nothing else can.
+    rank = np.append(np.argsort(np.argsort(counts, kind="stable")), len(counts))
+    starts = np.concatenate([[0], np.cumsum(length)[:-1]])
+    return np.minimum.reduceat(rank[label], starts)
 
 
 def with_dev(corpus: Corpus, share: float) -> Corpus:

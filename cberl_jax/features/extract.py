@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.features.check import Fault, check_clips, check_transcript
 from cberl_jax.features.context import Context
-from cberl_jax.features.encode import TextSource, encode_text
+from cberl_jax.features.encode import Encoded, TextSource, encode_text
+from cberl_jax.features.provenance import describe_extractor, describe_vectors
 from cberl_jax.features.sound_and_sight import (
     MediaSources,
     check_media,
+    describe_media,
     forget_rows,
     media_rows,
 )
@@ -137,12 +139,16 @@ def extract(
     transcript = _with_dev(read_transcripts(sources.transcripts, sources.classes), sources)
     # The cheap readers first: what is wrong shows before the encoder has worked for an hour.
     rows = {name: read_vectors(path, transcript) for name, path in sources.vectors.items()}
+    made = {name: describe_vectors(path, transcript) for name, path in sources.vectors.items()}
     if sources.timing:
         rows = {sources.timing: timing_features(transcript, sources.causal)} | rows
+        made[sources.timing] = describe_extractor("timing", transcript, causal=sources.causal)
     rows = media_rows(transcript, sources.media, output, say) | rows
+    made |= describe_media(transcript, sources.media)
     texts = {name: _text(transcript, e, sources, say) for name, e in sources.encoders.items()}
-    rows = texts | rows
-    corpus = _make_corpus(transcript, rows)
+    rows = {name: text.rows for name, text in texts.items()} | rows
+    made |= {name: text.record for name, text in texts.items()}
+    corpus = _make_corpus(transcript, rows, made)
     if not _is_trainable(transcript):
         say(_why_not_trainable(transcript))
     write_npz(corpus, output)
@@ -206,12 +212,14 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
 
 def _text(
     transcript: Transcript, name: str, sources: Sources, say: Callable[[str], None]
-) -> np.ndarray:
+) -> Encoded:
     source = TextSource(name, sources.context, sources.tuned, sources.tuning, sources.causal)
     return encode_text(transcript, source, say)
 
 
-def _make_corpus(transcript: Transcript, rows: Mapping[str, np.ndarray]) -> Corpus:
+def _make_corpus(
+    transcript: Transcript, rows: Mapping[str, np.ndarray], made: Mapping[str, Any]
+) -> Corpus:
     """A validated corpus; a row of nan is an utterance without the modality."""
     corpus = Corpus(
         classes=transcript.classes,
@@ -224,6 +232,7 @@ def _make_corpus(transcript: Transcript, rows: Mapping[str, np.ndarray]) -> Corp
         present={name: ~np.isnan(array).all(axis=1) for name, array in rows.items()},
         utterance=np.array([turn.text for turn in transcript.turns]),
         source=transcript.source,
+        provenance={name: made[name] for name in rows},
     )
     return validate(corpus, to_predict=not _is_trainable(transcript))
 

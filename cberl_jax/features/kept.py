@@ -64,7 +64,10 @@ def read_kept(name: str) -> Kept | None:
         content = json.loads(note.read_bytes())
         context = Context(**content["context"])
         kinds = [type(value) for value in context]
-        if kinds != [type(value) for value in ALONE] or not isinstance(content["tuning"], dict):
+        if (
+            kinds != [type(value) for value in ALONE]
+            or type(content["tuning"]["crossfit"]) is not int
+        ):
             raise ValueError("its values are of no use")
         return Kept(context, content["tuning"])
     except (KeyError, TypeError, ValueError) as error:

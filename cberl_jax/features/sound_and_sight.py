@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cberl_jax.features.clips import Clips, Reading, Task, find_clips, make_rows
 from cberl_jax.features.kept import hash_weights
 from cberl_jax.features.media import RATE
 from cberl_jax.features.optional import load_library
+from cberl_jax.features.provenance import describe_encoder, describe_extractor
 from cberl_jax.features.speech import LONGEST, SpeechEncoder
 from cberl_jax.features.vision import MOST_FRAMES, VisualEncoder
 
@@ -108,6 +109,22 @@ def media_rows(
             _tell(clips, made.broken, say)
             rows |= made.rows
     return {name: rows[name] for name in media.names}
+
+
+def describe_media(transcript: Transcript, media: MediaSources) -> dict[str, dict[str, Any]]:
+    """The record of each name of features: how they were made."""
+    records = {}
+    for name in media.names:
+        encoder = {**media.audio_encoders, **media.visual_encoders}[name]
+        if encoder == EGEMAPS:
+            records[name] = describe_extractor("eGeMAPSv02 functionals", transcript)
+            continue
+        of_sound = name in media.audio_encoders
+        how = f"layer {media.audio_layer}" if of_sound else f"{media.frame_rate:g} frames a second"
+        records[name] = describe_encoder(
+            encoder, hash_weights(encoder), f"summed up over time, {how}", transcript
+        )
+    return records
 
 
 def forget_rows(output: str | os.PathLike) -> None:

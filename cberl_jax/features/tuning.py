@@ -46,7 +46,7 @@ class Tuning(NamedTuple):
       patience: epochs without a gain on dev after which it ends.
       freeze_layers: lowest layers that do not learn.
       layer_decay: times which each layer learns more slowly than the one above it.
-      precision: one of ``PRECISIONS``; auto takes bfloat16 where it is measured to be faster.
+      precision: one of ``PRECISIONS``; auto takes bfloat16 where the machine multiplies it.
       crossfit: folds of the train dialogues, see ``crossfit.py``; 0 for one encoder.
     """
 

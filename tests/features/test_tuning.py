@@ -185,7 +185,8 @@ def test_precisions(folder, encoders):
     assert not np.array_equal(full, half)
     np.testing.assert_allclose(full, half, atol=0.05)
     _, said = run(encoders["Bert"], Tuning(1, 1e-4), "c")
-    assert re.search(r"a batch takes \d+ ms in float32, \d+ ms in bfloat16; (\w+) it is", said)
+    # No machine gains with an encoder that is 16 wide.
+    assert "learns in float32" in said
 
 
 @needs_encoder
