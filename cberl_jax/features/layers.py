@@ -116,7 +116,7 @@ class FrozenLayers:
             self._compute(encoder, which, os.fspath(path), int(kept.sum()))
         else:
             self._look(encoder, which[:1])
-        self._file = np.load(path, mmap_mode="r")
+        self._file = np.load(path, allow_pickle=False, mmap_mode="r")
 
     def embed(self, encoder: "SentenceTransformer", which: Sequence[int]) -> torch.Tensor:
         """As ``context.embed``, from the kept outputs on."""

@@ -198,7 +198,7 @@ class Inference(NamedTuple):
     seeds: np.ndarray
     diverged: np.ndarray
     fold: np.ndarray | None
-    features: Mapping[str, Mapping[str, Any]]
+    features: Mapping[str, Mapping[str, Any]] = {}
 
 
 def predicting_program(

@@ -95,6 +95,8 @@ def test_numpy_never_loads_pickles():
     assert loading == {
         "cberl_jax/data/readers/tables.py",
         "cberl_jax/evaluation/outside.py",
+        "cberl_jax/features/clips.py",
+        "cberl_jax/features/layers.py",
         "cberl_jax/runtime/workdir.py",
     }
 
