@@ -9,6 +9,7 @@ cberl extract --transcript=train_sent_emo.csv,dev_sent_emo.csv,test_sent_emo.csv
 from absl import flags
 
 from cberl_jax import cli
+from cberl_jax.errors import UserError
 
 
 def define_flags() -> None:
@@ -100,6 +101,22 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the tuning.", 0)
 
 
+# Flags that mean nothing without --finetune, and without --text_encoder.
+_OF_TUNING = (
+    *("finetune_epochs", "finetune_learning_rate", "finetune_select", "finetune_patience"),
+    *("finetune_loss", "finetune_gamma", "finetune_class_balance", "finetune_contrastive"),
+    *("freeze_layers", "layer_decay", "precision", "crossfit"),
+)
+_OF_TEXT = ("context_past", "context_future", "context_tokens", "speaker_names")
+
+
+def _check_use(names: tuple[str, ...], needed: str) -> None:
+    """Refuses flags that would change nothing, since the one that they need is empty."""
+    unused = [name for name in names if flags.FLAGS[name].present]
+    if unused and not flags.FLAGS[needed].value:
+        raise UserError(f"--{unused[0]} changes nothing without --{needed}.")
+
+
 def _paths(items: list[str]) -> list[str]:
     """Paths that are given by several flags, or by one and joined by commas."""
     return [path for item in items for path in item.split(",") if path]
@@ -116,6 +133,10 @@ def main() -> None:
     from cberl_jax.runtime.progress import print_now
 
     given = flags.FLAGS
+    _check_use(_OF_TUNING, "finetune")
+    _check_use(_OF_TEXT, "text_encoder")
+    if given["finetune_gamma"].present and given.finetune_loss != "focal":
+        raise UserError("--finetune_gamma changes nothing without --finetune_loss=focal.")
     sources = Sources(
         transcripts=_paths(given.transcript),
         classes=given.classes,

@@ -21,7 +21,7 @@ from cberl_jax.features.kept import Kept, hash_weights, read_kept, resolve_conte
 from cberl_jax.features.optional import load_library
 from cberl_jax.features.provenance import describe_text, fingerprint_transcript, hash_state
 from cberl_jax.features.text import PACKAGED, find_folder, load_encoder, text_features
-from cberl_jax.features.tuning import Tuning, labelled_rows
+from cberl_jax.features.tuning import Tuning, check_tuning, labelled_rows
 
 ALIGNMENT = "alignment.npz"
 # The splits that a tuning needs labels of.
@@ -84,6 +84,7 @@ def encode_text(
         )
     name = source.encoder
     if source.tuned:
+        check_tuning(source.tuning)
         for split in LEARNED:
             labelled_rows(transcript, split)
         _tune(transcript, source, context, say)

@@ -8,6 +8,7 @@ one that was not.
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -73,12 +74,17 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         except ValueError as error:
             raise UserError(f"{file}: is damaged; delete {folder} and start again.") from error
         differences = list_differences(there, json.loads(json.dumps(identity)), ())
-        if differences:
+        if not differences:
+            return
+        if any(folder.glob("**/checkpoint.pt")) or any(folder.glob("fold*")):
             raise UserError(
                 f"{folder}: holds the checkpoint of another tuning ({differences}); delete the "
                 "folder, or name another one to --finetune."
             )
-        return
+        # Nothing was learned yet: the settings may have been at fault.
+        shutil.rmtree(folder)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: holds files of something else; name another --finetune.")
     with explaining_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(file, dict(identity))

@@ -10,6 +10,7 @@ import numpy as np
 
 from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
+from cberl_jax.metrics import SELECTIONS
 
 LOSSES = ("cross_entropy", "focal")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -65,6 +66,29 @@ class Tuning(NamedTuple):
         """Name -> value, for a file."""
         own = self._asdict()
         return own | {f"loss_{k}": v for k, v in own.pop("loss")._asdict().items()}
+
+
+def check_tuning(tuning: Tuning) -> None:
+    """Refuses settings that mean nothing.
+
+    Raises:
+      UserError: naming the flag.
+    """
+    loss = tuning.loss
+    if tuning.crossfit == 1:
+        raise UserError("--crossfit=1: one fold leaves nothing to learn from; 0 or 2 will do.")
+    if not 0 <= loss.class_balance < 1:
+        raise UserError(
+            f"--finetune_class_balance={loss.class_balance}: has to be at least 0 and below 1."
+        )
+    known = (
+        ("finetune_loss", loss.name, LOSSES),
+        ("finetune_select", tuning.select, SELECTIONS),
+        ("precision", tuning.precision, PRECISIONS),
+    )
+    for flag, value, names in known:
+        if value not in names:
+            raise UserError(f"--{flag}={value}: has to be one of {', '.join(names)}.")
 
 
 def labelled_rows(transcript: Transcript, split: str) -> np.ndarray:

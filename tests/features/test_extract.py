@@ -21,7 +21,7 @@ from cberl_jax.data.readers.load import load_conversations, load_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.features.extract import Sources, extract, parse_encoders, parse_vectors
 from cberl_jax.features.sound_and_sight import MediaSources
-from cberl_jax.features.tuning import Tuning
+from cberl_jax.features.tuning import Loss, Tuning
 
 ROOT = Path(__file__).parents[2]
 TABLE = """dialogue,speaker,text,split,label,start,end,audio
@@ -122,6 +122,35 @@ def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: none.csv: cannot be read (No such file or directory).\n"
     assert not (folder / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--crossfit=5"], "--crossfit changes nothing without --finetune"),
+        (["--text_encoder=", "--context_past=2"], "--context_past changes nothing without --text"),
+        (["--finetune=x", "--finetune_gamma=2"], "--finetune_gamma changes nothing without --fine"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(folder, flags, message):
+    done = run_program(folder, "--transcript=conv.csv", "--output=out.npz", *flags)
+    assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "tuning, message",
+    [
+        (Tuning(crossfit=1), "--crossfit=1: one fold leaves nothing"),
+        (Tuning(loss=Loss(class_balance=1.0)), "--finetune_class_balance=1.0: has to be"),
+        (
+            Tuning(loss=Loss("hinge")),
+            "--finetune_loss=hinge: has to be one of cross_entropy,",
+        ),
+        (Tuning(select="f1"), "--finetune_select=f1: has to be one of"),
+    ],
+)
+def test_a_tuning_that_means_nothing_is_refused(folder, tuning, message):
+    assert_refused(message, tuned="tuned", text_encoder="none", tuning=tuning)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,16 @@ def test_another_tuning_does_not_go_on_with_it(folder, encoders):
     from cberl_jax.features.trainer import claim
 
     claim(folder / "tuned.tuning", {"epochs": 3})
+    (folder / "tuned.tuning" / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(UserError, match="holds the checkpoint of another tuning .*epochs: 3 there"):
         run(encoders["Bert"], Tuning(2))
+    # Without a checkpoint nothing is lost.
+    (folder / "tuned.tuning" / "checkpoint.pt").unlink()
+    run(encoders["Bert"], Tuning(1))
+    (folder / "own.tuning").mkdir()
+    (folder / "own.tuning" / "thesis.txt").write_text("")
+    with pytest.raises(UserError, match="own.tuning: holds files of something else"):
+        run(encoders["Bert"], Tuning(1), "own")
 
 
 @needs_encoder
