@@ -29,6 +29,7 @@ PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
     *("folds", "config.data.folds", "init", "config.train.init"),
     *("transcript", "video_dir", "table", "features", "own", "predictions", "slurm"),
+    "space",
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
 # A home folder where a path begins: at the start, or after a comma or a name with "=".
@@ -223,6 +224,9 @@ def _count_members() -> int:
     """How many members are trained at once, as far as the flags tell."""
     values = flags.FLAGS
     seeds = values.seeds if "seeds" in values else 1
+    if "trials" in values:
+        # A search trains several points at once.
+        seeds *= values.batch or max(1, (values.trials or 128) // 8)
     if "folds" not in values or not (values.folds or values.fold_by):
         return seeds
     return seeds * (int(values.folds) if (values.folds or "").isdecimal() else 2)

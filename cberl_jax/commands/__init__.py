@@ -11,7 +11,7 @@ from types import ModuleType
 from cberl_jax import cli
 
 COMMANDS = (
-    *("train", "sweep", "ablate", "compare", "evaluate", "predict", "convert", "extract"),
+    *("train", "sweep", "search", "ablate", "compare", "evaluate", "predict", "convert", "extract"),
     *("export", "gan-report", "baselines", "benchmark"),
 )
 

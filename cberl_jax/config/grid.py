@@ -88,10 +88,15 @@ def _parse_argument(argument: str) -> tuple[str, list[Value]]:
     if not equals:
         raise UserError(f"has to be a setting and its values, {_EXAMPLE}")
     words = [word.strip() for word in text.split(",")]
-    return name, _parse_values(name, words)
+    return name, parse_values(name, words)
 
 
-def _parse_values(name: str, words: Sequence[str]) -> list[Value]:
+def parse_values(name: str, words: Sequence[str]) -> list[Value]:
+    """Reads values of a setting, each a word; names are joined by ``+``.
+
+    Raises:
+      UserError: one is missing, of another type, out of bounds or there twice.
+    """
     check_sweepable(name)
     if not words or "" in words:
         raise UserError(f"a value is missing; join values by single commas, {_EXAMPLE}")
@@ -122,7 +127,7 @@ def check_grid(grid: Mapping[str, Sequence[Value]]) -> dict[str, list[Value]]:
         # Both ways have to give the same points, so that a sweep can be resumed by either.
         words = [spell_value(value).replace(",", "+") for value in values]
         try:
-            checked[name] = _parse_values(name, words)
+            checked[name] = parse_values(name, words)
         except UserError as error:
             raise UserError(f"grid: {name}: {error}") from error
     return checked

@@ -37,7 +37,17 @@ OWN_FILES = (
     *("config.json", "metrics.jsonl", "tensorboard", "wandb", "checkpoints"),
     "predictions.npz",
     *("report.*", "report_*.png", "MODEL_CARD.md", "corpus.npz"),
-    *("chunks", "best", "reference", "sweep*", "ablation*", "growing", "grown"),
+    *(
+        "chunks",
+        "best",
+        "best.py",
+        "reference",
+        "sweep*",
+        "ablation*",
+        "search*",
+        "growing",
+        "grown",
+    ),
     *("*.log", "*.out", "*.err"),
 )
 

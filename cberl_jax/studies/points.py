@@ -120,10 +120,10 @@ def chunks(folder: Workdir) -> pathlib.Path:
     return folder.path / "chunks"
 
 
-def _list_chunks(folder: Workdir, config: ConfigDict) -> list[Chunk]:
-    """The chunks of a study, in the order of their names."""
+def list_chunks(folder: Workdir, config: ConfigDict, prefix: str = "") -> list[Chunk]:
+    """The chunks of a study whose names begin so, in the order of their names."""
     found = []
-    for path in sorted(chunks(folder).glob("*/config.json")):
+    for path in sorted(chunks(folder).glob(f"{prefix}*/config.json")):
         chunk = Workdir(path.parent, create=False)
         stored = chunk.read_config()
         pairs = zip(stored["members"], stored["seeds"], strict=True)
@@ -158,7 +158,7 @@ class _Work:
 
     def train(self, asked: Sequence[Member]) -> None:
         """Trains of some members what no chunk has, and ends what chunks have begun."""
-        there = _list_chunks(self.folder, self.config)
+        there = list_chunks(self.folder, self.config)
         self.names = {chunk.folder.path.name for chunk in there}
         # Nobody makes a chunk before all have seen which there are.
         processes.wait_for_others("the chunks are listed")
@@ -211,7 +211,7 @@ class _Work:
         most = self.execution.members_per_device
         if fleet is None and most is None:
             self.say("compiling, to see how many members fit the memory")
-            together = _together(config, members, folds)
+            together = join_members(config, members, folds)
             fleet = fit_fleet(prepared, config, together, self.stopper)
         elif fleet is None:
             size = even_chunks(len(members) * folds, most * len(jax.devices()), folds)
@@ -235,18 +235,38 @@ class _Work:
         fleet: Fleet,
         name: str,
     ) -> None:
-        """Trains the members of a chunk, and writes what their lines are made from."""
-        together = _together(config, members, len(prepared.each))
-        identity = run_identity(config, prepared, [member.seed for member in members])
-        identity["members"] = [member.settings for member in members]
-        with open_workdir(chunks(self.folder) / name, identity) as chunk:
-            run = Training(
-                prepared, config, together, fleet, chunk, self.stopper, self.execution.progress
-            )
-            train_chunk(run)
+        path = chunks(self.folder) / name
+        train_members(prepared, config, members, fleet, path, self.stopper, self.execution.progress)
 
 
-def _together(config: ConfigDict, members: Sequence[Member], folds: int) -> Members:
+def train_members(
+    prepared: Prepared,
+    config: ConfigDict,
+    members: Sequence[Member],
+    fleet: Fleet,
+    path: pathlib.Path,
+    stopper: Stopper,
+    progress: Progress,
+) -> None:
+    """Trains the members of a chunk, and writes what their lines are made from.
+
+    Args:
+      prepared: the data and program that they share.
+      config: the settings that they share.
+      members: at most as many as the fleet trains at a time.
+      fleet: may have trained other chunks of this program.
+      path: of the chunk.
+      stopper: a signal ends the training between two epochs.
+      progress: shows how far it is.
+    """
+    together = join_members(config, members, len(prepared.each))
+    identity = run_identity(config, prepared, [member.seed for member in members])
+    identity["members"] = [member.settings for member in members]
+    with open_workdir(path, identity) as chunk:
+        train_chunk(Training(prepared, config, together, fleet, chunk, stopper, progress))
+
+
+def join_members(config: ConfigDict, members: Sequence[Member], folds: int) -> Members:
     """Members of one program as arrays."""
     each = [list_members(config, [own.seed], [own.settings], folds) for own in members]
     return Members(
@@ -262,7 +282,7 @@ def _read_lines(
 ) -> list[dict[str, Any]]:
     """A line for each of some members that are trained, in their order."""
     lines: dict[Member, dict[str, Any]] = {}
-    for chunk in _list_chunks(folder, config):
+    for chunk in list_chunks(folder, config):
         if not chunk.folder.finished or not asked.keys() & set(chunk.members):
             continue
         found = chunk.folder.read_report()["members"]

@@ -1,0 +1,392 @@
+"""The report of a search: the best points trained again, which settings mattered, what is unknown.
+
+The score of a point in a search is dev ``train.select``. The best of many is partly luck, so the
+report sets beside it what the same point reaches with seeds that chose nothing.
+"""
+
+import datetime
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.config.grid import spell_value
+from cberl_jax.config.settings import SETTINGS, Value, default_config, flatten
+from cberl_jax.config.space import Range, Space, spell_entry, static_choices
+from cberl_jax.data.simulate import SIMULATED
+from cberl_jax.metrics import METRICS, summarise
+from cberl_jax.reports.html import plain, write_page
+from cberl_jax.reports.plots.search import draw_history, draw_importance, draw_slices
+from cberl_jax.reports.provenance import format_provenance
+from cberl_jax.reports.tables import (
+    AVERAGE,
+    MEMBERS,
+    NOTHING,
+    TITLES,
+    describe_intervals,
+    format_mean,
+    format_table,
+)
+from cberl_jax.runtime.files import write_json, write_text
+
+# The folder of the winner's run, in the search's.
+BEST = "best"
+LOOKS = "search_looks.json"
+# So near to an end of its range, as a share of it, a value says that the range may be too narrow.
+_NEAR = 0.05
+
+
+def create_search_report(
+    config: ConfigDict,
+    space: Space,
+    seeds: tuple[int, int],
+    sampler: str,
+    told: Sequence[Mapping[str, Any]],
+    finalists: Sequence[int],
+    again: Sequence[Sequence[float | None]],
+    importance: Mapping[str, Sequence[float]],
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Gathers what a search has found, without a look at test.
+
+    Args:
+      config: the settings that it started from.
+      space: where points were looked for.
+      seeds: of every point, and of every point that was trained again.
+      sampler: what chose the points.
+      told: a ``Told`` per point, as a dict.
+      finalists: numbers of the points that were trained again.
+      again: per finalist the dev scores of its new members, None where one diverged.
+      importance: from ``Trials.measure_importance``.
+      provenance: from ``create_provenance``.
+
+    Returns:
+      The contents of ``search.json`` but ``test``, ``ensemble`` and ``looks``. ``winner`` is the
+      number of the point that is best by its second scores, None where no point has any.
+    """
+    points = [
+        {
+            "number": own["number"],
+            "settings": own["point"],
+            "batch": own["batch"],
+            "score": own["score"],
+            "scores": own["details"]["scores"],
+        }
+        for own in told
+    ]
+    second = [[score for score in own if score is not None] for own in again]
+    means = [float(np.mean(own)) if own else -math.inf for own in second]
+    place = int(np.argmax(means)) if any(second) else None
+    return {
+        "select": config.train.select,
+        "sampler": sampler,
+        "seeds": seeds[0],
+        "best_seeds": seeds[1],
+        "space": {
+            name: {"low": own.low, "high": own.high, "log": own.log}
+            if isinstance(own, Range)
+            else list(own)
+            for name, own in space.items()
+        },
+        "start": {name: flatten(config)[name] for name in space},
+        "points": points,
+        "diverged": sum(own["score"] is None for own in points),
+        "seconds": {
+            name: sum(own["details"].get(f"{name}_s", 0.0) for own in told)
+            for name in ("compile", "train")
+        },
+        "finalists": list(finalists),
+        "again": [
+            (summarise(own) if own else {"mean": None}) | {"scores": list(every)}
+            for own, every in zip(second, again)
+        ],
+        "winner": None if place is None else finalists[place],
+        "importance": {
+            name: {
+                "mean": float(np.mean(own)),
+                "ci95": [float(end) for end in np.quantile(own, [0.025, 0.975])],
+            }
+            for name, own in sorted(importance.items(), key=lambda item: -np.mean(item[1]))
+        },
+        "provenance": dict(provenance),
+    }
+
+
+def count_look(folder: pathlib.Path, look: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Notes that test is read for the winner of a search, once per search and winner.
+
+    Args:
+      folder: of the search.
+      look: which search, how many points it had, and the winner's settings.
+
+    Returns:
+      All looks so far, this one last.
+    """
+    path = folder / LOOKS
+    looks = json.loads(path.read_text())["looks"] if path.exists() else []
+    if not looks or {n: looks[-1].get(n) for n in look} != dict(look):
+        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        looks.append({"date": date, **look})
+        write_json(path, {"looks": looks})
+    return looks
+
+
+def write_best_config(path: pathlib.Path, config: ConfigDict, report: Mapping[str, Any]) -> None:
+    """Writes the winner's settings as a file that ``--config`` takes.
+
+    Args:
+      path: of the file.
+      config: all settings of the winner.
+      report: of the search.
+    """
+    usual = flatten(default_config())
+    settings = {
+        name: value
+        for name, value in flatten(config).items()
+        # Where the corpus lies is for --data to say; a simulated one lies nowhere.
+        if value != usual[name]
+        and (name != "data.path" or str(value).startswith(SIMULATED))
+        and name != "train.checkpoint_seconds"
+    }
+    lines = "".join(f"    {name!r}: {value!r},\n" for name, value in settings.items())
+    first, second = _winner_scores(report)
+    text = f'''"""Settings that a search found: point {report["winner"]} of {len(report["points"])}.
+
+Dev {TITLES[report["select"]]}: {first:.3f} when it was found, the mean of {report["seeds"]} seeds;
+{second:.3f} with {report["best_seeds"]} other seeds. The run of these is in {BEST}/.
+Made by cberl-jax {report["provenance"]["versions"]["cberl-jax"]} on {report["provenance"]["date"]}.
+"""
+
+from cberl_jax.config.presets import change, default_config
+
+SETTINGS = {{
+{lines}}}
+
+
+def get_config():
+    return change(default_config(), SETTINGS)
+'''
+    write_text(path, text)
+
+
+def _winner_scores(report: Mapping[str, Any]) -> tuple[float, float]:
+    """The winner's dev score when it was found, and the one with other seeds."""
+    place = report["finalists"].index(report["winner"])
+    return _score_of(report, report["winner"]), report["again"][place]["mean"]
+
+
+def _score_of(report: Mapping[str, Any], number: int) -> float:
+    return next(own["score"] for own in report["points"] if own["number"] == number)
+
+
+def _own_number(report: Mapping[str, Any]) -> int | None:
+    """The number of the point with the settings that the search started from."""
+    for own in report["points"]:
+        if own["settings"] == report["start"]:
+            return own["number"]
+    return None
+
+
+def _finalist_table(report: Mapping[str, Any]) -> str:
+    """The points that were trained again, best first by their second score."""
+    rows, own = [], _own_number(report)
+    for number, again in zip(report["finalists"], report["again"]):
+        first, mean = _score_of(report, number), again["mean"]
+        name = f"{number}" + (" (the config's own settings)" if number == own else "")
+        if mean is None:
+            rows.append((-math.inf, [name, f"{first:.3f}", "all diverged", NOTHING]))
+            continue
+        spread = "" if again["std"] is None else f" ± {again['std']:.3f}"
+        lost = sum(score is None for score in again["scores"])
+        note = f" ({lost} diverged)" if lost else ""
+        rows.append(
+            (mean, [name, f"{first:.3f}", f"{mean:.3f}{spread}{note}", f"{mean - first:+.3f}"])
+        )
+    rows.sort(key=lambda row: -row[0])
+    metric = TITLES[report["select"]]
+    caption = (
+        f"dev {metric} when a point was found (mean of {report['seeds']} seeds) and again (mean of "
+        f"{report['best_seeds']} other seeds)."
+    )
+    return format_table(["point", "found", "again", "change"], [row for _, row in rows], caption)
+
+
+def _settings_table(report: Mapping[str, Any]) -> str:
+    """A line per setting: where it was looked for, what it was, what it became, if it matters."""
+    best = next(own for own in report["points"] if own["number"] == report["winner"])["settings"]
+    names = [*report["importance"], *(n for n in report["space"] if n not in report["importance"])]
+    rows = []
+    for name in names:
+        share = report["importance"].get(name)
+        matters = NOTHING
+        if share is not None:
+            low, high = share["ci95"]
+            matters = f"{share['mean']:.2f} [{low:.2f}, {high:.2f}]"
+        values = [_short(report["start"][name]), _short(best[name])]
+        rows.append([name, spell_entry(_entry(report, name)), *map(plain, values), matters])
+    caption = "settings, the most important first."
+    return format_table(["setting", "searched", "before", "winner", "importance"], rows, caption)
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else spell_value(value)
+
+
+def _entry(report: Mapping[str, Any], name: str) -> Range | list[Value]:
+    own = report["space"][name]
+    return Range(**own) if isinstance(own, dict) else own
+
+
+def _position(own: Range, value: float) -> float:
+    """Where a value lies in its range, from 0 to 1."""
+    scale = math.log if own.log else float
+    return (scale(value) - scale(own.low)) / (scale(own.high) - scale(own.low))
+
+
+def list_untried(report: Mapping[str, Any]) -> list[str]:
+    """What a search says nothing about, a sentence each."""
+    points = [own["settings"] for own in report["points"]]
+    said = []
+    space = {name: _entry(report, name) for name in report["space"]}
+    static = static_choices(space)
+    lists = {name: own for name, own in space.items() if isinstance(own, list)}
+    combined = {name: lists[name] for name in static if name in lists}
+    total = math.prod(len(own) for own in combined.values())
+    tried = len({tuple(point[name] for name in combined) for point in points})
+    if combined:
+        said.append(
+            f"{tried} of the {total} combinations of {', '.join(combined)} were tried; a program "
+            "is compiled for each."
+        )
+    for name, own in lists.items():
+        missing = [v for v in own if all(point[name] != v for point in points)]
+        if missing:
+            said.append(f"{name}: never tried were {', '.join(map(spell_value, missing))}.")
+    best = next((own for own in report["points"] if own["number"] == report["winner"]), None)
+    for name, own in space.items():
+        if not isinstance(own, Range):
+            continue
+        where = [_position(own, point[name]) for point in points]
+        quarters = {min(int(4 * place), 3) for place in where}
+        if len(quarters) < 4:
+            empty = ", ".join(str(n + 1) for n in range(4) if n not in quarters)
+            said.append(f"{name}: no point lies in quarter {empty} of its range.")
+        if best is not None and not _NEAR <= _position(own, best["settings"][name]) <= 1 - _NEAR:
+            value = _short(best["settings"][name])
+            said.append(
+                f"{name}: the winner's value, {value}, is at an end of its range; a wider one may "
+                "hold a better one."
+            )
+    fixed = [name for name in SETTINGS if name not in space and not name.startswith("data.")]
+    said.append(f"Kept as they were: {', '.join(fixed)}; and the data.")
+    return said
+
+
+def format_search(report: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    count, metric = len(report["points"]), TITLES[report["select"]]
+    spent = report["seconds"]
+    whole = spent["compile"] + spent["train"]
+    share = f" Compiling took {spent['compile'] / whole:.0%} of {whole:.0f} s." if whole else ""
+    parts = [
+        f"# Search: {count} points, {count * report['seeds']} members",
+        f"Each point was scored by dev {metric}, which also chose the epochs: the mean of "
+        f"{report['seeds']} seeds. `{report['sampler']}` chose the points. {report['diverged']} of "
+        f"them had a member that diverged, and count as the worst.{share}",
+    ]
+    if report["winner"] is None:
+        parts += ["No point is left to report on.", format_provenance(report["provenance"])]
+        return "\n\n".join(parts) + "\n"
+    parts += [
+        "## The best points, trained again",
+        "The best of many dev scores is too high: it was partly luck. So the best points were "
+        "trained again, with seeds that chose nothing, and the second score decides. The dev "
+        "dialogues are the same, so that what fits these by chance still counts.",
+        _finalist_table(report),
+        *_test_paragraphs(report),
+        f"Its settings are `best.py`, for `--config=best.py`; its members of the second training "
+        f"are a run of their own in `{BEST}/`.",
+        "![points](search_history.png)",
+        "## Settings",
+        _settings_table(report),
+    ]
+    if report["importance"]:
+        parts += [
+            "Importance: the share of the variance of the scores that a setting explains by itself "
+            "over the whole space (fANOVA, Hutter and others 2014), in square brackets its 95 % "
+            "interval by a bootstrap over points. Points that a sampler chose crowd where scores "
+            "are high, which makes the share uncertain beyond that interval.",
+            "![importance](search_importance.png)",
+        ]
+    parts += ["![settings](search_slices.png)", "## What was not tried"]
+    parts.append("\n".join(f"- {line}" for line in list_untried(report)))
+    return "\n\n".join([*parts, format_provenance(report["provenance"])]) + "\n"
+
+
+def _test_paragraphs(report: Mapping[str, Any]) -> list[str]:
+    """The winner on test, and how often test was looked at."""
+    parts = [f"The winner is point {report['winner']}."]
+    looks = len(report["looks"])
+    if not report["test"]:
+        return [*parts, "Test has no labels, and was not read."]
+    rows = [
+        [name, *(format_mean(own[metric]) for metric in METRICS)]
+        for name, own in ((MEMBERS, report["test"]), (AVERAGE, report["ensemble"]))
+    ]
+    head = ["winner", *(f"test {TITLES[metric]}" for metric in METRICS)]
+    parts.append(format_table(head, rows, f"the winner on test, {report['best_seeds']} seeds."))
+    parts.append(describe_intervals(report["best_seeds"]))
+    if looks == 1:
+        parts.append("Test was read once, for the winner, after the choice.")
+    else:
+        earlier = "; ".join(
+            f"{look['date']}, after {look['points']} points" for look in report["looks"][:-1]
+        )
+        parts.append(
+            f"**This is look {looks} at this test split from this folder** (earlier: {earlier}). A "
+            "choice that is made after a look at test makes its scores too high: report the first "
+            "look, or say how many there were."
+        )
+    return parts
+
+
+def format_scores(report: Mapping[str, Any]) -> str:
+    """The winner and the finalists for a terminal."""
+    title = f"# Search: {len(report['points'])} points"
+    if report["winner"] is None:
+        return f"{title}\n\nNo point is left to report on.\n"
+    parts = [title, _finalist_table(report), *_test_paragraphs(report), _settings_table(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_search_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
+    """Writes the pictures, ``search.md``, ``search.html`` and last ``search.json``."""
+    pictures = []
+    if report["winner"] is not None:
+        metric = f"dev {TITLES[report['select']]}"
+        numbers = [own["number"] for own in report["points"]]
+        scores = [own["score"] for own in report["points"]]
+        again = {
+            number: [score for score in own["scores"] if score is not None]
+            for number, own in zip(report["finalists"], report["again"])
+        }
+        pictures = ["search_history.png", "search_slices.png"]
+        draw_history(folder / pictures[0], numbers, scores, again, metric)
+        names = [n for n in report["importance"]] or list(report["space"])
+        panels = {
+            name: (_entry(report, name), [own["settings"][name] for own in report["points"]])
+            for name in names
+        }
+        place = numbers.index(report["winner"])
+        draw_slices(folder / pictures[1], panels, scores, place, metric)
+        if report["importance"]:
+            pictures.append("search_importance.png")
+            draw_importance(folder / pictures[-1], report["importance"])
+    text = format_search(report)
+    write_text(folder / "search.md", text)
+    write_page(folder / "search.html", text, pictures)
+    write_json(folder / "search.json", report)

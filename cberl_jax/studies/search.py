@@ -1,0 +1,334 @@
+"""A search: Optuna chooses points of a space of settings, and this project trains them together.
+
+Points of a batch share their static settings, so that one program trains them all. The best points
+are trained once more with seeds that chose nothing; test is read for the winner of these alone.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from cberl_jax.config.grid import Point, point_config, spell_point, spell_value, static_settings
+from cberl_jax.config.settings import Value
+from cberl_jax.config.space import Space, check_feasible, complete, own_point, static_choices
+from cberl_jax.errors import FolderBusy, UserError
+from cberl_jax.metrics import select_score
+from cberl_jax.reports.provenance import create_provenance
+from cberl_jax.reports.search import (
+    BEST,
+    count_look,
+    create_search_report,
+    write_best_config,
+    write_search_report,
+)
+from cberl_jax.runtime.signals import Stopper
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies.fitting import even_chunks, fit_fleet
+from cberl_jax.studies.points import (
+    ALONE,
+    Execution,
+    Member,
+    chunks,
+    create_member,
+    join_members,
+    list_chunks,
+    train_members,
+    train_points,
+)
+from cberl_jax.studies.starting import prepare_members
+from cberl_jax.studies.trials import SAMPLERS, Batch, Told, Trials, name_study
+from cberl_jax.studies.write_run import write_run
+from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.prepare import Prepared, load_data
+from cberl_jax.training.run_folder import open_workdir, study_identity
+
+# How many points are trained again.
+FINALISTS = 10
+# Points in a batch at most, and batches of a search at least, where no number is asked for: the
+# sampler learns from a batch what it needs for the next one.
+MOST_POINTS, FEWEST_BATCHES = 32, 8
+# Static settings are kept until training took so many times as long as compiling.
+TRAIN_PER_COMPILE = 4.0
+
+
+class Plan(NamedTuple):
+    """What a search is asked for.
+
+    Attributes:
+      space: where to look.
+      trials: points in all; None for as many as the time allows.
+      hours: after which no batch begins; None for any time.
+      seeds: per point, from 0; its score is their mean.
+      sampler: one of ``trials.SAMPLERS``.
+      batch: points that are trained together; by default an eighth of all, at most 32.
+      best_seeds: of each of the best points when they are trained again.
+      storage: URL of the study; by default a file in the folder.
+      seed: of the sampler.
+    """
+
+    space: Space
+    trials: int | None = None
+    hours: float | None = None
+    seeds: int = 2
+    sampler: str = "tpe"
+    batch: int | None = None
+    best_seeds: int = 8
+    storage: str | None = None
+    seed: int = 0
+
+    @property
+    def points(self) -> int:
+        """How many points are trained together."""
+        return self.batch or min(MOST_POINTS, max(1, (self.trials or 128) // FEWEST_BATCHES))
+
+
+def check_plan(config: ConfigDict, plan: Plan) -> None:
+    """Refuses a plan that nothing could follow, before anything is written.
+
+    Raises:
+      UserError: naming what is wrong.
+    """
+    if plan.trials is None and plan.hours is None:
+        raise UserError("say how long to search: --trials=256, --hours=2, or both")
+    for name in ("trials", "hours", "seeds", "batch", "best_seeds"):
+        value = getattr(plan, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{name} = {value}: has to be greater than 0")
+    if plan.sampler not in SAMPLERS:
+        raise UserError(f"sampler = {plan.sampler!r}: has to be one of {', '.join(SAMPLERS)}")
+    if not plan.space:
+        raise UserError("the space is empty: every setting of it is fixed")
+    check_feasible(config, plan.space)
+    for name, values in static_choices(plan.space).items():
+        for value in values if name.startswith("data.") else ():
+            load_data(point_config(config, {name: value}))
+    if jax.process_count() > 1:
+        raise UserError("a search has no use for several processes of one program: start several")
+
+
+class _Worker:
+    """Trains batches; keeps the program of the last one."""
+
+    def __init__(self, config: ConfigDict, folder: Workdir, plan: Plan, execution: Execution):
+        self.config, self.folder, self.plan, self.execution = config, folder, plan, execution
+        self.say = execution.progress.say
+        # Of the point that is in use, and what was spent on it, in seconds.
+        self.static: dict[str, Value] | None = None
+        self.compile_s = self.train_s = 0.0
+        self.fleet: Fleet | None = None
+
+    @property
+    def kept(self) -> dict[str, Value] | None:
+        """The static settings of the next batch; None where others may be drawn."""
+        return self.static if self.train_s < TRAIN_PER_COMPILE * self.compile_s else None
+
+    def work(self, trials: Trials, total: int | None, until: float | None) -> None:
+        """Takes batches as long as there are any, or time is left."""
+        while True:
+            over = until is not None and time.monotonic() >= until
+            with trials.taking(0 if over else self.plan.points, total, self.kept) as batch:
+                if batch is None:
+                    return
+                with Stopper(self.say).listening() as stopper:
+                    self._train(batch, stopper)
+                self._tell(batch, trials)
+
+    def _members(self, batch: Batch) -> dict[int, list[Member]]:
+        """The members of each point of a batch."""
+        return {
+            number: [
+                create_member(self.config, complete(point, self.config), seed)
+                for seed in range(self.plan.seeds)
+            ]
+            for number, point in batch.points.items()
+        }
+
+    def _train(self, batch: Batch, stopper: Stopper) -> None:
+        """Trains of a batch what its chunks lack."""
+        point = next(iter(batch.points.values()))
+        static = static_settings(point)
+        numbers = f"{min(batch.points)} to {max(batch.points)}"
+        self.say(f"points {numbers}: {spell_point(static) or 'one program'}")
+        if static != self.static:
+            self._change(static, complete(point, self.config))
+        # A point may be there twice, a member not.
+        asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
+        there = list_chunks(self.folder, self.config, batch.name)
+        missing = [m for m in asked if not any(m in chunk.members for chunk in there)]
+        size = self._fit([len(chunk.members) for chunk in there], asked, stopper)
+        for chunk in there:
+            if not chunk.folder.finished:
+                self._train_chunk(chunk.members, chunk.folder.path.name, stopper)
+        for number, start in enumerate(range(0, len(missing), size), len(there)):
+            part = missing[start : start + size]
+            self._train_chunk(part, f"{batch.name}-{number:02d}", stopper)
+
+    def _change(self, static: dict[str, Value], point: Point) -> None:
+        """Makes a program of other static settings the one in use."""
+        self.shared = point_config(self.config, static_settings(point))
+        self.prepared: Prepared = prepare_members(self.shared, load_data(self.shared))
+        self.static, self.fleet, self.compile_s, self.train_s = static, None, 0.0, 0.0
+
+    def _fit(self, begun: Sequence[int], asked: Sequence[Member], stopper: Stopper) -> int:
+        """Makes a fleet that trains the chunks that were begun, and a whole batch if that fits."""
+        folds, before = len(self.prepared.each), time.monotonic()
+        # A batch that another process left may be small: a later one is not.
+        whole = max(self.plan.points * self.plan.seeds, len(asked))
+        if self.fleet is None:
+            most = self.execution.members_per_device
+            if most is None:
+                self.say("compiling, to see how many members fit the memory")
+                members = [asked[n % len(asked)] for n in range(whole)]
+                together = join_members(self.shared, members, folds)
+                self.fleet = fit_fleet(self.prepared, self.shared, together, stopper)
+            else:
+                size = even_chunks(whole * folds, most * len(jax.devices()), folds)
+                self.fleet = Fleet(self.prepared.program, size)
+        if self.fleet.padded_members < max(begun, default=0) * folds:
+            self.fleet = Fleet(self.prepared.program, max(begun) * folds)
+        self.compile_s += time.monotonic() - before
+        return self.fleet.padded_members // folds
+
+    def _train_chunk(self, members: Sequence[Member], name: str, stopper: Stopper) -> None:
+        path = chunks(self.folder) / name
+        progress = self.execution.progress
+        train_members(self.prepared, self.shared, members, self.fleet, path, stopper, progress)
+
+    def _tell(self, batch: Batch, trials: Trials) -> None:
+        """Tells the scores of a batch; its chunks, whose test scores nobody reads, are removed."""
+        lines: dict[Member, Mapping[str, Any]] = {}
+        spent = {"compile_s": self.compile_s, "train_s": 0.0}
+        there = list_chunks(self.folder, self.config, batch.name)
+        for chunk in there:
+            report = chunk.folder.read_report()
+            lines.update(zip(chunk.members, report["members"], strict=True))
+            timing = report["timing"]
+            spent["compile_s"] += timing["compile_s"] or 0.0
+            spent["train_s"] += (timing["gan_s"] or 0.0) + (timing["train_s"] or 0.0)
+        self.compile_s, self.train_s = spent["compile_s"], self.train_s + spent["train_s"]
+        each = {n: [lines[m] for m in own] for n, own in self._members(batch).items()}
+        select, best = self.config.train.select, None
+        for number, own in each.items():
+            scores = [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
+            sound = [score for score in scores if score is not None]
+            score = sum(sound) / len(sound) if len(sound) == len(scores) else None
+            trials.tell(number, score, {"scores": scores, **self._spent(spent, batch, number)})
+            best = score if best is None or (score or 0.0) > best else best
+        self.say(f"best dev {select} of these points: {'none' if best is None else f'{best:.3f}'}")
+        for chunk in there:
+            shutil.rmtree(chunk.folder.path, ignore_errors=True)
+        trials.end(batch)
+
+    def _spent(self, spent: Mapping[str, float], batch: Batch, number: int) -> dict[str, float]:
+        """The seconds of a batch, which stand with its first point."""
+        return dict(spent) if number == min(batch.points) else {}
+
+
+def search(
+    config: ConfigDict, workdir: str, plan: Plan, execution: Execution = ALONE
+) -> dict[str, Any] | None:
+    """Searches a space, trains the best points again, and reports.
+
+    Several processes may call it for one folder: each takes points that no other one has.
+
+    Args:
+      config: the settings that the search starts from, the fixed ones among them.
+      workdir: the search's folder; one that is there goes on.
+      plan: what to search, and for how long.
+      execution: how it is carried out; ``part`` and ``collect`` have no meaning here.
+
+    Returns:
+      The contents of ``search.json``; None where another process is still at work.
+
+    Raises:
+      UserError: a setting, the corpus, the space or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    check_plan(config, plan)
+    until = None if plan.hours is None else time.monotonic() + 3600 * plan.hours
+    prepared = prepare_members(config, load_data(config))
+    identity = {**study_identity(config, prepared), "study": "search"}
+
+    def work(folder: Workdir) -> Trials:
+        first, name = own_point(config, plan.space), name_study(plan.space, plan.seeds)
+        how = (plan.sampler, first, plan.storage, plan.seed)
+        trials = Trials(folder.path, plan.space, name, *how)
+        _Worker(config, folder, plan, execution).work(trials, plan.trials, until)
+        return trials
+
+    with open_workdir(workdir, identity, shared=True) as folder:
+        work(folder)
+    try:
+        with open_workdir(workdir, identity) as folder:
+            # Nobody else is at work: what is left is of processes that died.
+            trials = work(folder)
+            provenance = create_provenance(config, prepared.corpus)
+            return _conclude(config, folder, plan, execution, trials, provenance)
+    except FolderBusy:
+        execution.progress.say("done here; others are at work, and the last one writes the report.")
+        return None
+
+
+def _best_points(config: ConfigDict, space: Space, told: Sequence[Told]) -> list[Told]:
+    """The points that are trained again, each once: the best, and the config's own settings."""
+    ranked = sorted((own for own in told if own.score is not None), key=lambda own: -own.score)
+    each: dict[str, Told] = {}
+    for own in ranked:
+        each.setdefault(create_member(config, complete(own.point, config), 0).point, own)
+    best, own = list(each.values()), own_point(config, space)
+    return best[:FINALISTS] + [point for point in best[FINALISTS:] if point.point == own]
+
+
+def _conclude(
+    config: ConfigDict,
+    folder: Workdir,
+    plan: Plan,
+    execution: Execution,
+    trials: Trials,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Trains the best points again and writes the report, with the run of the winner."""
+    told, say = trials.told(), execution.progress.say
+    finalists = _best_points(config, plan.space, told)
+    points = [complete(own.point, config) for own in finalists]
+    # None of the seeds that chose these points.
+    seeds = range(plan.seeds, plan.seeds + plan.best_seeds)
+    if points:
+        say(f"the {len(points)} best points again, with {len(seeds)} other seeds each")
+    lines = train_points(config, folder, seeds, points, execution) if points else []
+    again = [[line for line in lines if line["settings"] == point] for point in points]
+    select = config.train.select
+    scores = [
+        [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
+        for own in again
+    ]
+    say("measuring which settings mattered")
+    report = create_search_report(
+        config=config,
+        space=plan.space,
+        seeds=(plan.seeds, plan.best_seeds),
+        sampler=plan.sampler,
+        told=[own._asdict() for own in told],
+        finalists=[own.number for own in finalists],
+        again=scores,
+        importance=trials.measure_importance(),
+        provenance=provenance,
+    )
+    if report["winner"] is not None:
+        place = report["finalists"].index(report["winner"])
+        report["best"] = points[place]
+        best = point_config(config, points[place])
+        # Before test is read: a look that nobody counted would be none.
+        identity = {"study": name_study(plan.space, plan.seeds), "points": len(told)}
+        chosen = {name: spell_value(value) for name, value in points[place].items()}
+        report["looks"] = count_look(folder.path, {**identity, "settings": chosen})
+        write_run(best, folder.path / BEST, chunks(folder), again[place], execution)
+        found = Workdir(folder.path / BEST, create=False).read_report()
+        report |= {"test": found["test"], "ensemble": found["ensemble"]}
+        write_best_config(folder.path / "best.py", best, report)
+    write_search_report(folder.path, report)
+    return report

@@ -1,0 +1,307 @@
+"""The points of a search: Optuna chooses them and keeps their scores; processes take them in turns.
+
+A batch is some points that one process trains together; its trials hold its name. While a process
+is at work on a batch it has the lock of that name, which ends with the process. So points that
+nobody is at work on are found at once, and the next process that asks gets them.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cberl_jax.config.settings import SETTINGS, Value
+from cberl_jax.config.space import Range, Space, split_point
+from cberl_jax.errors import UserError
+from cberl_jax.features.optional import load_library
+from cberl_jax.runtime.locks import take_lock
+
+SAMPLERS = ("tpe", "random", "qmc", "cmaes")
+JOURNAL = "search.journal"
+LOCKS = "search_locks"
+# What the trials of a study hold besides their scores.
+_BATCH = "batch"
+
+
+class Batch(NamedTuple):
+    """Points that are trained together.
+
+    Attributes:
+      name: of their chunks.
+      points: number of the trial -> its point, in the order in which they were asked for. They
+        share their static settings.
+    """
+
+    name: str
+    points: dict[int, dict[str, Value]]
+
+
+class Told(NamedTuple):
+    """A point with what came of it.
+
+    Attributes:
+      number: of its trial.
+      point: its settings in the space.
+      batch: that it was trained with.
+      score: None where a member diverged.
+      details: what was told besides.
+    """
+
+    number: int
+    point: dict[str, Value]
+    batch: str
+    score: float | None
+    details: dict[str, Any]
+
+
+def name_study(space: Space, seeds: int) -> str:
+    """The name of the study of a space: another space is another study in the same file."""
+    text = json.dumps([space, seeds], sort_keys=True)
+    return f"search-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+class Trials:
+    """The points of one study, which several processes may ask for."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        space: Space,
+        name: str,
+        sampler: str,
+        first: Mapping[str, Value] | None,
+        storage: str | None = None,
+        seed: int = 0,
+    ):
+        """Opens the study, or makes it.
+
+        Args:
+          folder: of the search.
+          space: where points are looked for.
+          name: of the study.
+          sampler: one of ``SAMPLERS``.
+          first: the point that is tried first; None for one that the sampler chooses.
+          storage: a URL that Optuna takes; by default a file in the folder.
+          seed: of the sampler.
+
+        Raises:
+          UserError: Optuna is not installed, or cannot read the study.
+        """
+        self._optuna = load_library("optuna", "search")
+        if sampler == "cmaes":
+            load_library("cmaes", "search")
+        self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
+        self._locks, self._sampler, self._seed, self._first = folder / LOCKS, sampler, seed, first
+        self._distributions = {n: self._make_distribution(n, own) for n, own in space.items()}
+        where = storage or str(folder / JOURNAL)
+        try:
+            self._study = self._optuna.create_study(
+                storage=storage or self._open_journal(folder / JOURNAL),
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except Exception as error:  # Of as many kinds as there are data bases.
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"{where}: Optuna cannot open this study ({type(error).__name__}: {reason})"
+            ) from error
+
+    def _open_journal(self, path: pathlib.Path) -> Any:
+        storages = self._optuna.storages
+        # Its lock is a symbolic link, which network file systems make at once or not at all.
+        return storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
+
+    def _make_distribution(self, name: str, own: Range | Sequence[Value]) -> Any:
+        distributions = self._optuna.distributions
+        if not isinstance(own, Range):
+            return distributions.CategoricalDistribution(list(own))
+        whole = isinstance(SETTINGS[name].default, int)
+        kind = distributions.IntDistribution if whole else distributions.FloatDistribution
+        return kind(own.low, own.high, log=own.log)
+
+    @contextlib.contextmanager
+    def taking(
+        self, most: int, total: int | None, static: Mapping[str, Value] | None
+    ) -> Iterator[Batch | None]:
+        """Gives a batch to work on within the block: one whose process died, or a new one.
+
+        Args:
+          most: points in a new batch at most; 0 for none.
+          total: points of the study at most; None for any number.
+          static: the static settings of a new batch; None to have them drawn.
+        """
+        lock = None
+        try:
+            # One process asks at a time, and sees the points that the others are at work on.
+            with take_lock(self._locks / "asking", wait=True):
+                batch, lock = self._adopt()
+                if batch is None:
+                    batch, lock = self._ask(most, total, static)
+            yield batch
+        finally:
+            if lock is not None:
+                lock.close()
+
+    def _adopt(self) -> tuple[Batch | None, Any]:
+        """A batch that nobody is at work on, with its lock."""
+        for name in dict.fromkeys(t.user_attrs.get(_BATCH) for t in self._list("RUNNING")):
+            if name is None:
+                # A process died while it asked, before the point was whole: it is asked for anew.
+                for trial in self._list("RUNNING"):
+                    if _BATCH not in trial.user_attrs:
+                        self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+                continue
+            lock = take_lock(self._locks / name)
+            if lock is None:
+                continue
+            # Its process may have ended it meanwhile.
+            left = [t for t in self._list("RUNNING") if t.user_attrs.get(_BATCH) == name]
+            if left:
+                return Batch(name, {t.number: self._point(t) for t in left}), lock
+            lock.close()
+        return None, None
+
+    def _ask(
+        self, most: int, total: int | None, static: Mapping[str, Value] | None
+    ) -> tuple[Batch | None, Any]:
+        """A new batch with its lock."""
+        there = self._list()
+        # Those that were not whole, which count for nothing, have no batch.
+        count = sum(_BATCH in trial.user_attrs for trial in there)
+        count, before = most if total is None else min(most, total - count), count
+        if count <= 0:
+            return None, None
+        name = f"search-{before:05d}-{uuid.uuid4().hex[:8]}"
+        lock = take_lock(self._locks / name)
+        sampler = self._create_sampler(self._seed + len(there))
+        if not before and self._first is not None:
+            static = None
+            self._study.enqueue_trial(dict(self._first))
+        elif static is None and self._sampler != "tpe":
+            # These samplers know nothing of static settings: drawn evenly.
+            static = self._draw_static(self._seed + len(there))
+        points = {}
+        for _ in range(count):
+            self._study.sampler = self._fix(sampler, static or {})
+            trial = self._study.ask(self._distributions)
+            points[trial.number] = self._point(trial)
+            if static is None:
+                # TPE chooses the first point freely; the others take its static settings.
+                static, _ = split_point(points[trial.number])
+            trial.set_user_attr(_BATCH, name)
+        return Batch(name, points), lock
+
+    def _fix(self, sampler: Any, static: Mapping[str, Value]) -> Any:
+        with self._quietly():
+            return self._optuna.samplers.PartialFixedSampler(dict(static), sampler)
+
+    @contextlib.contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Without the note that a part of Optuna may change one day."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+            yield
+
+    def _create_sampler(self, seed: int) -> Any:
+        samplers = self._optuna.samplers
+        random = samplers.RandomSampler(seed=seed)
+        with self._quietly():
+            if self._sampler == "random":
+                return random
+            if self._sampler == "qmc":
+                # One sequence in all batches; what it cannot hold is drawn at random.
+                return samplers.QMCSampler(
+                    scramble=True,
+                    seed=self._seed,
+                    independent_sampler=random,
+                    warn_independent_sampling=False,
+                )
+            if self._sampler == "cmaes":
+                return samplers.CmaEsSampler(
+                    seed=seed, independent_sampler=random, warn_independent_sampling=False
+                )
+            return samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+
+    def _draw_static(self, seed: int) -> dict[str, Value]:
+        static, _ = split_point(self._distributions)
+        random = self._optuna.samplers.RandomSampler(seed=seed)
+        return {n: random.sample_independent(self._study, None, n, d) for n, d in static.items()}
+
+    def _list(self, state: str | None = None) -> list[Any]:
+        states = None if state is None else [self._optuna.trial.TrialState[state]]
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def _point(self, trial: Any) -> dict[str, Value]:
+        """Its settings in the order of the space."""
+        return {name: trial.params[name] for name in self._distributions}
+
+    def tell(self, number: int, score: float | None, details: Mapping[str, Any]) -> None:
+        """Records what came of a point.
+
+        Args:
+          number: of its trial.
+          score: None where a member diverged, which counts as worse than any score.
+          details: to be kept with it; what JSON can hold.
+        """
+        storage, trial = self._study._storage, self._list()[number]
+        for name, value in details.items():
+            # Trials of other processes have no method for it.
+            storage.set_trial_user_attr(trial._trial_id, name, value)
+        state = self._optuna.trial.TrialState
+        if score is None:
+            self._study.tell(number, state=state.PRUNED)
+        else:
+            self._study.tell(number, score, state=state.COMPLETE)
+
+    def end(self, batch: Batch) -> None:
+        """Forgets the lock of a batch whose points are all told."""
+        (self._locks / batch.name).unlink(missing_ok=True)
+
+    def told(self) -> list[Told]:
+        """All points that have been told, by number."""
+        return [
+            Told(
+                trial.number,
+                self._point(trial),
+                trial.user_attrs[_BATCH],
+                trial.value if trial.state.name == "COMPLETE" else None,
+                {n: v for n, v in trial.user_attrs.items() if n != _BATCH},
+            )
+            for trial in self._list()
+            if trial.state.is_finished() and _BATCH in trial.user_attrs
+        ]
+
+    def measure_importance(self, repeats: int = 20, seed: int = 0) -> dict[str, list[float]]:
+        """How much of the variance of the scores each setting explains, by fANOVA.
+
+        Args:
+          repeats: of a bootstrap over points.
+          seed: of the bootstrap.
+
+        Returns:
+          Setting -> its share in each repeat; empty of fewer than ten points, or where all scores
+          are equal.
+
+        Source: Hutter, Hoos and Leyton-Brown (2014), An Efficient Approach for Assessing
+        Hyperparameter Importance.
+        """
+        trials = self._list("COMPLETE")
+        if len(trials) < 10 or len({trial.value for trial in trials}) < 2:
+            return {}
+        random = np.random.default_rng(seed)
+        shares: dict[str, list[float]] = {name: [] for name in self._distributions}
+        for _ in range(repeats):
+            study = self._optuna.create_study(direction="maximize")
+            study.add_trials([trials[n] for n in random.integers(len(trials), size=len(trials))])
+            evaluator = self._optuna.importance.FanovaImportanceEvaluator(n_trees=16, seed=seed)
+            found = self._optuna.importance.get_param_importances(study, evaluator=evaluator)
+            for name, own in shares.items():
+                own.append(float(found.get(name, 0.0)))
+        return shares

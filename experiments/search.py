@@ -1,0 +1,12 @@
+r"""Searches settings that are best on dev: Optuna chooses points, which are trained together.
+
+python experiments/search.py --config=experiments/configs/default.py --data=mine.npz \
+    --workdir=runs/search --trials=256 --seeds=2
+
+The same command started again goes on; started several times it shares the work.
+"""
+
+from cberl_jax.commands import run
+
+if __name__ == "__main__":
+    run("search", __doc__)

@@ -1,0 +1,205 @@
+"""A search: points told once, one program a batch, the best again with other seeds, test once."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import NO_PARTS, QUIET, tiny_config
+
+from cberl_jax.config.presets import read_config
+from cberl_jax.config.settings import flatten
+from cberl_jax.config.space import Range
+from cberl_jax.data.readers.npz import write_npz
+from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
+from cberl_jax.errors import UserError
+from cberl_jax.runtime.progress import Progress
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies.points import Execution
+from cberl_jax.studies.search import Plan, search
+from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.studies.trials import LOCKS, Trials, name_study
+
+SPACE = {
+    "optim.learning_rate": Range(1e-4, 1e-1, True),
+    "loss.gamma": Range(0.0, 3.0),
+    "model.classifier_hidden": [4, 8],
+}
+HOW = Execution(progress=QUIET, pictures=False)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.npz"
+    write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0), path)
+    return str(path)
+
+
+def config(corpus, **changes):
+    return tiny_config(**{"data.path": corpus, "train.epochs": 2, **NO_PARTS, **changes})
+
+
+def open_trials(path, sampler="tpe", space=SPACE, first=None):
+    return Trials(path, space, name_study(space, 2), sampler, first)
+
+
+def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
+    folder, said = tmp_path / "search", []
+    plan = Plan(SPACE, trials=12, seeds=1, batch=4, best_seeds=2)
+    how = Execution(progress=Progress(said.append), pictures=False)
+    report = search(config(corpus), str(folder), plan, how)
+    assert json.loads((folder / "search.json").read_text()) == report
+    points = report["points"]
+    assert [own["number"] for own in points] == list(range(12))
+    for batch in {own["batch"] for own in points}:
+        own = [p["settings"] for p in points if p["batch"] == batch]
+        assert len(own) == 4 and len({p["model.classifier_hidden"] for p in own}) == 1
+        assert len({p["optim.learning_rate"] for p in own}) == 4
+    # Their chunks are gone; those of the second training have other seeds.
+    seeds = [json.loads(p.read_text())["seeds"] for p in folder.glob("chunks/*/config.json")]
+    assert {seed for own in seeds for seed in own} == {1, 2}
+    # The config's own settings are the first point, trained again whatever their score.
+    assert points[0]["settings"] == {n: flatten(config(corpus))[n] for n in SPACE}
+    assert 0 in report["finalists"] and 10 <= len(report["finalists"]) <= 11
+    ranked = sorted((p["score"] for p in points), reverse=True)
+    assert [points[n]["score"] for n in report["finalists"][:10]] == ranked[:10]
+    second = [own["mean"] for own in report["again"]]
+    assert report["winner"] == report["finalists"][int(np.argmax(second))]
+    best = Workdir(folder / "best", create=False).read_report()
+    assert best["test"] == report["test"] and len(report["looks"]) == 1
+    means = [best["dev"][name]["mean"] for name in ("weighted_f1", "macro_f1")]
+    assert sum(means) / 2 == pytest.approx(max(second))
+    # The config that it leaves gives the run that it leaves.
+    kept = read_config(folder / "best.py")
+    stored = json.loads((folder / "best" / "config.json").read_text())
+    for name, value in flatten(kept).items():
+        if name != "data.path":
+            assert stored.get(name, value) == value, name
+    page = (folder / "search.html").read_text()
+    assert page.count("data:image/png") == 3 and "Test was read once" in page
+
+    # The same command has nothing to do; more points are another look at test.
+    said.clear()
+    again = search(config(corpus), str(folder), plan, how)
+    assert again["points"] == points and len(again["looks"]) == 1
+    assert not any("members to train" in line for line in said)
+    more = search(config(corpus), str(folder), plan._replace(trials=13), how)
+    assert len(more["points"]) == 13 and more["points"][:12] == points
+    if more["winner"] == report["winner"]:
+        assert [look["points"] for look in more["looks"]] == [12, 13]
+    assert "look 2 at this test split" in (folder / "search.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_score_of_a_point_is_that_of_its_members_alone(corpus, tmp_path):
+    space = {"optim.learning_rate": Range(1e-3, 5e-2, True)}
+    plan = Plan(space, trials=3, seeds=2, batch=3, best_seeds=1)
+    report = search(config(corpus), str(tmp_path / "search"), plan, HOW)
+    point = report["points"][2]
+    alone = config(corpus, **point["settings"])
+    found = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], QUIET, False)
+    scores = [member["dev"] for member in found["members"]]
+    means = [(m["weighted_f1"] + m["macro_f1"]) / 2 for m in scores]
+    # Half an utterance of dev may fall on the other side.
+    np.testing.assert_allclose(point["scores"], means, atol=0.06)
+    assert point["score"] == pytest.approx(np.mean(point["scores"]))
+
+
+def test_points_that_diverge_are_told_as_worst(corpus, tmp_path):
+    space = {"optim.clip": [1.0, 1e30], "optim.learning_rate": [1e-3, 1e30]}
+    plan = Plan(space, trials=6, seeds=1, batch=6, best_seeds=1, sampler="random")
+    report = search(config(corpus), str(tmp_path / "search"), plan, HOW)
+    lost = [own for own in report["points"] if own["score"] is None]
+    assert report["diverged"] == len(lost) > 0
+    assert {own["settings"]["optim.learning_rate"] for own in lost} == {1e30}
+    assert not {own["number"] for own in lost} & set(report["finalists"])
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes"])
+def test_a_batch_shares_its_static_settings_whatever_chooses(sampler, tmp_path):
+    trials = open_trials(tmp_path, sampler)
+    seen = []
+    for _ in range(4):
+        with trials.taking(5, 18, None) as batch:
+            points = list(batch.points.values())
+            for number, point in batch.points.items():
+                trials.tell(number, -abs(point["loss.gamma"] - 1), {"scores": [0.0]})
+        assert len({p["model.classifier_hidden"] for p in points}) == 1
+        assert len({p["loss.gamma"] for p in points}) == len(points)
+        seen += points
+    assert len(seen) == 18 == len(trials.told())
+    assert {p["model.classifier_hidden"] for p in seen} == {4, 8}
+    for own in seen:
+        assert 1e-4 <= own["optim.learning_rate"] <= 1e-1 and 0 <= own["loss.gamma"] <= 3
+    with trials.taking(5, 18, None) as batch:
+        assert batch is None
+
+
+def test_static_settings_are_kept_if_asked(tmp_path):
+    trials = open_trials(tmp_path)
+    for _ in range(3):
+        with trials.taking(3, None, {"model.classifier_hidden": 8}) as batch:
+            assert {p["model.classifier_hidden"] for p in batch.points.values()} == {8}
+            for number in batch.points:
+                trials.tell(number, 0.5, {"scores": [0.5]})
+
+
+def test_a_process_takes_what_one_left_that_died_and_nothing_of_one_at_work(tmp_path):
+    first, second = open_trials(tmp_path), open_trials(tmp_path)
+    with first.taking(3, 5, None) as theirs, second.taking(3, 5, None) as ours:
+        assert len(theirs.points) == 3 and len(ours.points) == 2
+        assert not theirs.points.keys() & ours.points.keys()
+        with open_trials(tmp_path).taking(3, 5, None) as none:
+            assert none is None
+        first.tell(min(theirs.points), 0.1, {"scores": [0.1]})
+        for number in ours.points:
+            second.tell(number, 0.2, {"scores": [0.2]})
+        second.end(ours)
+    # The lock of the first one is free, and two of its points were not told.
+    with second.taking(0, 5, None) as left:
+        assert left.name == theirs.name
+        assert left.points == {n: theirs.points[n] for n in sorted(theirs.points)[1:]}
+        for number in left.points:
+            second.tell(number, 0.3, {"scores": [0.3]})
+    assert [own.score for own in open_trials(tmp_path).told()] == [0.1, 0.3, 0.3, 0.2, 0.2]
+    assert not (tmp_path / LOCKS / ours.name).exists()
+
+
+def test_a_point_that_was_not_whole_is_asked_for_anew(tmp_path):
+    trials = open_trials(tmp_path)
+    trials._study.ask()  # As of a process that is killed while it asks.
+    with trials.taking(2, 2, None) as batch:
+        assert sorted(batch.points) == [1, 2]
+        for number in batch.points:
+            trials.tell(number, 0.5, {"scores": [0.5]})
+    assert [own.number for own in trials.told()] == [1, 2]
+
+
+def test_the_setting_that_matters_is_the_important_one(tmp_path):
+    space = {"loss.gamma": Range(0.0, 3.0), "optim.dropout": Range(0.0, 0.9)}
+    trials = open_trials(tmp_path, "random", space)
+    with trials.taking(40, None, None) as batch:
+        assert trials.measure_importance() == {}
+        for number, point in batch.points.items():
+            score = point["loss.gamma"] + 0.05 * point["optim.dropout"]
+            trials.tell(number, score, {"scores": [score]})
+    found = trials.measure_importance(repeats=4)
+    assert min(found["loss.gamma"]) > 0.9 and max(found["optim.dropout"]) < 0.1
+    assert np.sum(list(found.values()), axis=0) == pytest.approx(np.ones(4))
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"trials": None}, "say how long"),
+        ({"sampler": "bayes"}, "has to be one of tpe, random, qmc, cmaes"),
+        ({"seeds": 0}, "greater than 0"),
+        ({"space": {}}, "every setting of it is fixed"),
+        ({"space": {"model.hidden": [8, 7]}}, "model.hidden = 7: has to be a multiple"),
+        ({"space": {"data.modalities": ["text", "smell"]}}, "smell"),
+        ({"storage": "mysql+none://nowhere"}, "Optuna cannot open this study"),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_refused(corpus, tmp_path, changes, reason):
+    plan = Plan(SPACE, trials=4)._replace(**changes)
+    with pytest.raises(UserError, match=reason):
+        search(config(corpus), str(tmp_path / "search"), plan, HOW)
