@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -95,6 +95,7 @@ def default_space(config: ConfigDict, fixed: Mapping[str, Value]) -> Space:
 
 def _hold(own: Range | list[Value], value: Value) -> Range | list[Value]:
     if isinstance(own, Range):
+        assert not isinstance(value, str)
         # A factor of zero has no logarithm.
         log = own.log and value > 0
         return Range(min(own.low, value), max(own.high, value), log)
@@ -146,7 +147,7 @@ def check_space(space: object) -> Space:
     return checked
 
 
-def _check_range(name: str, entry: tuple) -> Range:
+def _check_range(name: str, entry: tuple[Any, ...]) -> Range:
     kind = type(SETTINGS[name].default)
     if kind not in (int, float):
         raise UserError("takes a list of choices")
@@ -224,11 +225,14 @@ def check_feasible(config: ConfigDict, space: Space) -> None:
 def own_point(config: ConfigDict, space: Space) -> dict[str, Value] | None:
     """The config's own values of a space's settings; None where one is not in the space."""
     flat = flatten(config)
-    for name, own in space.items():
-        inside = own.low <= flat[name] <= own.high if isinstance(own, Range) else flat[name] in own
-        if not inside:
-            return None
-    return {name: flat[name] for name in space}
+    inside = all(_holds(own, flat[name]) for name, own in space.items())
+    return {name: flat[name] for name in space} if inside else None
+
+
+def _holds(own: Range | list[Value], value: Value) -> bool:
+    if isinstance(own, Range):
+        return not isinstance(value, str) and own.low <= value <= own.high
+    return value in own
 
 
 def split_point(point: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:

@@ -51,8 +51,9 @@ FINALISTS = 10
 # Points in a batch at most, and batches of a search at least, where no number is asked for: the
 # sampler learns from a batch what it needs for the next one.
 MOST_POINTS, FEWEST_BATCHES = 32, 8
-# Static settings are kept until training took so many times as long as compiling.
-TRAIN_PER_COMPILE = 4.0
+# Static settings are kept until training took so many times as long as compiling, but not so long
+# that fewer of their combinations would be tried.
+TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 6
 
 
 class Plan(NamedTuple):
@@ -116,15 +117,19 @@ class _Worker:
     def __init__(self, config: ConfigDict, folder: Workdir, plan: Plan, execution: Execution):
         self.config, self.folder, self.plan, self.execution = config, folder, plan, execution
         self.say = execution.progress.say
-        # Of the point that is in use, and what was spent on it, in seconds.
+        # Those in use, what was spent on them in seconds, and how many points were trained.
         self.static: dict[str, Value] | None = None
-        self.compile_s = self.train_s = 0.0
+        self.compile_s = self.train_s = self.fitting_s = 0.0
+        self.trained = 0
         self.fleet: Fleet | None = None
 
     @property
     def kept(self) -> dict[str, Value] | None:
         """The static settings of the next batch; None where others may be drawn."""
-        return self.static if self.train_s < TRAIN_PER_COMPILE * self.compile_s else None
+        enough = self.train_s >= TRAIN_PER_COMPILE * self.compile_s
+        total = self.plan.trials
+        enough |= total is not None and self.trained * FEWEST_PROGRAMS >= total
+        return None if enough else self.static
 
     def work(self, trials: Trials, total: int | None, until: float | None) -> None:
         """Takes batches as long as there are any, or time is left."""
@@ -172,6 +177,7 @@ class _Worker:
         self.shared = point_config(self.config, static_settings(point))
         self.prepared: Prepared = prepare_members(self.shared, load_data(self.shared))
         self.static, self.fleet, self.compile_s, self.train_s = static, None, 0.0, 0.0
+        self.trained = 0
 
     def _fit(self, begun: Sequence[int], asked: Sequence[Member], stopper: Stopper) -> int:
         """Makes a fleet that trains the chunks that were begun, and a whole batch if that fits."""
@@ -190,7 +196,7 @@ class _Worker:
                 self.fleet = Fleet(self.prepared.program, size)
         if self.fleet.padded_members < max(begun, default=0) * folds:
             self.fleet = Fleet(self.prepared.program, max(begun) * folds)
-        self.compile_s += time.monotonic() - before
+        self.fitting_s = time.monotonic() - before
         return self.fleet.padded_members // folds
 
     def _train_chunk(self, members: Sequence[Member], name: str, stopper: Stopper) -> None:
@@ -201,7 +207,7 @@ class _Worker:
     def _tell(self, batch: Batch, trials: Trials) -> None:
         """Tells the scores of a batch; its chunks, whose test scores nobody reads, are removed."""
         lines: dict[Member, Mapping[str, Any]] = {}
-        spent = {"compile_s": self.compile_s, "train_s": 0.0}
+        spent = {"compile_s": self.fitting_s, "train_s": 0.0}
         there = list_chunks(self.folder, self.config, batch.name)
         for chunk in there:
             report = chunk.folder.read_report()
@@ -209,23 +215,23 @@ class _Worker:
             timing = report["timing"]
             spent["compile_s"] += timing["compile_s"] or 0.0
             spent["train_s"] += (timing["gan_s"] or 0.0) + (timing["train_s"] or 0.0)
-        self.compile_s, self.train_s = spent["compile_s"], self.train_s + spent["train_s"]
+        self.compile_s += spent["compile_s"]
+        self.train_s += spent["train_s"]
+        self.trained += len(batch.points)
         each = {n: [lines[m] for m in own] for n, own in self._members(batch).items()}
         select, best = self.config.train.select, None
         for number, own in each.items():
             scores = [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
             sound = [score for score in scores if score is not None]
             score = sum(sound) / len(sound) if len(sound) == len(scores) else None
-            trials.tell(number, score, {"scores": scores, **self._spent(spent, batch, number)})
+            # The seconds of a batch stand with its first point.
+            trials.tell(number, score, {"scores": scores, **spent})
+            spent = {}
             best = score if best is None or (score or 0.0) > best else best
         self.say(f"best dev {select} of these points: {'none' if best is None else f'{best:.3f}'}")
         for chunk in there:
             shutil.rmtree(chunk.folder.path, ignore_errors=True)
         trials.end(batch)
-
-    def _spent(self, spent: Mapping[str, float], batch: Batch, number: int) -> dict[str, float]:
-        """The seconds of a batch, which stand with its first point."""
-        return dict(spent) if number == min(batch.points) else {}
 
 
 def search(

@@ -1,14 +1,18 @@
 """A search: points told once, one program a batch, the best again with other seeds, test once."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from tiny import NO_PARTS, QUIET, tiny_config
+from tiny import NO_PARTS, QUIET, TINY, tiny_config
 
 from cberl_jax.config.presets import read_config
 from cberl_jax.config.settings import flatten
-from cberl_jax.config.space import Range
+from cberl_jax.config.space import Range, read_space
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
@@ -24,6 +28,8 @@ SPACE = {
     "loss.gamma": Range(0.0, 3.0),
     "model.classifier_hidden": [4, 8],
 }
+# Points of the search that several processes share.
+COUNTED = 18
 HOW = Execution(progress=QUIET, pictures=False)
 
 
@@ -203,3 +209,62 @@ def test_a_plan_that_cannot_be_followed_is_refused(corpus, tmp_path, changes, re
     plan = Plan(SPACE, trials=4)._replace(**changes)
     with pytest.raises(UserError, match=reason):
         search(config(corpus), str(tmp_path / "search"), plan, HOW)
+
+
+def start_search(folder, corpus, space, environment, log):
+    """The command, as a person starts it."""
+    changes = TINY | NO_PARTS | {"train.epochs": 25, "train.patience": 25}
+    changes |= {"train.checkpoint_seconds": 0}
+    command = [sys.executable, "-m", "cberl_jax", "search", "--config=default", f"--data={corpus}"]
+    command += [f"--config.{name}={value}" for name, value in changes.items()]
+    command += [f"--workdir={folder}", f"--space={space}", f"--trials={COUNTED}", "--batch=3"]
+    command += ["--seeds=1", "--best_seeds=1", "--nopictures", "--cpu_devices=1"]
+    with log.open("w") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_line(log, beginning, running):
+    late = time.monotonic() + 240
+    while not any(line.startswith(beginning) for line in log.read_text().splitlines()):
+        assert time.monotonic() < late and running.poll() is None, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_three_processes_share_a_search_and_one_is_killed_in_mid_batch(
+    corpus, tmp_path, program_environment
+):
+    folder, space = tmp_path / "search", tmp_path / "space.py"
+    space.write_text(
+        'def get_space():\n    return {"loss.gamma": (0, 3), "optim.learning_rate": (1e-3, 1e-1, '
+        '"log")}\n'
+    )
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    started = [start_search(folder, corpus, space, program_environment, log) for log in logs]
+    try:
+        wait_for_line(logs[0], "joint 3/", started[0])
+        started[0].kill()
+        codes = [running.wait(timeout=400) for running in started]
+    finally:
+        for running in started:
+            running.kill()
+    assert codes == [-signal.SIGKILL, 0, 0], [log.read_text()[-2000:] for log in logs]
+    taken = [int(line.split()[1]) for line in logs[0].read_text().splitlines() if "one pro" in line]
+    # What the killed one was at went on where it was, in another process.
+    others = logs[1].read_text() + logs[2].read_text()
+    assert f"points {taken[-1]} to" in others and "going on after" in others
+    report = json.loads((folder / "search.json").read_text())
+    numbers = [own["number"] for own in report["points"]]
+    assert len(set(numbers)) == len(numbers) == COUNTED
+    assert all(own["score"] is not None for own in report["points"])
+    # Each point was told once: a line of the journal sets a state and a score.
+    lines = [json.loads(line) for line in (folder / "search.journal").read_text().splitlines()]
+    told = [line["trial_id"] for line in lines if line.get("values")]
+    assert len(set(told)) == len(told) == COUNTED
+    own = Trials(folder, read_space(space), name_study(read_space(space), 1), "tpe", None)
+    stored = {point.number: point.score for point in own.told()}
+    assert stored == {point["number"]: point["score"] for point in report["points"]}
+    assert [text.count("report: ") for text in (log.read_text() for log in logs)].count(1) == 1
+    again = start_search(folder, corpus, space, program_environment, logs[0])
+    assert again.wait(timeout=200) == 0
+    assert json.loads((folder / "search.json").read_text())["points"] == report["points"]

@@ -145,7 +145,11 @@ def _place(axes: Axes, own: Range | list[Value], values: Sequence[Value]) -> np.
     """Makes the x axis of a setting; returns the x of each value."""
     if isinstance(own, Range):
         axes.set_xscale("log" if own.log else "linear")
-        if not own.log:
+        if own.log:
+            ticks = np.geomspace(own.low, own.high, 3)
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.minorticks_off()
+        else:
             axes.locator_params(axis="x", nbins=4)
         return np.asarray(values, float)
     axes.set_xticks(range(len(own)), [shorten(spell_value(value), 10) for value in own])
