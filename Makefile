@@ -37,9 +37,9 @@ types: setup
 bench: setup
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' --no-build-isolation
 
-# For experiments/extract.py, and its tests; and for the test of --metrics=wandb.
+# For experiments/extract.py, and its tests; and for those of --metrics=wandb and cberl search.
 features: setup
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features,wandb]' --no-build-isolation
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features,search,wandb]' --no-build-isolation
 
 # The compiler for GPUs, for the test of cberl benchmark --target; it needs no GPU. It lies beside the
 # environment, in which jax would look for a device at every start.

@@ -10,6 +10,7 @@
 - ``load`` gives the ``Model`` of a run, which predicts the emotions of new conversations.
 - ``sweep`` compares the values of settings on dev, ``ablate`` the parts of CBERL on test, and
   ``compare`` two runs; they give a ``SweepReport``, an ``AblationReport`` and a ``Comparison``.
+  ``search`` looks for the settings that are best on dev and gives a ``SearchReport``.
 - ``Corpus`` holds conversations; ``Corpus.from_frame`` makes one of your own table, and
   ``probe`` checks that its features belong to their utterances.
 - ``convert`` writes a corpus as the canonical ``.npz``, ``export`` a run as a program that only
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
         Model,
         Report,
         Run,
+        SearchReport,
         SweepReport,
         ablate,
         compare,
         convert,
         export,
         load,
+        search,
         sweep,
         train,
     )
@@ -49,6 +52,7 @@ __all__ = [
     "train",
     "load",
     "sweep",
+    "search",
     "ablate",
     "compare",
     "Corpus",
@@ -59,6 +63,7 @@ __all__ = [
     "Model",
     "Report",
     "SweepReport",
+    "SearchReport",
     "AblationReport",
     "Comparison",
     "UserError",

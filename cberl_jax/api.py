@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from cberl_jax.config.grid import check_grid
 from cberl_jax.config.presets import change, read_config
 from cberl_jax.config.settings import Value, check_config, with_folds
+from cberl_jax.config.space import check_space, default_space
 from cberl_jax.config.variants import choose_variants, create_variants, list_variants
 from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.readers import load as readers
@@ -30,6 +31,7 @@ from cberl_jax.metrics import METRICS
 from cberl_jax.reports.ablation import format_ablation
 from cberl_jax.reports.compare import format_comparison
 from cberl_jax.reports.run import format_report
+from cberl_jax.reports.search import format_search
 from cberl_jax.reports.sweep import format_sweep
 from cberl_jax.reports.tables import TITLES
 from cberl_jax.runtime.files import expand, explaining_failure
@@ -45,6 +47,7 @@ from cberl_jax.serving.model import load as load_model
 from cberl_jax.serving.onnx import export_onnx
 from cberl_jax.serving.restore import read_settings
 from cberl_jax.studies import ablation
+from cberl_jax.studies import search as searches
 from cberl_jax.studies import sweep as sweeps
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.train import train_and_evaluate
@@ -77,6 +80,13 @@ class SweepReport(Report):
 
     def __repr__(self) -> str:
         return format_sweep(self)
+
+
+class SearchReport(Report):
+    """The contents of ``search.json``; printed or shown by a notebook it is the tables."""
+
+    def __repr__(self) -> str:
+        return format_search(self)
 
 
 class AblationReport(Report):
@@ -298,6 +308,70 @@ def sweep(
         report = sweeps.sweep(given, str(folder.workdir), chosen, points, how)
     assert report is not None  # All members are trained here.
     return SweepReport(report)
+
+
+def search(
+    data: Data = None,
+    config: Path | ConfigDict = "default",
+    *,
+    workdir: Path,
+    trials: int | None = None,
+    hours: float | None = None,
+    seeds: int = 2,
+    sampler: str = "tpe",
+    space: Mapping[str, object] | None = None,
+    settings: Mapping[str, Value] | None = None,
+    batch: int | None = None,
+    best_seeds: int = 8,
+    storage: str | None = None,
+    members_per_device: int | None = None,
+    say: Callable[[str], None] | None = None,
+    pictures: bool = True,
+    allow_unrelated: bool = False,
+) -> SearchReport | None:
+    """Searches settings that are best on dev; needs ``pip install 'cberl-jax[search]'``.
+
+    The same call started again goes on, and several processes may share one. The best points are
+    trained again with other seeds; the winner of these is a run in ``workdir/best``, its settings
+    are ``workdir/best.py``.
+
+    Args:
+      data: as of ``train``.
+      config: as of ``train``; its settings are the first point, and those outside the space.
+      workdir: folder of the search.
+      trials: points in all.
+      hours: time after which no more points are begun; this, ``trials`` or both.
+      seeds: number of seeds at every point.
+      sampler: ``tpe``, ``random``, ``qmc`` or ``cmaes``.
+      space: setting -> ``(low, high)``, ``(low, high, "log")`` or a list of choices; by default
+        wide around what the presets have.
+      settings: as of ``train``; they are the same at every point, whatever the space says.
+      batch: points that are trained together; by default an eighth of all, at most 32.
+      best_seeds: number of seeds with which the best points are trained again.
+      storage: URL of the study as Optuna takes it; by default a file in the folder.
+      members_per_device: members trained at a time; by default as many as fit the memory.
+      say: as of ``train``.
+      pictures: whether the report of the winner has pictures.
+      allow_unrelated: as of ``train``.
+
+    Returns:
+      The SearchReport; its ``best`` is None where all points have diverged. None where another
+      process is still at work on this search.
+
+    Raises:
+      UserError: a setting, the space, the corpus or the folder is at fault.
+      Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
+    """
+    given, fixed = _settings(data, config, settings), settings or {}
+    where = default_space(given, fixed) if space is None else check_space(space)
+    where = {name: own for name, own in where.items() if name not in fixed}
+    folder = _open(workdir, allow_unrelated)
+    plan = searches.Plan(where, trials, hours, seeds, sampler, batch, best_seeds, storage)
+    _keep(data, folder, given)
+    how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
+    with _computing():
+        report = searches.search(given, str(folder.workdir), plan, how)
+    return None if report is None else SearchReport(report)
 
 
 def ablate(

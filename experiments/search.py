@@ -1,4 +1,4 @@
-r"""Searches settings that are best on dev: Optuna chooses points, which are trained together.
+r"""Searches for the settings that are best on dev, by Optuna.
 
 python experiments/search.py --config=experiments/configs/default.py --data=mine.npz \
     --workdir=runs/search --trials=256 --seeds=2

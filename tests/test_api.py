@@ -162,5 +162,5 @@ def test_the_help_of_the_package_shows_what_it_offers_first():
             assert getattr(cberl, name).__doc__
     offered = text[text.index("FUNCTIONS") :]
     assert re.findall(r"^    (\w+)\(", offered, re.M) == sorted(
-        ["ablate", "compare", "convert", "export", "load", "probe", "sweep", "train"]
+        ["ablate", "compare", "convert", "export", "load", "probe", "search", "sweep", "train"]
     )

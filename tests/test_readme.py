@@ -56,7 +56,7 @@ def test_commands_are_found():
     named = {Path(shlex.split(line)[1]).name for line in commands if line.startswith("python")}
     assert named <= programs
     # The others are in the documents that it links to.
-    assert programs - named == {"baselines.py", "benchmark.py", "gan_report.py"}
+    assert programs - named == {"baselines.py", "benchmark.py", "gan_report.py", "search.py"}
     assert [line for line in commands if not line.startswith("python")] == list(BY_CI)
 
 

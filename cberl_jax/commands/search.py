@@ -1,9 +1,10 @@
-r"""Searches settings that are best on dev: Optuna chooses points, which are trained together.
+r"""Searches for the settings that are best on dev, by Optuna.
 
 cberl search --config=default --data=mine.npz --workdir=runs/search --trials=256 --seeds=2
 
-The same command started again goes on; started several times it shares the work. The ten best
-points are trained again with other seeds; test is read once, for the winner of these.
+Many points are trained together. The same command started again goes on; started several times it
+shares the work. The ten best points are trained again with other seeds; test is read once, for the
+winner of these.
 """
 
 from absl import flags

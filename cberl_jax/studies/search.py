@@ -7,6 +7,7 @@ are trained once more with seeds that chose nothing; test is read for the winner
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -96,9 +97,10 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
     if plan.trials is None and plan.hours is None:
         raise UserError("say how long to search: --trials=256, --hours=2, or both")
     for name in ("trials", "hours", "seeds", "batch", "best_seeds"):
-        value = getattr(plan, name)
-        if value is not None and not value > 0:
-            raise UserError(f"{name} = {value}: has to be greater than 0")
+        value, kind = getattr(plan, name), Real if name == "hours" else Integral
+        if value is not None and not (isinstance(value, kind) and value > 0):
+            what = "number" if name == "hours" else "whole number"
+            raise UserError(f"{name} = {value!r}: has to be a {what} greater than 0")
     if plan.sampler not in SAMPLERS:
         raise UserError(f"sampler = {plan.sampler!r}: has to be one of {', '.join(SAMPLERS)}")
     if not plan.space:

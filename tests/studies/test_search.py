@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 from tiny import NO_PARTS, QUIET, TINY, tiny_config
 
+import cberl_jax as cberl
 from cberl_jax.config.presets import read_config
 from cberl_jax.config.settings import flatten
 from cberl_jax.config.space import Range, read_space
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
-from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.search import Plan, search
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.studies.trials import LOCKS, Trials, name_study
+
+pytest.importorskip("optuna", reason="needs pip install 'cberl-jax[search]'")
+pytest.importorskip("cmaes", reason="needs pip install 'cberl-jax[search]'")
 
 SPACE = {
     "optim.learning_rate": Range(1e-4, 1e-1, True),
@@ -50,21 +53,27 @@ def open_trials(path, sampler="tpe", space=SPACE, first=None):
 
 def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
     folder, said = tmp_path / "search", []
-    plan = Plan(SPACE, trials=12, seeds=1, batch=4, best_seeds=2)
-    how = Execution(progress=Progress(said.append), pictures=False)
-    report = search(config(corpus), str(folder), plan, how)
+    given = {
+        "optim.learning_rate": (1e-4, 1e-1, "log"),
+        "loss.gamma": (0, 3),
+        "optim.dropout": (0, 0.5),
+    }
+    options = {"workdir": folder, "seeds": 1, "batch": 4, "best_seeds": 2, "space": given}
+    options |= {"settings": {"optim.dropout": 0.2}, "say": said.append, "pictures": False}
+    report = cberl.search(corpus, config(corpus), trials=12, **options)
+    assert repr(report) == (folder / "search.md").read_text()
+    assert list(report["space"]) == ["optim.learning_rate", "loss.gamma"]
     assert json.loads((folder / "search.json").read_text()) == report
     points = report["points"]
     assert [own["number"] for own in points] == list(range(12))
     for batch in {own["batch"] for own in points}:
         own = [p["settings"] for p in points if p["batch"] == batch]
-        assert len(own) == 4 and len({p["model.classifier_hidden"] for p in own}) == 1
-        assert len({p["optim.learning_rate"] for p in own}) == 4
+        assert len(own) == 4 == len({p["optim.learning_rate"] for p in own})
     # Their chunks are gone; those of the second training have other seeds.
     seeds = [json.loads(p.read_text())["seeds"] for p in folder.glob("chunks/*/config.json")]
     assert {seed for own in seeds for seed in own} == {1, 2}
     # The config's own settings are the first point, trained again whatever their score.
-    assert points[0]["settings"] == {n: flatten(config(corpus))[n] for n in SPACE}
+    assert points[0]["settings"] == {n: flatten(config(corpus))[n] for n in report["space"]}
     assert 0 in report["finalists"] and 10 <= len(report["finalists"]) <= 11
     ranked = sorted((p["score"] for p in points), reverse=True)
     assert [points[n]["score"] for n in report["finalists"][:10]] == ranked[:10]
@@ -85,10 +94,10 @@ def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
 
     # The same command has nothing to do; more points are another look at test.
     said.clear()
-    again = search(config(corpus), str(folder), plan, how)
+    again = cberl.search(corpus, config(corpus), trials=12, **options)
     assert again["points"] == points and len(again["looks"]) == 1
     assert not any("members to train" in line for line in said)
-    more = search(config(corpus), str(folder), plan._replace(trials=13), how)
+    more = cberl.search(corpus, config(corpus), trials=13, **options)
     assert len(more["points"]) == 13 and more["points"][:12] == points
     if more["winner"] == report["winner"]:
         assert [look["points"] for look in more["looks"]] == [12, 13]
@@ -97,10 +106,13 @@ def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_the_score_of_a_point_is_that_of_its_members_alone(corpus, tmp_path):
-    space = {"optim.learning_rate": Range(1e-3, 5e-2, True)}
-    plan = Plan(space, trials=3, seeds=2, batch=3, best_seeds=1)
+    plan = Plan(SPACE, trials=8, seeds=2, batch=2, best_seeds=1, sampler="random", seed=1)
     report = search(config(corpus), str(tmp_path / "search"), plan, HOW)
-    point = report["points"][2]
+    for batch in {own["batch"] for own in report["points"]}:
+        own = [p["settings"] for p in report["points"] if p["batch"] == batch]
+        assert len(own) == 2 and len({p["model.classifier_hidden"] for p in own}) == 1
+    wide = [p for p in report["points"] if p["settings"]["model.classifier_hidden"] == 8]
+    point = wide[-1]
     alone = config(corpus, **point["settings"])
     found = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], QUIET, False)
     scores = [member["dev"] for member in found["members"]]
@@ -199,6 +211,7 @@ def test_the_setting_that_matters_is_the_important_one(tmp_path):
         ({"trials": None}, "say how long"),
         ({"sampler": "bayes"}, "has to be one of tpe, random, qmc, cmaes"),
         ({"seeds": 0}, "greater than 0"),
+        ({"best_seeds": "8"}, "has to be a whole number"),
         ({"space": {}}, "every setting of it is fixed"),
         ({"space": {"model.hidden": [8, 7]}}, "model.hidden = 7: has to be a multiple"),
         ({"space": {"data.modalities": ["text", "smell"]}}, "smell"),
