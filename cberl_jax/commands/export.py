@@ -1,4 +1,4 @@
-r"""Hands a finished run on: as one file that only needs jax, as a folder, or for ONNX Runtime.
+r"""Hands a finished run on: a file for jax, a folder, or ONNX.
 
 ``--format=jax`` writes one file with the inference program and its weights:
 

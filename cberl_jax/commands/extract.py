@@ -1,4 +1,4 @@
-r"""Makes features of raw conversations: text, sound, sight and timing.
+r"""Makes features of raw conversations: text, sound, sight, timing.
 
 cberl extract --transcript=conv.csv --audio_dir=wavs --output=conv.npz
 cberl extract --transcript=conv.csv --video_dir=clips --visual_encoder=DINOV2 --output=conv.npz
