@@ -277,6 +277,7 @@ _SHORT = {
     "data": "data.path",
     "folds": "data.folds",
     "fold_by": "data.fold_by",
+    "allow_seen": "data.allow_seen",
     "init": "train.init",
     "freeze": "train.freeze",
 }
@@ -295,6 +296,11 @@ def define_folds() -> None:
         None,
         "What stays in one fold: speaker, session (of IEMOCAP's ids), or a group that the .npz "
         "names; short for --config.data.fold_by.",
+    )
+    flags.DEFINE_boolean(
+        "allow_seen",
+        None,
+        "Make folds though features were tuned on labels; short for --config.data.allow_seen.",
     )
 
 

@@ -80,6 +80,9 @@ SETTINGS = {
         "", "what stays in one fold: speaker, session or a group of the file; empty for none"
     ),
     "data.fold_dev": Setting(0.15, "share of a fold's other dialogues that is dev", 1e-6, 0.5),
+    "data.allow_seen": Setting(
+        False, "make folds though features were tuned on labels of the train split"
+    ),
     "data.allow_repeats": Setting(False, "accept dialogues of train that are in dev or test too"),
     "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),
     "augment.balance": Setting(
@@ -174,6 +177,7 @@ FREE_SETTINGS = (
     "data.dev_share",
     "data.folds",
     "data.fold_by",
+    "data.allow_seen",
     "data.allow_repeats",
     "train.checkpoint_seconds",
     "train.init",

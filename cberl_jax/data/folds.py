@@ -137,6 +137,37 @@ def _by_speaker(corpus: Corpus) -> np.ndarray:
     return corpus.dialogue[first][np.unique(part[:dialogues], return_inverse=True)[1]]
 
 
+def check_unseen(corpus: Corpus) -> None:
+    """Refuses features that an encoder made that was tuned on the labels of the train split.
+
+    Every fold is tested; in train of the file it has been seen. Cross-fitted features are made by
+    encoders that have not seen the labels of their own dialogues.
+
+    Raises:
+      UserError: the corpus says of itself that it has such features.
+    """
+    for name in corpus.features:
+        record = corpus.provenance.get(name, {})
+        if record.get("tuning") and not record.get("crossfit"):
+            raise corpus.error(
+                f"its features {name} are of an encoder that was tuned on labels of its train "
+                "split, so that it has seen what the folds test: make them by an encoder that is "
+                "not tuned, or by cberl extract --finetune --crossfit=5; --allow_seen takes them "
+                "all the same."
+            )
+
+
+def warn_of_seen(corpus: Corpus) -> list[str]:
+    """What to know where folds are made of features that do not say how they were made."""
+    unknown = [name for name in corpus.features if name not in corpus.provenance]
+    if not unknown:
+        return []
+    return [
+        f"the file does not say how {', '.join(unknown)} was made; if an encoder was tuned on "
+        "these labels, the scores of folds are too high"
+    ]
+
+
 def split_by_fold(corpus: Corpus, folds: Folds, number: int, dev_share: float) -> Corpus:
     """A corpus whose test split is one fold.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.folds import warn_of_seen
 from cberl_jax.data.notices import HEADING, notices
 from cberl_jax.evaluation.bootstrap import summarise_models
 from cberl_jax.metrics import (
@@ -131,6 +132,8 @@ def _score_test(
 def splits_notices(splits: Splits) -> list[str]:
     """What in the data is worth a look; what holds for one fold alone names it."""
     each = [notices(own) for own in splits.corpora]
+    if splits.folds:
+        each = [own + warn_of_seen(splits.corpora[0]) for own in each]
     found = dict.fromkeys(line for own in each for line in own)
     lines = []
     for line in found:

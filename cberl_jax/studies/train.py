@@ -6,8 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import check_config
-from cberl_jax.data.notices import notices
 from cberl_jax.reports.pictures import TrainedRun
+from cberl_jax.reports.run import splits_notices
 from cberl_jax.runtime.checkpoints import list_steps
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
@@ -61,7 +61,7 @@ def train_and_evaluate(
             progress.say("this run is finished")
             return folder.read_report()
         if not list_steps(folder.checkpoints):
-            for notice in notices(corpus):
+            for notice in splits_notices(prepared.splits):
                 progress.say(f"worth a look: {notice}")
         return _train(folder, config, prepared, seeds, progress, pictures)
 

@@ -19,7 +19,7 @@ from cberl_jax.data.augmentation import place_generated
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset, create_table
 from cberl_jax.data.folded_dataset import FoldedDataset, fold_datasets
-from cberl_jax.data.folds import Folds, make_folds, split_by_fold
+from cberl_jax.data.folds import Folds, check_unseen, make_folds, split_by_fold
 from cberl_jax.data.packing import choose_row_length
 from cberl_jax.data.readers.fold_file import read_folds
 from cberl_jax.data.readers.load import load_corpus
@@ -194,6 +194,8 @@ def split_corpus(config: ConfigDict, corpus: Corpus) -> Splits:
     folds = find_folds(config, corpus)
     if folds is None:
         return Splits(None, (corpus,))
+    if not config.data.allow_seen:
+        check_unseen(corpus)
     corpora = []
     for number, name in enumerate(folds.names):
         try:

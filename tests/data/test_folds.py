@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cberl_jax.data.corpus import fingerprint
-from cberl_jax.data.folds import make_folds, split_by_fold
+from cberl_jax.data.folds import check_unseen, make_folds, split_by_fold, warn_of_seen
 from cberl_jax.data.readers.fold_file import read_folds
 from cberl_jax.data.readers.npz import read_npz, write_npz
 from cberl_jax.data.readers.options import ReadingOptions
@@ -177,3 +177,16 @@ def test_too_few_dialogues_for_dev_are_refused():
     folds = make_folds(few, 3, "")
     with pytest.raises(UserError, match="without fold 1 too few dialogues"):
         split_by_fold(few, folds, 0, 0.2)
+
+
+def test_features_that_have_seen_labels_are_refused_by_what_the_file_says():
+    def made(**record):
+        return dataclasses.replace(CORPUS, provenance={"text": record})
+
+    for record in ({"encoder": "e", "tuning": None}, {"tuning": {"seed": 0}, "crossfit": 5}, {}):
+        check_unseen(made(**record))
+    with pytest.raises(UserError, match="features text are of an encoder that was tuned on labels"):
+        check_unseen(made(tuning={"seed": 0}, crossfit=0))
+    every = {name: {"extractor": "x"} for name in CORPUS.features}
+    assert warn_of_seen(dataclasses.replace(CORPUS, provenance=every)) == []
+    assert "does not say how audio, visual was made" in warn_of_seen(made(extractor="x"))[0]
