@@ -113,7 +113,7 @@ _OF_TEXT = ("context_past", "context_future", "context_tokens", "speaker_names")
 def _check_use(names: tuple[str, ...], needed: str) -> None:
     """Refuses flags that would change nothing, since the one that they need is empty."""
     unused = [name for name in names if flags.FLAGS[name].present]
-    if unused and not flags.FLAGS[needed].value:
+    if unused and not any(flags.FLAGS[needed].value or ()):
         raise UserError(f"--{unused[0]} changes nothing without --{needed}.")
 
 
@@ -125,7 +125,6 @@ def _paths(items: list[str]) -> list[str]:
 def main() -> None:
     """Extracts, and says what the file holds."""
     from cberl_jax.data.notices import describe_with_notices
-    from cberl_jax.errors import UserError
     from cberl_jax.features.context import create_context
     from cberl_jax.features.extract import Sources, check, extract, parse_encoders, parse_vectors
     from cberl_jax.features.sound_and_sight import MediaSources

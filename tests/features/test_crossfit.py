@@ -77,7 +77,12 @@ def test_train_features_do_not_depend_on_their_own_labels(folder):
     encoder = str(write_encoder(folder / "encoder"))
     tuning = Tuning(2, 1e-3, precision="float32", crossfit=3)
     given = Sources(
-        ["conv.csv"], (), (), encoder, "", tuned="a", tuning=tuning, context=Context(1, 0, 20, True)
+        ["conv.csv"],
+        text_encoder=encoder,
+        timing="",
+        tuned="a",
+        tuning=tuning,
+        context=Context(1, 0, 20, True),
     )
     first = extract(given, "a.npz", str)
     fold = fold_of(read_transcripts(["conv.csv"]), 3)
