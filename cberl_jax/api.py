@@ -324,6 +324,7 @@ def search(
     batch: int | None = None,
     best_seeds: int = 8,
     storage: str | None = None,
+    halving: bool = False,
     members_per_device: int | None = None,
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
@@ -349,6 +350,8 @@ def search(
       batch: points that are trained together; by default an eighth of all, at most 32.
       best_seeds: number of seeds with which the best points are trained again.
       storage: URL of the study as Optuna takes it; by default a file in the folder.
+      halving: stop the worse half of a batch after a quarter of the epochs, and half of the others
+        after a half of them.
       members_per_device: members trained at a time; by default as many as fit the memory.
       say: as of ``train``.
       pictures: whether the report of the winner has pictures.
@@ -366,7 +369,9 @@ def search(
     where = default_space(given, fixed) if space is None else check_space(space)
     where = {name: own for name, own in where.items() if name not in fixed}
     folder = _open(workdir, allow_unrelated)
-    plan = searches.Plan(where, trials, hours, seeds, sampler, batch, best_seeds, storage)
+    plan = searches.Plan(
+        where, trials, hours, seeds, sampler, batch, best_seeds, storage, halving=halving
+    )
     _keep(data, folder, given)
     how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
     with _computing():

@@ -33,6 +33,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch", None, "Points that are trained together; by default an eighth, at most 32.", 1
     )
+    flags.DEFINE_boolean(
+        "halving",
+        False,
+        "Stop the worse half of a batch after a quarter of the epochs, and half of the others "
+        "after a half of them.",
+    )
     flags.DEFINE_integer("best_seeds", 8, "Seeds with which the best points are trained again.", 1)
     flags.DEFINE_string(
         "storage", None, "URL of the study as Optuna takes it; by default a file in --workdir."
@@ -68,6 +74,7 @@ def main() -> int:
         given.best_seeds,
         given.storage,
         given.sampler_seed,
+        given.halving,
     )
     execution = Execution(
         given.members_per_device, progress=show_progress(), pictures=given.pictures

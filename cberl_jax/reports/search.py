@@ -75,6 +75,7 @@ def create_search_report(
             "batch": own["batch"],
             "score": own["score"],
             "scores": own["details"]["scores"],
+            "stopped": own["details"].get("stopped"),
         }
         for own in told
     ]
@@ -94,7 +95,8 @@ def create_search_report(
         },
         "start": {name: flatten(config)[name] for name in space},
         "points": points,
-        "diverged": sum(own["score"] is None for own in points),
+        "diverged": sum(own["score"] is None and not own["stopped"] for own in points),
+        "stopped": sum(own["stopped"] is not None for own in points),
         "seconds": {
             name: sum(own["details"].get(f"{name}_s", 0.0) for own in told)
             for name in ("compile", "train")
@@ -154,9 +156,10 @@ def write_best_config(path: pathlib.Path, config: ConfigDict, report: Mapping[st
     }
     lines = "".join(f"    {name!r}: {value!r},\n" for name, value in settings.items())
     first, second = _winner_scores(report)
+    found = "stopped early" if first is None else f"{first:.3f}"
     text = f'''"""Settings that a search found: point {report["winner"]} of {len(report["points"])}.
 
-Dev {TITLES[report["select"]]}: {first:.3f} when it was found, the mean of {report["seeds"]} seeds;
+Dev {TITLES[report["select"]]}: {found} when it was found, the mean of {report["seeds"]} seeds;
 {second:.3f} with {report["best_seeds"]} other seeds. The run of these is in {BEST}/.
 Made by cberl-jax {report["provenance"]["versions"]["cberl-jax"]} on {report["provenance"]["date"]}.
 """
@@ -173,13 +176,13 @@ def get_config():
     write_text(path, text)
 
 
-def _winner_scores(report: Mapping[str, Any]) -> tuple[float, float]:
+def _winner_scores(report: Mapping[str, Any]) -> tuple[float | None, float]:
     """The winner's dev score when it was found, and the one with other seeds."""
     place = report["finalists"].index(report["winner"])
     return _score_of(report, report["winner"]), report["again"][place]["mean"]
 
 
-def _score_of(report: Mapping[str, Any], number: int) -> float:
+def _score_of(report: Mapping[str, Any], number: int) -> float | None:
     return next(own["score"] for own in report["points"] if own["number"] == number)
 
 
@@ -196,16 +199,16 @@ def _finalist_table(report: Mapping[str, Any]) -> str:
     rows, own = [], _own_number(report)
     for number, again in zip(report["finalists"], report["again"]):
         first, mean = _score_of(report, number), again["mean"]
+        found = "stopped" if first is None else f"{first:.3f}"
         name = f"{number}" + (" (the config's own settings)" if number == own else "")
         if mean is None:
-            rows.append((-math.inf, [name, f"{first:.3f}", "all diverged", NOTHING]))
+            rows.append((-math.inf, [name, found, "all diverged", NOTHING]))
             continue
+        change = NOTHING if first is None else f"{mean - first:+.3f}"
         spread = "" if again["std"] is None else f" ± {again['std']:.3f}"
         lost = sum(score is None for score in again["scores"])
         note = f" ({lost} diverged)" if lost else ""
-        rows.append(
-            (mean, [name, f"{first:.3f}", f"{mean:.3f}{spread}{note}", f"{mean - first:+.3f}"])
-        )
+        rows.append((mean, [name, found, f"{mean:.3f}{spread}{note}", change]))
     rows.sort(key=lambda row: -row[0])
     metric = TITLES[report["select"]]
     caption = (
@@ -292,11 +295,16 @@ def format_search(report: Mapping[str, Any]) -> str:
     spent = report["seconds"]
     whole = spent["compile"] + spent["train"]
     share = f" Compiling took {spent['compile'] / whole:.0%} of {whole:.0f} s." if whole else ""
+    halved = (
+        f" {report['stopped']} were stopped early, as the worse half of their batch."
+        if report["stopped"]
+        else ""
+    )
     parts = [
         f"# Search: {count} points, {count * report['seeds']} members",
         f"Each point was scored by dev {metric}, which also chose the epochs: the mean of "
         f"{report['seeds']} seeds. `{report['sampler']}` chose the points. {report['diverged']} of "
-        f"them had a member that diverged, and count as the worst.{share}",
+        f"them had a member that diverged, and count as the worst.{halved}{share}",
     ]
     if report["winner"] is None:
         parts += ["No point is left to report on.", format_provenance(report["provenance"])]

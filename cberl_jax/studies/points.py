@@ -7,11 +7,12 @@ trained again, so a study can grow by seeds and by points, and several programs 
 part of it into one folder.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,7 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.fitting import even_chunks, fit_fleet
 from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.starting import prepare_members
+from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Members, Prepared, list_members, load_data
@@ -236,10 +238,13 @@ class _Work:
         name: str,
     ) -> None:
         path = chunks(self.folder) / name
-        train_members(prepared, config, members, fleet, path, self.stopper, self.execution.progress)
+        how = (fleet, path, self.stopper, self.execution.progress)
+        with open_training(prepared, config, members, *how) as training:
+            train_chunk(training)
 
 
-def train_members(
+@contextlib.contextmanager
+def open_training(
     prepared: Prepared,
     config: ConfigDict,
     members: Sequence[Member],
@@ -247,8 +252,10 @@ def train_members(
     path: pathlib.Path,
     stopper: Stopper,
     progress: Progress,
-) -> None:
-    """Trains the members of a chunk, and writes what their lines are made from.
+    initial: MemberState | None = None,
+    until: int | None = None,
+) -> Iterator[Training]:
+    """Opens the training of some members as a chunk, a folder that is theirs within the block.
 
     Args:
       prepared: the data and program that they share.
@@ -258,12 +265,14 @@ def train_members(
       path: of the chunk.
       stopper: a signal ends the training between two epochs.
       progress: shows how far it is.
+      initial: what they start from, as of ``Training``.
+      until: after which epoch the training ends, as of ``Training``.
     """
     together = join_members(config, members, len(prepared.each))
     identity = run_identity(config, prepared, [member.seed for member in members])
     identity["members"] = [member.settings for member in members]
     with open_workdir(path, identity) as chunk:
-        train_chunk(Training(prepared, config, together, fleet, chunk, stopper, progress))
+        yield Training(prepared, config, together, fleet, chunk, stopper, progress, initial, until)
 
 
 def join_members(config: ConfigDict, members: Sequence[Member], folds: int) -> Members:

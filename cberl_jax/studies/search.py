@@ -4,6 +4,7 @@ Points of a batch share their static settings, so that one program trains them a
 are trained once more with seeds that chose nothing; test is read for the winner of these alone.
 """
 
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, point_config, spell_point, spell_value, static_settings
@@ -31,18 +33,21 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies.fitting import even_chunks, fit_fleet
 from cberl_jax.studies.points import (
     ALONE,
+    Chunk,
     Execution,
     Member,
     chunks,
     create_member,
     join_members,
     list_chunks,
-    train_members,
+    open_training,
     train_points,
 )
+from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.trials import SAMPLERS, Batch, Told, Trials, name_study
 from cberl_jax.studies.write_run import write_run
+from cberl_jax.training.epoch import NEVER, MemberState
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import Prepared, load_data
 from cberl_jax.training.run_folder import open_workdir, study_identity
@@ -70,6 +75,8 @@ class Plan(NamedTuple):
       best_seeds: of each of the best points when they are trained again.
       storage: URL of the study; by default a file in the folder.
       seed: of the sampler.
+      halving: whether the worse half of a batch stops after a quarter of the epochs, and the worse
+        half of the others after a half of them.
     """
 
     space: Space
@@ -81,6 +88,7 @@ class Plan(NamedTuple):
     best_seeds: int = 8
     storage: str | None = None
     seed: int = 0
+    halving: bool = False
 
     @property
     def points(self) -> int:
@@ -113,6 +121,39 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
         raise UserError("a search has no use for several processes of one program: start several")
 
 
+_IS_RUNG = re.compile(r"-r\d+$")
+
+
+def _rung_name(number: int) -> str:
+    return f"-r{number}"
+
+
+def list_rungs(epochs: int, points: int) -> list[int]:
+    """The epochs after which half of the points stop, where each training has so many epochs."""
+    wanted = [-(-epochs // 4), -(-epochs // 2)] if points >= 4 else [-(-epochs // 2)]
+    return sorted({epoch for epoch in wanted if epoch < epochs}) if points > 1 else []
+
+
+def rung_scores(state: MemberState, points: int) -> np.ndarray:
+    """[points] the mean of the best dev scores of each point's members; nan where one diverged."""
+    joint = state.joint
+    scores = np.where(joint.diverged == NEVER, joint.best_score, np.nan)
+    return scores.reshape(points, -1).mean(axis=1)
+
+
+def choose_better(scores: np.ndarray) -> list[int]:
+    """The places of the better half of some scores, in order; nan is worse than any."""
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    return sorted(int(place) for place in order[: -(-len(scores) // 2)])
+
+
+def take_points(state: MemberState, kept: Sequence[int], points: int) -> MemberState:
+    """The states of the members of some points."""
+    each = len(state.joint.epoch) // points
+    members = [place * each + n for place in kept for n in range(each)]
+    return jax.tree.map(lambda leaf: leaf[members], state)
+
+
 class _Worker:
     """Trains batches; keeps the program of the last one."""
 
@@ -124,6 +165,10 @@ class _Worker:
         self.compile_s = self.train_s = self.fitting_s = 0.0
         self.trained = 0
         self.fleet: Fleet | None = None
+        # Number of members -> the fleet of a rung.
+        self.narrower: dict[int, Fleet] = {}
+        # Of the batch in progress: point -> the epoch after which it was stopped, and its score.
+        self.stopped: dict[str, tuple[int, float]] = {}
 
     @property
     def kept(self) -> dict[str, Value] | None:
@@ -167,6 +212,10 @@ class _Worker:
         there = list_chunks(self.folder, self.config, batch.name)
         missing = [m for m in asked if not any(m in chunk.members for chunk in there)]
         size = self._fit([len(chunk.members) for chunk in there], asked, stopper)
+        self.stopped, self.spent = {}, {"compile_s": self.fitting_s, "train_s": 0.0}
+        if self.plan.halving:
+            self._halve_all(batch, there, missing, size, stopper)
+            return
         for chunk in there:
             if not chunk.folder.finished:
                 self._train_chunk(chunk.members, chunk.folder.path.name, stopper)
@@ -179,7 +228,7 @@ class _Worker:
         self.shared = point_config(self.config, static_settings(point))
         self.prepared: Prepared = prepare_members(self.shared, load_data(self.shared))
         self.static, self.fleet, self.compile_s, self.train_s = static, None, 0.0, 0.0
-        self.trained = 0
+        self.trained, self.narrower = 0, {}
 
     def _fit(self, begun: Sequence[int], asked: Sequence[Member], stopper: Stopper) -> int:
         """Makes a fleet that trains the chunks that were begun, and a whole batch if that fits."""
@@ -203,26 +252,92 @@ class _Worker:
 
     def _train_chunk(self, members: Sequence[Member], name: str, stopper: Stopper) -> None:
         path = chunks(self.folder) / name
-        progress = self.execution.progress
-        train_members(self.prepared, self.shared, members, self.fleet, path, stopper, progress)
+        how = (self.fleet, path, stopper, self.execution.progress)
+        with open_training(self.prepared, self.shared, members, *how) as training:
+            train_chunk(training)
+
+    def _halve_all(
+        self,
+        batch: Batch,
+        there: Sequence[Chunk],
+        missing: Sequence[Member],
+        size: int,
+        stopper: Stopper,
+    ) -> None:
+        """Trains a batch by successive halving, in as many chunks as it needs."""
+        # The seeds of a point stay together.
+        size = size // self.plan.seeds * self.plan.seeds
+        if not size:
+            raise UserError(
+                f"halving: the {self.plan.seeds} seeds of one point do not fit the memory "
+                "together; search without it"
+            )
+        first = [chunk for chunk in there if chunk.folder.path.name.endswith(_rung_name(0))]
+        parts = [(chunk.folder.path.name[: -len(_rung_name(0))], chunk.members) for chunk in first]
+        for start in range(0, len(missing), size):
+            parts.append((f"{batch.name}-{len(parts):02d}", missing[start : start + size]))
+        for name, members in parts:
+            self._halve(name, members, stopper)
+        # Begun by a process that was started without halving.
+        for chunk in there:
+            if not chunk.folder.finished and not _IS_RUNG.search(chunk.folder.path.name):
+                self._train_chunk(chunk.members, chunk.folder.path.name, stopper)
+
+    def _halve(self, name: str, members: Sequence[Member], stopper: Stopper) -> None:
+        """Trains points in rungs, after each of which the worse half stops."""
+        seeds, state = self.plan.seeds, None
+        rungs = list_rungs(self.shared.train.epochs, len(members) // seeds)
+        for number, until in enumerate([*rungs, None]):
+            path = chunks(self.folder) / f"{name}{_rung_name(number)}"
+            how = (self._fleet_of(len(members)), path, stopper, self.execution.progress)
+            with open_training(self.prepared, self.shared, members, *how, state, until) as training:
+                if until is None:
+                    train_chunk(training)
+                    return
+                state = training.execute()
+            self._count(training.timing())
+            scores = rung_scores(state, len(members) // seeds)
+            kept = choose_better(scores)
+            for place in set(range(len(scores))) - set(kept):
+                self.stopped[members[place * seeds].point] = (until, float(scores[place]))
+            self.say(f"after epoch {until} {len(kept)} of {len(scores)} points go on")
+            members = [members[place * seeds + n] for place in kept for n in range(seeds)]
+            state = take_points(state, kept, len(scores))
+
+    def _fleet_of(self, members: int) -> Fleet:
+        """A fleet for so many members, as narrow as they are."""
+        assert self.fleet is not None
+        wanted = members * len(self.prepared.each)
+        if 2 * wanted > self.fleet.padded_members:
+            return self.fleet
+        return self.narrower.setdefault(members, Fleet(self.prepared.program, wanted))
+
+    def _count(self, timing: Mapping[str, Any]) -> None:
+        """Adds what a training took to what was spent on the batch."""
+        self.spent["compile_s"] += timing["compile_s"] or 0.0
+        self.spent["train_s"] += (timing["gan_s"] or 0.0) + (timing["train_s"] or 0.0)
 
     def _tell(self, batch: Batch, trials: Trials) -> None:
         """Tells the scores of a batch; its chunks, whose test scores nobody reads, are removed."""
         lines: dict[Member, Mapping[str, Any]] = {}
-        spent = {"compile_s": self.fitting_s, "train_s": 0.0}
         there = list_chunks(self.folder, self.config, batch.name)
-        for chunk in there:
+        # Of a rung that is not the last one nothing is written but its checkpoint.
+        for chunk in (chunk for chunk in there if chunk.folder.finished):
             report = chunk.folder.read_report()
             lines.update(zip(chunk.members, report["members"], strict=True))
-            timing = report["timing"]
-            spent["compile_s"] += timing["compile_s"] or 0.0
-            spent["train_s"] += (timing["gan_s"] or 0.0) + (timing["train_s"] or 0.0)
+            self._count(report["timing"])
+        spent = self.spent
         self.compile_s += spent["compile_s"]
         self.train_s += spent["train_s"]
         self.trained += len(batch.points)
-        each = {n: [lines[m] for m in own] for n, own in self._members(batch).items()}
         select, best = self.config.train.select, None
-        for number, own in each.items():
+        for number, members in self._members(batch).items():
+            if members[0].point in self.stopped:
+                epoch, reached = self.stopped[members[0].point]
+                trials.stop(number, epoch, reached, {"scores": [], **spent})
+                spent = {}
+                continue
+            own = [lines[member] for member in members]
             scores = [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
             sound = [score for score in scores if score is not None]
             score = sum(sound) / len(sound) if len(sound) == len(scores) else None
@@ -284,11 +399,13 @@ def search(
 def _best_points(config: ConfigDict, space: Space, told: Sequence[Told]) -> list[Told]:
     """The points that are trained again, each once: the best, and the config's own settings."""
     ranked = sorted((own for own in told if own.score is not None), key=lambda own: -own.score)
+    ranked += [own for own in told if "stopped" in own.details]
     each: dict[str, Told] = {}
     for own in ranked:
         each.setdefault(create_member(config, complete(own.point, config), 0).point, own)
     best, own = list(each.values()), own_point(config, space)
-    return best[:FINALISTS] + [point for point in best[FINALISTS:] if point.point == own]
+    first = [point for point in best if point.score is not None][:FINALISTS]
+    return first + [point for point in best[len(first) :] if point.point == own]
 
 
 def _conclude(

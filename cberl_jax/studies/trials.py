@@ -8,6 +8,7 @@ nobody is at work on are found at once, and the next process that asks gets them
 import contextlib
 import hashlib
 import json
+import math
 import pathlib
 import uuid
 import warnings
@@ -250,15 +251,37 @@ class Trials:
           score: None where a member diverged, which counts as worse than any score.
           details: to be kept with it; what JSON can hold.
         """
-        storage, trial = self._study._storage, self._list()[number]
-        for name, value in details.items():
-            # Trials of other processes have no method for it.
-            storage.set_trial_user_attr(trial._trial_id, name, value)
+        self._note(number, details)
         state = self._optuna.trial.TrialState
         if score is None:
             self._study.tell(number, state=state.PRUNED)
         else:
             self._study.tell(number, score, state=state.COMPLETE)
+
+    def stop(self, number: int, epoch: int, reached: float, details: Mapping[str, Any]) -> None:
+        """Records that a point was stopped early, which counts as worse than any score.
+
+        Args:
+          number: of its trial.
+          epoch: after which it was stopped.
+          reached: its score there; nan where a member had diverged.
+          details: as of ``tell``.
+        """
+        if not math.isfinite(reached):
+            self.tell(number, None, details)
+            return
+        trial = self._note(number, {**details, "stopped": epoch, "reached": reached})
+        # By it points that were stopped at the same epoch are told apart.
+        self._study._storage.set_trial_intermediate_value(trial, epoch, reached)
+        self._study.tell(number, state=self._optuna.trial.TrialState.PRUNED)
+
+    def _note(self, number: int, details: Mapping[str, Any]) -> int:
+        """Keeps details with a trial; returns its key in the storage."""
+        trial = self._list()[number]._trial_id
+        for name, value in details.items():
+            # Trials of other processes have no method for it.
+            self._study._storage.set_trial_user_attr(trial, name, value)
+        return trial
 
     def end(self, batch: Batch) -> None:
         """Forgets the lock of a batch whose points are all told."""

@@ -55,6 +55,10 @@ class Training:
       workdir: the run's folder.
       stopper: what is asked between epochs whether to end.
       progress: what the lines of progress go to.
+      initial: what the members start from where there is no checkpoint, in place of drawn states;
+        they go on where these are.
+      until: epochs of the joint stage after which this training ends; None for all. Schedules are
+        those of the whole.
       clock: seconds spent so far.
       done: stage -> epochs done.
       saved_at: when the last checkpoint was written, by the monotonic clock.
@@ -67,6 +71,8 @@ class Training:
     workdir: Workdir
     stopper: Stopper
     progress: Progress
+    initial: MemberState | None = None
+    until: int | None = None
     clock: Clock = dataclasses.field(default_factory=Clock, init=False)
     done: dict[str, int] = dataclasses.field(
         default_factory=lambda: {"gan": 0, "joint": 0}, init=False
@@ -88,15 +94,18 @@ class Training:
     def start(self) -> None:
         """Draws the members, or reads the newest checkpoint."""
         seeds, hyper = self.members.seeds, self.members.hyper
-        if self.checkpoints.latest is None:
+        if self.checkpoints.latest is None and self.initial is not None:
+            state = self.initial
+        elif self.checkpoints.latest is None:
             with self.clock.measure("compile_s"):
                 state = self._begin(self.fleet.create(seeds, hyper))
         else:
             like = members_like(self.prepared.program, seeds, hyper)
             state, _ = self.checkpoints.restore(like, self.prepared.standardiser)
-            # All members have done equally many epochs: the stopped ones count on.
-            self.done["joint"] = int(state.joint.epoch[0])
-            self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
+        # All members have done equally many epochs: the stopped ones count on.
+        self.done["joint"] = int(state.joint.epoch[0])
+        self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
+        if sum(self.done.values()):
             self.progress.say(f"going on after {sum(self.done.values())} epochs")
         self.started_at = self.done["joint"]
         self.workdir.keep_metrics(self.done)
@@ -275,7 +284,9 @@ class Training:
         with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
             self.start()
             with self._curves() as self.draw_curves:
-                most = {"gan": self.config.gan.epochs, "joint": self.config.train.epochs}
+                epochs = self.config.train.epochs
+                until = epochs if self.until is None else min(self.until, epochs)
+                most = {"gan": self.config.gan.epochs, "joint": until}
                 for name in self.fleet.stages:
                     self.stage(name, most[name])
         state = self.fleet.gather(self.state, len(self.members.seeds))

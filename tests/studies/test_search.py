@@ -17,11 +17,24 @@ from cberl_jax.config.space import Range, read_space
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
+from cberl_jax.runtime.progress import Progress
+from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.studies.points import Execution
-from cberl_jax.studies.search import Plan, search
+from cberl_jax.studies.points import Execution, create_member, open_training
+from cberl_jax.studies.run import train_chunk
+from cberl_jax.studies.search import (
+    Plan,
+    choose_better,
+    list_rungs,
+    rung_scores,
+    search,
+    take_points,
+)
+from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.studies.trials import LOCKS, Trials, name_study
+from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.prepare import load_data
 
 pytest.importorskip("optuna", reason="needs pip install 'cberl-jax[search]'")
 pytest.importorskip("cmaes", reason="needs pip install 'cberl-jax[search]'")
@@ -222,6 +235,87 @@ def test_a_plan_that_cannot_be_followed_is_refused(corpus, tmp_path, changes, re
     plan = Plan(SPACE, trials=4)._replace(**changes)
     with pytest.raises(UserError, match=reason):
         search(config(corpus), str(tmp_path / "search"), plan, HOW)
+
+
+@pytest.mark.parametrize(
+    "epochs, points, rungs",
+    [(12, 8, [3, 6]), (12, 3, [6]), (12, 1, []), (2, 8, [1]), (1, 8, []), (5, 4, [2, 3])],
+)
+def test_rungs(epochs, points, rungs):
+    assert list_rungs(epochs, points) == rungs
+
+
+def test_the_better_half_goes_on():
+    assert choose_better(np.asarray([0.2, 0.5, np.nan, 0.4])) == [1, 3]
+    assert choose_better(np.asarray([np.nan, 0.1, np.nan])) == [0, 1]
+    assert choose_better(np.asarray([0.3, 0.3, 0.3])) == [0, 1]
+
+
+def test_a_survivor_of_a_rung_ends_as_it_would_have_alone(corpus, tmp_path):
+    """Two of four members go on after a rung, in a program of half the width."""
+    settings = config(corpus, **{"train.epochs": 5, "optim.learning_rate": 1e-2})
+    prepared = prepare_members(settings, load_data(settings))
+    points = [{"loss.gamma": gamma} for gamma in (0.0, 0.5, 2.0, 3.0)]
+    members = [create_member(settings, point, 4) for point in points]
+    wide, narrow = Fleet(prepared.program, 4), Fleet(prepared.program, 2)
+    how = (Stopper(print), QUIET)
+    with open_training(prepared, settings, members, wide, tmp_path / "whole", *how) as training:
+        train_chunk(training)
+    rung = (wide, tmp_path / "r0", *how, None, 2)
+    with open_training(prepared, settings, members, *rung) as training:
+        state = training.execute()
+    assert (state.joint.epoch == 2).all()
+    scores = rung_scores(state, 4)
+    lines = Workdir(tmp_path / "whole", create=False).read_metrics()
+    dev = {(x["member"], x["epoch"]): (x["dev_weighted_f1"] + x["dev_macro_f1"]) / 2 for x in lines}
+    best = [max(dev[member, 0], dev[member, 1]) for member in range(4)]
+    np.testing.assert_allclose(scores, best, atol=1e-5)
+    taken, rest = take_points(state, [1, 3], 4), [members[1], members[3]]
+    rung = (narrow, tmp_path / "r1", *how, taken)
+    with open_training(prepared, settings, rest, *rung) as training:
+        train_chunk(training)
+    one, other = (Workdir(tmp_path / name, create=False) for name in ("whole", "r1"))
+    for split in ("dev", "test"):
+        alone = one.read_predictions()[f"{split}.probability"]
+        np.testing.assert_allclose(
+            other.read_predictions()[f"{split}.probability"], alone[[1, 3]], atol=1e-5
+        )
+        assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    kept = [line["epoch"] for line in one.read_report()["members"]]
+    assert [line["epoch"] for line in other.read_report()["members"]] == [kept[1], kept[3]]
+    # What it says of the first epochs is in the rung's own file.
+    assert {line["epoch"] for line in other.read_metrics()} == {2, 3, 4}
+
+
+@pytest.mark.slow
+def test_halving_finds_what_full_training_of_all_points_finds(corpus, tmp_path):
+    space = {"optim.learning_rate": Range(1e-4, 5e-2, True)}
+    settings = config(corpus, **{"train.epochs": 8})
+    plan = Plan(space, trials=16, seeds=2, batch=8, best_seeds=1, sampler="random")
+    whole = search(settings, str(tmp_path / "whole"), plan, HOW)
+    said = []
+
+    def until_the_second_rung(line):
+        said.append(line)
+        if line.startswith("after epoch 2") and len(said) < 20:
+            raise KeyboardInterrupt
+
+    how = Execution(progress=Progress(until_the_second_rung), pictures=False)
+    plan = plan._replace(halving=True)
+    with pytest.raises(KeyboardInterrupt):
+        search(settings, str(tmp_path / "halved"), plan, how)
+    said.clear()
+    said += [""] * 20
+    halved = search(settings, str(tmp_path / "halved"), plan, how)
+    assert any(line.startswith("going on after 2 epochs") for line in said)
+    assert [p["settings"] for p in halved["points"]] == [p["settings"] for p in whole["points"]]
+    assert halved["stopped"] == 12 and halved["diverged"] == 0
+    assert sorted(p["stopped"] or 0 for p in halved["points"]) == [0] * 4 + [2] * 8 + [4] * 4
+    for own, other in zip(halved["points"], whole["points"]):
+        if own["score"] is not None:
+            assert own["score"] == pytest.approx(other["score"], abs=0.02)
+    text = (tmp_path / "halved" / "search.md").read_text()
+    assert "12 were stopped early, as the worse half of their batch" in text
 
 
 def start_search(folder, corpus, space, environment, log):
