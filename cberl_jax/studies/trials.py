@@ -26,6 +26,8 @@ from cberl_jax.runtime.locks import take_lock
 SAMPLERS = ("tpe", "random", "qmc", "cmaes")
 JOURNAL = "search.journal"
 LOCKS = "search_locks"
+# Batches whose static settings are drawn evenly before TPE chooses by what came of them.
+RANDOM_BATCHES = 5
 # What the trials of a study hold besides their scores.
 _BATCH = "batch"
 
@@ -185,16 +187,15 @@ class Trials:
         if not before and self._first is not None:
             static = None
             self._study.enqueue_trial(dict(self._first))
-        elif static is None and self._sampler != "tpe":
-            # These samplers know nothing of static settings: drawn evenly.
-            static = self._draw_static(self._seed + len(there))
+        elif static is None:
+            static = self._choose_static(self._seed + len(there))
         points = {}
         for _ in range(count):
             self._study.sampler = self._fix(sampler, static or {})
             trial = self._study.ask(self._distributions)
             points[trial.number] = self._point(trial)
             if static is None:
-                # TPE chooses the first point freely; the others take its static settings.
+                # The first point of all is given, and the others take its static settings.
                 static, _ = split_point(points[trial.number])
             trial.set_user_attr(_BATCH, name)
         return Batch(name, points), lock
@@ -230,10 +231,32 @@ class Trials:
                 )
             return samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
-    def _draw_static(self, seed: int) -> dict[str, Value]:
+    def _choose_static(self, seed: int) -> dict[str, Value]:
+        """The static settings of a new batch.
+
+        TPE chooses them in a study of its own, in which a batch is one point, scored by the better
+        half of its points. Among single points those of a few batches would seem well explored in
+        one place, and no other one would be tried. The other samplers draw evenly.
+        """
         static, _ = split_point(self._distributions)
-        random = self._optuna.samplers.RandomSampler(seed=seed)
-        return {n: random.sample_independent(self._study, None, n, d) for n, d in static.items()}
+        samplers, create = self._optuna.samplers, self._optuna.trial.create_trial
+        with self._quietly():
+            sampler = samplers.RandomSampler(seed=seed)
+            if self._sampler == "tpe":
+                sampler = samplers.TPESampler(
+                    multivariate=True, n_startup_trials=RANDOM_BATCHES, seed=seed
+                )
+        batches = self._optuna.create_study(direction="maximize", sampler=sampler)
+        scores: dict[str, list[Told]] = {}
+        for own in self.told():
+            scores.setdefault(own.batch, []).append(own)
+        for each in scores.values():
+            ranked = sorted((own.score for own in each if own.score is not None), reverse=True)
+            if ranked:
+                value = float(np.mean(ranked[: -(-len(ranked) // 2)]))
+                params = {name: each[0].point[name] for name in static}
+                batches.add_trial(create(params=params, distributions=static, value=value))
+        return batches.ask(static).params
 
     def _list(self, state: str | None = None) -> list[Any]:
         states = None if state is None else [self._optuna.trial.TrialState[state]]

@@ -165,6 +165,25 @@ def test_a_batch_shares_its_static_settings_whatever_chooses(sampler, tmp_path):
         assert batch is None
 
 
+def test_tpe_tries_all_static_settings_and_then_the_best(tmp_path):
+    """However long the first ones were kept: here for twenty points."""
+    space = {"loss.gamma": Range(0.0, 3.0), "model.classifier_hidden": [2, 4, 8, 16]}
+    first = {"loss.gamma": 1.0, "model.classifier_hidden": 4}
+    trials = open_trials(tmp_path, "tpe", space, first)
+    seen = []
+    for number in range(22):
+        with trials.taking(20 if number == 0 else 4, None, None) as batch:
+            points = list(batch.points.values())
+            (width,) = {point["model.classifier_hidden"] for point in points}
+            for own in batch.points:
+                trials.tell(own, 0.5 + 0.02 * (width == 16), {"scores": [0.0]})
+            seen.append(width)
+            if number == 0:
+                assert points[0] == first
+    assert seen[0] == 4 and set(seen[:14]) == {2, 4, 8, 16}
+    assert seen[14:].count(16) >= 4
+
+
 def test_static_settings_are_kept_if_asked(tmp_path):
     trials = open_trials(tmp_path)
     for _ in range(3):
