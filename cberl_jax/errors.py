@@ -19,3 +19,7 @@ class Interrupted(Exception):
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}")
         self.number = number
+
+
+class TooLarge(UserError):
+    """A model that does not fit the memory of a device."""

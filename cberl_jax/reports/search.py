@@ -5,7 +5,6 @@ report sets beside it what the same point reaches with seeds that chose nothing.
 """
 
 import datetime
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from cberl_jax.reports.tables import (
     format_table,
 )
 from cberl_jax.runtime.files import write_json, write_text
+from cberl_jax.runtime.workdir import Workdir
 
 # The folder of the winner's run, in the search's.
 BEST = "best"
@@ -66,7 +66,8 @@ def create_search_report(
 
     Returns:
       The contents of ``search.json`` but ``test``, ``ensemble`` and ``looks``. ``winner`` is the
-      number of the point that is best by its second scores, None where no point has any.
+      number of the point that is best by its second scores, None where no point has any; ``best``,
+      its settings, is None.
     """
     points = [
         {
@@ -76,6 +77,7 @@ def create_search_report(
             "score": own["score"],
             "scores": own["details"]["scores"],
             "stopped": own["details"].get("stopped"),
+            "refused": own["details"].get("refused"),
         }
         for own in told
     ]
@@ -95,7 +97,8 @@ def create_search_report(
         },
         "start": {name: flatten(config)[name] for name in space},
         "points": points,
-        "diverged": sum(own["score"] is None and not own["stopped"] for own in points),
+        "diverged": sum(None in own["scores"] for own in points),
+        "refused": sum(own["refused"] is not None for own in points),
         "stopped": sum(own["stopped"] is not None for own in points),
         "seconds": {
             name: sum(own["details"].get(f"{name}_s", 0.0) for own in told)
@@ -106,6 +109,7 @@ def create_search_report(
             (summarise(own) if own else {"mean": None}) | {"scores": list(every)}
             for own, every in zip(second, again)
         ],
+        "best": None,
         "winner": None if place is None else finalists[place],
         "importance": {
             name: {
@@ -118,7 +122,7 @@ def create_search_report(
     }
 
 
-def count_look(folder: pathlib.Path, look: Mapping[str, Any]) -> list[dict[str, Any]]:
+def count_look(folder: Workdir, look: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Notes that test is read for the winner of a search, once per search and winner.
 
     Args:
@@ -127,13 +131,16 @@ def count_look(folder: pathlib.Path, look: Mapping[str, Any]) -> list[dict[str, 
 
     Returns:
       All looks so far, this one last.
+
+    Raises:
+      UserError: the file is damaged.
     """
-    path = folder / LOOKS
-    looks = json.loads(path.read_text())["looks"] if path.exists() else []
+    path = folder.path / LOOKS
+    looks = folder.read_json(path)["looks"] if path.exists() else []
     if not looks or {n: looks[-1].get(n) for n in look} != dict(look):
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         looks.append({"date": date, **look})
-        write_json(path, {"looks": looks})
+        folder.write_json(path, {"looks": looks})
     return looks
 
 
@@ -300,6 +307,8 @@ def format_search(report: Mapping[str, Any]) -> str:
         if report["stopped"]
         else ""
     )
+    if report["refused"]:
+        halved += f" {report['refused']} were not trained, as they did not fit the memory."
     parts = [
         f"# Search: {count} points, {count * report['seeds']} members",
         f"Each point was scored by dev {metric}, which also chose the epochs: the mean of "

@@ -5,7 +5,7 @@ import os
 import jax
 from ml_collections import ConfigDict
 
-from cberl_jax.errors import UserError
+from cberl_jax.errors import TooLarge
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.training.fleet import Fleet
@@ -70,7 +70,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper:
       The fleet, its stages compiled.
 
     Raises:
-      UserError: a single member does not fit.
+      TooLarge: a single member does not fit.
     """
     most = MOST_MEMBERS * len(jax.devices())
     size = even_chunks(len(members.seeds), most, members.folds)
@@ -82,7 +82,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper:
             return fleet
         if size == members.folds:
             what = "one member needs" if size == 1 else f"{size} folds of one seed need"
-            raise UserError(
+            raise TooLarge(
                 f"{what} {max(total for _, total in needs) / 2**30:.1f} GiB and "
                 f"{budget / 2**30:.1f} are there: lower model.hidden or train.rows_per_batch"
             )

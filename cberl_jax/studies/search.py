@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from cberl_jax.config.grid import Point, point_config, spell_point, spell_value, static_settings
 from cberl_jax.config.settings import Value
 from cberl_jax.config.space import Space, check_feasible, complete, own_point, static_choices
-from cberl_jax.errors import FolderBusy, UserError
+from cberl_jax.errors import FolderBusy, TooLarge, UserError
 from cberl_jax.metrics import select_score
 from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.search import (
@@ -185,9 +185,13 @@ class _Worker:
             with trials.taking(0 if over else self.plan.points, total, self.kept) as batch:
                 if batch is None:
                     return
-                with Stopper(self.say).listening() as stopper:
-                    self._train(batch, stopper)
-                self._tell(batch, trials)
+                try:
+                    with Stopper(self.say).listening() as stopper:
+                        self._train(batch, stopper)
+                except TooLarge as error:
+                    self._refuse(batch, trials, error)
+                else:
+                    self._tell(batch, trials)
 
     def _members(self, batch: Batch) -> dict[int, list[Member]]:
         """The members of each point of a batch."""
@@ -268,7 +272,7 @@ class _Worker:
         # The seeds of a point stay together.
         size = size // self.plan.seeds * self.plan.seeds
         if not size:
-            raise UserError(
+            raise TooLarge(
                 f"halving: the {self.plan.seeds} seeds of one point do not fit the memory "
                 "together; search without it"
             )
@@ -316,6 +320,14 @@ class _Worker:
         """Adds what a training took to what was spent on the batch."""
         self.spent["compile_s"] += timing["compile_s"] or 0.0
         self.spent["train_s"] += (timing["gan_s"] or 0.0) + (timing["train_s"] or 0.0)
+
+    def _refuse(self, batch: Batch, trials: Trials, error: TooLarge) -> None:
+        """Tells that the points of a batch cannot be trained here; others may be."""
+        self.say(f"not trained: {error}")
+        for number in batch.points:
+            trials.tell(number, None, {"scores": [], "refused": str(error)})
+        self.static = None
+        trials.end(batch)
 
     def _tell(self, batch: Batch, trials: Trials) -> None:
         """Tells the scores of a batch; its chunks, whose test scores nobody reads, are removed."""
@@ -450,7 +462,7 @@ def _conclude(
         # Before test is read: a look that nobody counted would be none.
         identity = {"study": name_study(plan.space, plan.seeds), "points": len(told)}
         chosen = {name: spell_value(value) for name, value in points[place].items()}
-        report["looks"] = count_look(folder.path, {**identity, "settings": chosen})
+        report["looks"] = count_look(folder, {**identity, "settings": chosen})
         write_run(best, folder.path / BEST, chunks(folder), again[place], execution)
         found = Workdir(folder.path / BEST, create=False).read_report()
         report |= {"test": found["test"], "ensemble": found["ensemble"]}

@@ -20,6 +20,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies import fitting
 from cberl_jax.studies.points import Execution, create_member, open_training
 from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.search import (
@@ -143,6 +144,23 @@ def test_points_that_diverge_are_told_as_worst(corpus, tmp_path):
     assert report["diverged"] == len(lost) > 0
     assert {own["settings"]["optim.learning_rate"] for own in lost} == {1e30}
     assert not {own["number"] for own in lost} & set(report["finalists"])
+
+
+@pytest.mark.slow
+def test_points_that_do_not_fit_the_memory_are_told_and_the_search_goes_on(
+    corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fitting, "memory_of_device", lambda: 1)
+    space = {"optim.learning_rate": Range(1e-3, 5e-2, True)}
+    plan = Plan(space, trials=4, seeds=1, batch=2, best_seeds=1)
+    report = search(config(corpus), str(tmp_path / "search"), plan, HOW)
+    assert report["refused"] == 4 and report["diverged"] == 0
+    assert report["winner"] is None and report["best"] is None
+    text = (tmp_path / "search" / "search.md").read_text()
+    assert "4 were not trained, as they did not fit the memory" in text
+    monkeypatch.undo()
+    more = search(config(corpus), str(tmp_path / "search"), plan._replace(trials=6), HOW)
+    assert more["refused"] == 4 and more["winner"] in (4, 5)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes"])
