@@ -17,6 +17,7 @@ from cberl_jax.data.readers.transcripts import read_transcripts
 from cberl_jax.errors import UserError
 from cberl_jax.features.audio import audio_features
 from cberl_jax.features.extract import Sources, extract
+from cberl_jax.features.sound_and_sight import MediaSources
 
 FOLDER = Path(os.environ.get("CBERL_DATA", "/nowhere")).parent / "cases"
 pytestmark = pytest.mark.skipif(
@@ -115,6 +116,7 @@ def test_an_empty_sound_is_absent_and_said(tmp_path):
     assert "dia2_utt3" in silent and "dia2_utt2" not in silent
     said = []
     folder = shutil.copytree(FOLDER / "tables" / "wav_empty", tmp_path / "wav")
-    sources = Sources(TABLES[:1], audio_folders=[folder], text_encoder="")
+    media = MediaSources(audio_folders=[folder])
+    sources = Sources(TABLES[:1], media=media, text_encoder="")
     extract(sources, tmp_path / "out.npz", said.append)
     assert any("sounds that are empty: 1, such as" in line for line in said)
