@@ -140,6 +140,7 @@ def test_context_helps_where_emotions_linger(corpus, features):
     assert around > alone
 
 
+@pytest.mark.slow
 def test_the_program_prints_and_writes_the_table(program_environment, tmp_path):
     command = [sys.executable, str(ROOT / "experiments" / "baselines.py")]
     command += ["--config=experiments/configs/demo.py", f"--out={tmp_path / 'out'}"]

@@ -40,6 +40,7 @@ def test_a_batch_is_split_as_far_as_members_devices_and_rows_allow(members, devi
     assert choose_split(members, devices, rows) == parts
 
 
+@pytest.mark.slow
 def test_members_with_split_batches_equal_members_on_one_device():
     config = tiny_config(**{"augment.method": "none", "model.layers": 1})
     prepared = prepare(config, tiny_corpus())

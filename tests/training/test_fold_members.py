@@ -95,7 +95,8 @@ def test_what_differs_between_folds_is_each_ones_own():
     assert len(places) > 1, "the folds are padded nowhere: choose another corpus"
 
 
-@pytest.mark.parametrize("fold", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("fold", range(FOLDS))
 def test_a_member_of_a_fold_equals_one_trained_on_that_fold_alone(trained, fold):
     prepared, (state, records) = trained
     alone = alone_of(prepared, fold)

@@ -95,6 +95,7 @@ def test_seeds_differ(together):
     assert np.abs(params[0] - params[1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_pmap_of_vmap_equals_vmap_where_members_do_not_divide_by_devices(prepared, together):
     spread, records = run(prepared, SEEDS, 2, devices=4)
     chex.assert_trees_all_close(spread, together[0], rtol=2e-3, atol=2e-4)
