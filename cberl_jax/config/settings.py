@@ -183,9 +183,6 @@ FREE_SETTINGS = (
     "train.init",
     "train.metrics",
 )
-# Settings that older folders lack, and the values that they had there. They are written only where
-# they have another, so that such a folder goes on.
-LATER = {"data.views": "", "data.fold_dev": 0.15}
 # Their values may be paths. Only the run's own folder keeps more of them than the last part.
 PATHS = ("data.path", "data.folds", "train.init")
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import (
     FREE_SETTINGS,
-    LATER,
     SETTINGS,
     check_config,
     check_types,
@@ -124,7 +123,7 @@ def check_stored(
       UserError: something is missing, of another version or of no use.
     """
     config = default_config()
-    lacking = sorted(SETTINGS.keys() - stored.keys() - {*FREE_SETTINGS, *LATER})
+    lacking = sorted(SETTINGS.keys() - stored.keys() - set(FREE_SETTINGS))
     if lacking:
         raise UserError(f"{file}: lacks {', '.join(lacking)}; it is of another version")
     try:

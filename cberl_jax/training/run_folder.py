@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import FREE_SETTINGS, LATER, flatten
+from cberl_jax.config.settings import FREE_SETTINGS, flatten
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.folds import describe_folds
 from cberl_jax.runtime import processes
@@ -21,7 +21,7 @@ def study_identity(config: ConfigDict, prepared: Prepared) -> dict[str, Any]:
     corpus = prepared.corpus
     made = {name: corpus.provenance[name] for name in corpus.widths if name in corpus.provenance}
     return {
-        **{name: x for name, x in flatten(config).items() if x != LATER.get(name)},
+        **flatten(config),
         "corpus": fingerprint(prepared.corpus),
         "widths": prepared.corpus.widths,
         "classes": list(prepared.corpus.classes),

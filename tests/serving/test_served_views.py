@@ -167,16 +167,6 @@ def test_a_folder_is_that_of_its_views(run, path, tmp_path):
         cberl.train(path, settings={"data.views": "text.z"}, workdir=tmp_path / "z")
 
 
-def test_a_folder_without_views_does_not_hold_the_setting(path, tmp_path):
-    """So one that was written before there were views goes on and is read."""
-    settings = SETTINGS | {"data.views": "", "data.modalities": "audio"}
-    options = {"seeds": 1, "settings": settings, "workdir": tmp_path / "run", "pictures": False}
-    run = cberl.train(path, tiny_config(), **options)
-    assert "data.views" not in json.loads((run.workdir / "config.json").read_text())
-    assert load(run.workdir).widths == {"audio": 12}
-    assert cberl.train(path, tiny_config(), **options).workdir == run.workdir
-
-
 @pytest.mark.slow
 def test_all_parts_train_on_views(path, tmp_path):
     """The GAN, the graph and the autoencoder see the joined text."""
