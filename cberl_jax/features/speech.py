@@ -11,7 +11,7 @@ from cberl_jax.features.media import RATE
 from cberl_jax.features.optional import load_library
 from cberl_jax.features.pretrained import load_pretrained
 
-# Whisper hears half a minute at once, and the attention of the others grows with its square.
+# Whisper takes 30 s at once; in the others attention costs the square of the length.
 LONGEST = 30.0
 MEAN = "mean"
 

@@ -145,7 +145,7 @@ def export_run(
     """Writes a finished run's inference program, and beside it what its numbers mean and its card.
 
     Args:
-      workdir: folder of the run, or one that was handed on.
+      workdir: folder of the run, or an exported one.
       output: the file to write or replace; the others are called ``<output>.json`` and, a copy of
         the run's model card, ``<output>.md``.
       length: turns of the longest conversation that the program takes.

@@ -67,7 +67,7 @@ def is_exported(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_inference(workdir: str | os.PathLike[str]) -> Inference:
-    """Reads a model, whether it lies in a run's folder or in one that was handed on.
+    """Reads a model, from a run's folder or from an exported one.
 
     Raises:
       UserError: as of ``restore_inference`` and ``read_folder``.
@@ -76,7 +76,7 @@ def read_inference(workdir: str | os.PathLike[str]) -> Inference:
 
 
 def read_card(workdir: str | os.PathLike[str]) -> str | None:
-    """The model card of a run or of a folder that was handed on; None where somebody deleted it.
+    """The model card of a run or of an exported folder; None where it was deleted.
 
     Raises:
       UserError: it cannot be read.
@@ -124,7 +124,7 @@ def write_folder(workdir: str | os.PathLike[str], output: str | os.PathLike[str]
     """Writes a finished run as a folder to hand on, whole or not at all.
 
     Args:
-      workdir: folder of the run, or one that was handed on itself.
+      workdir: folder of the run, or an exported one.
       output: the folder to make.
 
     Returns:
@@ -180,7 +180,7 @@ def _describe(found: Inference) -> dict[str, Any]:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> Inference:
-    """Reads a model that was handed on.
+    """Reads an exported model.
 
     Args:
       folder: as ``write_folder`` writes it; of other files beside those nothing is read.

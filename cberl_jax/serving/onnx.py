@@ -39,7 +39,7 @@ def export_onnx(
     """Writes a model as an ONNX file, and beside it what its numbers mean and its card.
 
     Args:
-      workdir: folder of a run, or one that was handed on.
+      workdir: folder of a run, or an exported one.
       output: the file to write or replace; the others are called ``<output>.json`` and
         ``<output>.md``.
       length: T, turns of the longest conversation that the program takes.

@@ -330,7 +330,7 @@ class _Worker:
         trials.end(batch)
 
     def _tell(self, batch: Batch, trials: Trials) -> None:
-        """Tells the scores of a batch; its chunks, whose test scores nobody reads, are removed."""
+        """Stores the scores of a batch, and removes its chunks, whose test scores are not read."""
         lines: dict[Member, Mapping[str, Any]] = {}
         there = list_chunks(self.folder, self.config, batch.name)
         # Of a rung that is not the last one nothing is written but its checkpoint.
@@ -459,7 +459,7 @@ def _conclude(
         place = report["finalists"].index(report["winner"])
         report["best"] = points[place]
         best = point_config(config, points[place])
-        # Before test is read: a look that nobody counted would be none.
+        # Before test is read, so that no look at it goes uncounted.
         identity = {"study": name_study(plan.space, plan.seeds), "points": len(told)}
         chosen = {name: spell_value(value) for name, value in points[place].items()}
         report["looks"] = count_look(folder, {**identity, "settings": chosen})

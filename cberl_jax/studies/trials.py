@@ -1,8 +1,8 @@
 """The points of a search: Optuna chooses them and keeps their scores; processes take them in turns.
 
 A batch is some points that one process trains together; its trials hold its name. While a process
-is at work on a batch it has the lock of that name, which ends with the process. So points that
-nobody is at work on are found at once, and the next process that asks gets them.
+works on a batch it holds the lock of that name, which ends with the process. So the points of a
+process that died are free at once, and the next process that asks gets them.
 """
 
 import contextlib
@@ -153,7 +153,7 @@ class Trials:
                 lock.close()
 
     def _adopt(self) -> tuple[Batch | None, Any]:
-        """A batch that nobody is at work on, with its lock."""
+        """A batch that no process works on, with its lock."""
         for name in dict.fromkeys(t.user_attrs.get(_BATCH) for t in self._list("RUNNING")):
             if name is None:
                 # A process died while it asked, before the point was whole: it is asked for anew.

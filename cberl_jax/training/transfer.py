@@ -8,8 +8,8 @@ by class, by name.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cberl_jax.config.views import group_views, modality_of
 from cberl_jax.data.corpus import Corpus
@@ -110,12 +110,6 @@ def start_standardiser(own: Standardiser, start: Start, shared: Sequence[str]) -
     )
 
 
-def _flatten(tree: Mapping[str, Any]) -> dict[Path, np.ndarray]:
-    """Path of names -> leaf."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {tuple(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
-
-
 def _obstacle(layer: Path, shared: Sequence[str], all_modalities: Collection[str]) -> str:
     """Why a layer of equal shape is not taken over all the same; empty where it is."""
     for modality in all_modalities:
@@ -147,7 +141,7 @@ def take_over(
     """
     shared, classes = shared_modalities(start, corpus, components), corpus.classes
     modalities = {*map(modality_of, (*corpus.widths, *start.standardiser.widths))}
-    new, old = _flatten(variables), _flatten(start.variables)
+    new, old = flatten_dict(variables), flatten_dict(start.variables)
     order = seeds % len(next(iter(old.values())))
     mine = [n for n, name in enumerate(classes) if name in start.classes]
     theirs = [start.classes.index(classes[n]) for n in mine]
@@ -185,7 +179,7 @@ def take_over(
         if taken + fresh:
             why = "; ".join(f"{', '.join(own)}: {reason}" for reason, own in reasons.items())
             lines.append(Taken(part, taken, fresh, why))
-    return _unflatten(result), lines
+    return unflatten_dict(result), lines
 
 
 def _layer(path: Path) -> Path:
@@ -201,13 +195,3 @@ def _is_of_classes(path: Path) -> bool:
 def _shape(path: Path, leaf: np.ndarray) -> tuple[int, ...]:
     """What has to agree: the shape of one member's leaf, less the axis of the classes."""
     return leaf.shape[1:-1] if _is_of_classes(path) else leaf.shape[1:]
-
-
-def _unflatten(leaves: Mapping[Path, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return tree
