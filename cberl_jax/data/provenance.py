@@ -44,19 +44,31 @@ def check_provenance(corpus: Corpus, wanted: Mapping[str, Mapping[str, Any]]) ->
     """
     for modality, asked in wanted.items():
         own = corpus.provenance.get(modality, {})
-        for key in COMPARED:
-            if key not in own or key not in asked or own[key] == asked[key]:
-                continue
-            here, there = own[key], asked[key]
-            if key == "weights":
-                # Names of files and folders may differ, and so may what was hashed.
-                if _digests(here) == _digests(there) or ("state" in here) != ("state" in there):
-                    continue
-                here, there = (record.get("encoder", "unknown") for record in (own, asked))
-            raise corpus.error(
-                f"its features of {modality!r} were made otherwise than those of the run ({key}: "
-                f"{_show(here)} here, {_show(there)} there); extract them as for the run."
-            )
+        key = find_difference(own, asked)
+        if key is None:
+            continue
+        # Digests tell a person nothing.
+        shown = "encoder" if key == "weights" else key
+        here, there = (record.get(shown, "unknown") for record in (own, asked))
+        raise corpus.error(
+            f"its features of {modality!r} were made otherwise than those of the run ({key}: "
+            f"{_show(here)} here, {_show(there)} there); extract them as for the run."
+        )
+
+
+def find_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """What of ``COMPARED`` two records contradict each other in; None where both agree."""
+    for key in COMPARED:
+        if key not in own or key not in asked or own[key] == asked[key]:
+            continue
+        here, there = own[key], asked[key]
+        # Names of files and folders may differ, and so may what was hashed.
+        if key == "weights" and (
+            _digests(here) == _digests(there) or ("state" in here) != ("state" in there)
+        ):
+            continue
+        return key
+    return None
 
 
 def _digests(weights: Any) -> Any:

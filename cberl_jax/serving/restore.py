@@ -288,6 +288,7 @@ def read_start(workdir: str | os.PathLike[str]) -> Start:
         variables,
         tuple(stored["classes"]),
         trained.standardiser,
+        stored.get("provenance", {}),
     )
 
 

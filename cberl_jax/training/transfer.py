@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cberl_jax.config.views import group_views, modality_of
 from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.provenance import find_difference
 from cberl_jax.data.standardize import Standardiser, standardised_widths
 from cberl_jax.errors import UserError
 from cberl_jax.models.cberl import PARTS
@@ -33,6 +34,7 @@ class Start(NamedTuple):
       variables: kept ``params`` and ``constants`` of its M sound members, leaves [M, ...].
       classes: names of its classes.
       standardiser: its train statistics.
+      features: name of features -> how they were made, where that is known.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Start(NamedTuple):
     variables: Mapping[str, Any]
     classes: tuple[str, ...]
     standardiser: Standardiser
+    features: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Taken(NamedTuple):
@@ -65,6 +68,8 @@ class Taken(NamedTuple):
 def shared_modalities(start: Start, corpus: Corpus, components: int) -> tuple[str, ...]:
     """The modalities that a corpus and a run have in common: equal views of equal widths.
 
+    Views of which both say how they were made have to be made alike.
+
     Args:
       start: the run.
       corpus: the new corpus.
@@ -78,10 +83,15 @@ def shared_modalities(start: Start, corpus: Corpus, components: int) -> tuple[st
     kept = standardised_widths(corpus.widths, components)
     own = {view: (width, kept[view]) for view, width in corpus.widths.items()}
     theirs = group_views(known)
+
+    def is_equal(view: str) -> bool:
+        records = (corpus.provenance.get(view, {}), start.features.get(view, {}))
+        return own[view] == known[view] and find_difference(*records) is None
+
     shared = tuple(
         modality
         for modality, views in group_views(own).items()
-        if theirs.get(modality) == views and all(own[view] == known[view] for view in views)
+        if theirs.get(modality) == views and all(map(is_equal, views))
     )
     if not shared:
 

@@ -135,6 +135,14 @@ def test_a_modality_is_shared_with_all_its_views_or_not_at_all():
     np.testing.assert_array_equal(joined.mean["text.b"], start.standardiser.mean["text.b"])
 
 
+def test_features_of_another_encoder_are_not_shared_though_they_are_as_wide():
+    start = start_of(CORPUS)._replace(features={"text": {"weights": {"a": "1"}}})
+    for digest, shared in (("1", ("text", "audio")), ("2", ("audio",))):
+        made = {"text": {"weights": {"b": digest}}, "audio": {"extractor": "x"}}
+        corpus = dataclasses.replace(CORPUS, provenance=made)
+        assert shared_modalities(start, corpus, 0) == shared
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A finished run, and the corpus of another one."""
