@@ -10,6 +10,7 @@ import numpy as np
 
 from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
+from cberl_jax.features.folders import check_owners, folder_of_each
 from cberl_jax.features.optional import load_library
 
 WIDTH = 88
@@ -49,34 +50,14 @@ def find_sounds(
       UserError: a folder is missing, no utterance names a file or has one, or two utterances have
         the same one.
     """
-    folders = [Path(folder) for folder in folders]
-    tables = int(transcript.file.max()) + 1
-    if len(folders) not in (1, tables):
-        raise UserError(
-            f"--audio_dir names {len(folders)} folders for {tables} transcripts; name one for all, "
-            "or one for each in the same order."
-        )
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: is not a folder.")
+    own = folder_of_each(transcript, folders, "--audio_dir")
     if not any(turn.audio for turn in transcript.turns):
         raise UserError(f"{transcript.source}: no column audio names the files of the utterances.")
-    found, missing, owners = [], [], {}
-    for turn, file in zip(transcript.turns, transcript.file):
-        path = _find_sound(folders[file if len(folders) > 1 else 0], turn.audio)
-        if path is None and turn.audio:
-            missing.append(turn.audio)
-        owner, owned_by = owners.get(path, (turn, file))
-        if owner is not turn and not (turn.shares_audio and owned_by == file):
-            raise UserError(
-                f"{path}: belongs to both {owner.place} and {turn.place}; give each transcript "
-                "its own --audio_dir, in the same order."
-            )
-        if path is not None:
-            owners[path] = turn, file
-        found.append(path)
-    if not owners:
-        raise UserError(f"{folders[0]}: holds no file of the transcript, such as {missing[0]}.")
+    found = [_find_sound(*pair) for pair in zip(own, (turn.audio for turn in transcript.turns))]
+    missing = [t.audio for t, path in zip(transcript.turns, found) if path is None and t.audio]
+    check_owners(transcript, found, "--audio_dir", [False] * len(found))
+    if all(path is None for path in found):
+        raise UserError(f"{own[0]}: holds no file of the transcript, such as {missing[0]}.")
     return found, tuple(missing)
 
 

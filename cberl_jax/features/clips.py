@@ -20,6 +20,7 @@ import numpy as np
 
 from cberl_jax.data.readers.transcripts import Transcript, Turn
 from cberl_jax.errors import UserError
+from cberl_jax.features.folders import check_owners, folder_of_each
 from cberl_jax.features.media import Span, Unreadable, read_frames, read_sound
 from cberl_jax.runtime.files import replacing, write_json
 
@@ -97,28 +98,20 @@ def find_clips(transcript: Transcript, folders: Sequence[str | os.PathLike], fla
       flag: that names the folders, for messages.
 
     Raises:
-      UserError: a folder is missing, or no utterance has a clip.
+      UserError: a folder is missing, no utterance has a clip, or two have the same one.
     """
-    folders = [Path(folder) for folder in folders]
-    tables = int(transcript.file.max()) + 1
-    if len(folders) not in (1, tables):
-        raise UserError(
-            f"{flag} names {len(folders)} folders for {tables} transcripts; name one for all, or "
-            "one for each in the same order."
-        )
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: is not a folder.")
-    spans, missing = [], []
-    for turn, file in zip(transcript.turns, transcript.file):
-        folder = folders[file if len(folders) > 1 else 0]
-        span = _find(folder, turn)
-        spans.append(span)
-        if span is None:
-            missing.append(turn.audio or turn.dialogue)
+    own = folder_of_each(transcript, folders, flag)
+    spans = [_find(folder, turn) for folder, turn in zip(own, transcript.turns)]
+    missing = [t.audio or t.dialogue for t, span in zip(transcript.turns, spans) if span is None]
+    check_owners(
+        transcript,
+        [span and span.path for span in spans],
+        flag,
+        [span is not None and not math.isinf(span.end) for span in spans],
+    )
     if all(span is None for span in spans):
         raise UserError(
-            f"{folders[0]}: holds no clip of the transcript, such as {missing[0]}{ENDINGS[0]}."
+            f"{own[0]}: holds no clip of the transcript, such as {missing[0]}{ENDINGS[0]}."
         )
     return Clips(spans, tuple(missing))
 

@@ -93,6 +93,14 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
             find_clips(transcript, folders, "--video_dir")
 
 
+def test_a_clip_that_two_tables_would_share_is_refused(tmp_path):
+    """MELD numbers the dialogues of every split from 0."""
+    tables = [write_meld(tmp_path / f"{split}.csv") for split in ("train", "dev")]
+    tiny_media.write_clip(tmp_path / "dia0_utt0.mp4", 0.5)
+    with pytest.raises(UserError, match="belongs to both .*train.csv.* and .*dev.csv.*--video_dir"):
+        find_clips(read_transcripts(tables), [tmp_path], "--video_dir")
+
+
 @pytest.fixture
 def spans(tmp_path):
     found = [Span(tiny_media.write_clip(tmp_path / f"{n}.mp4", 0.3)) for n in range(5)]
