@@ -39,14 +39,11 @@ def dataset_of(data: Dataset | FoldedDataset, hyper: Mapping[str, Any]) -> Datas
     return data.of_fold(hyper["fold"]) if isinstance(data, FoldedDataset) else data
 
 
-def fold_datasets(table: Table, datasets: Sequence[Dataset]) -> FoldedDataset:
-    """Joins the datasets of all folds.
-
-    Args:
-      table: of all folds.
-      datasets: of each fold, rows of the same length; test is not looked at.
-    """
-    label = datasets[0].label
+def fold_datasets(datasets: Sequence[Dataset]) -> FoldedDataset:
+    """Joins the datasets of all folds, whose rows have the same length; test is not looked at."""
+    label, tables = datasets[0].label, [own.table for own in datasets]
+    features = {m: np.stack([own.features[m] for own in tables]) for m in tables[0].features}
+    table = Table(features, tables[0].present)
     folds = Dataset(
         table=None,
         label=None,

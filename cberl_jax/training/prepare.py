@@ -17,7 +17,7 @@ from cberl_jax.config.settings import (
 )
 from cberl_jax.data.augmentation import place_generated
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset, create_table
+from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
 from cberl_jax.data.folded_dataset import FoldedDataset, fold_datasets
 from cberl_jax.data.folds import Folds, check_unseen, make_folds, split_by_fold
 from cberl_jax.data.packing import choose_row_length
@@ -227,13 +227,11 @@ def prepare(config: ConfigDict, corpus: Corpus, start: Start | None = None) -> P
     # Every dialogue is in train of some fold.
     row_length = choose_row_length(corpus.length, config.train.rows_per_batch)
     own = [_prepare(config, split, start, row_length) for split in corpora]
-    standardiser = stack_standardisers([one.standardiser for one in own])
-    table = create_table(corpus, standardiser, len(own))
     generated = np.ceil(np.mean([one.generated for one in own], axis=0)).astype(int)
     return Prepared(
         corpus,
-        standardiser,
-        fold_datasets(table, [one.data for one in own]),
+        stack_standardisers([one.standardiser for one in own]),
+        fold_datasets([one.data for one in own]),
         create_program(config, corpus.widths, generated),
         generated,
         folds,
