@@ -122,7 +122,7 @@ def describe_media(transcript: Transcript, media: MediaSources) -> dict[str, dic
         of_sound = name in media.audio_encoders
         how = f"layer {media.audio_layer}" if of_sound else f"{media.frame_rate:g} frames a second"
         records[name] = describe_encoder(
-            encoder, hash_weights(encoder), f"summed up over time, {how}", transcript
+            encoder, _weights(encoder), f"summed up over time, {how}", transcript
         )
     return records
 
@@ -173,4 +173,9 @@ def _visual_task(name: str) -> Task:
 
 def _identify(name: str) -> str:
     """An encoder by its weights, so that another one in the same folder is another one."""
-    return f"{name} {sorted(hash_weights(name).values())}"
+    return f"{name} {sorted(_weights(name).values())}"
+
+
+def _weights(name: str) -> dict[str, str]:
+    """File -> sha256 of an encoder's weights; its name alone where they are in no folder."""
+    return hash_weights(name) or {"name": name}

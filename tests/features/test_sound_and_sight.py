@@ -11,11 +11,13 @@ pytest.importorskip("opensmile", reason="openSMILE is not installed")
 
 import tiny_media  # noqa: E402
 
+from cberl_jax.data.provenance import find_difference  # noqa: E402
 from cberl_jax.data.readers.load import load_conversations  # noqa: E402
 from cberl_jax.features import clips as of_clips  # noqa: E402
 from cberl_jax.features.extract import Sources, extract, parse_encoders  # noqa: E402
 from cberl_jax.features.media import Span, read_frames, read_sound  # noqa: E402
 from cberl_jax.features.sound_and_sight import EGEMAPS, MediaSources  # noqa: E402
+from cberl_jax.features.sound_and_sight import _weights as describe_media_weights  # noqa: E402
 from cberl_jax.features.speech import SpeechEncoder  # noqa: E402
 from cberl_jax.features.vision import VisualEncoder  # noqa: E402
 
@@ -77,6 +79,24 @@ def test_sound_and_sight_of_clips_by_several_encoders(folder):
         load_conversations("out.npz").features["visual.mae"], corpus.features["visual.mae"]
     )
     assert not (folder / "out.npz.clips").exists()
+
+
+def test_the_file_says_which_encoders_made_it(folder):
+    wav, vit = tiny_media.wav2vec("wav"), tiny_media.vit("vit")
+    _, corpus = run(
+        audio_encoders={"audio.egemaps": EGEMAPS, "audio.wav": wav},
+        visual_encoders={"visual": vit},
+    )
+    made = load_conversations("out.npz").provenance
+    assert made == corpus.provenance
+    assert "layer -1" in made["audio.wav"]["pooling"] and made["audio.egemaps"]["extractor"]
+    assert made["visual"]["encoder"] == vit and made["visual"]["weights"].keys() == {
+        "model.safetensors"
+    }
+    assert find_difference(made["visual"], made["audio.wav"]) == "weights"
+    # Models that are known by their names alone are told apart by these.
+    names = [describe_media_weights(name) for name in ("org/one", "org/two")]
+    assert find_difference(*({"weights": own} for own in names)) == "weights"
 
 
 def test_sounds_of_a_folder_of_their_own(folder):
