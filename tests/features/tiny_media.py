@@ -8,6 +8,13 @@ import transformers as tf
 # Of the tiny encoders.
 SIZE, HIDDEN = 16, 8
 FRAMES = 4
+TRANSFORMER = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+}
+PICTURES = {"image_size": SIZE, "patch_size": 8}
 
 
 def save(folder, model, *processors):
@@ -23,27 +30,17 @@ def seeded(make):
 
 def vit(folder):
     config = tf.ViTConfig(
-        hidden_size=HIDDEN,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=SIZE,
-        patch_size=8,
+        **TRANSFORMER,
+        **PICTURES,
     )
     size = {"height": SIZE, "width": SIZE}
     return save(folder, seeded(lambda: tf.ViTModel(config)), tf.ViTImageProcessorPil(size=size))
 
 
 def clip(folder):
-    own = {
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-    }
     config = tf.CLIPConfig(
-        vision_config=own | {"image_size": SIZE, "patch_size": 8},
-        text_config=own | {"vocab_size": 20, "max_position_embeddings": 8},
+        vision_config=TRANSFORMER | PICTURES,
+        text_config=TRANSFORMER | {"vocab_size": 20, "max_position_embeddings": 8},
         projection_dim=4,
     )
     crop = {"height": SIZE, "width": SIZE}
@@ -53,12 +50,8 @@ def clip(folder):
 
 def videomae(folder):
     config = tf.VideoMAEConfig(
-        hidden_size=HIDDEN,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=SIZE,
-        patch_size=8,
+        **TRANSFORMER,
+        **PICTURES,
         num_frames=FRAMES,
         tubelet_size=2,
     )
@@ -69,10 +62,7 @@ def videomae(folder):
 
 def wav2vec(folder, rate=16_000):
     config = tf.Wav2Vec2Config(
-        hidden_size=HIDDEN,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=8,
+        **TRANSFORMER | {"num_hidden_layers": 2},
         conv_dim=(8, 8),
         conv_stride=(10, 8),
         conv_kernel=(20, 8),
