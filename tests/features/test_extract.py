@@ -320,7 +320,9 @@ def test_tuning_repeats_by_its_seed_and_never_sees_a_label_of_test(folder, encod
 
 
 @needs_encoder
-def test_a_folder_without_an_encoder_is_refused(folder):
+def test_a_folder_without_an_encoder_is_refused(folder, monkeypatch):
+    # Without a network, a name is tried for over a minute.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (folder / "empty").mkdir()
     for name in ("empty", "no-such-model"):
         assert_refused(f"{name}: cannot be loaded as a text encoder", text_encoder=name)
