@@ -65,6 +65,7 @@ def open_trials(path, sampler="tpe", space=SPACE, first=None):
     return Trials(path, space, name_study(space, 2), sampler, first)
 
 
+@pytest.mark.slow
 def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
     folder, said = tmp_path / "search", []
     given = {
