@@ -75,6 +75,9 @@ SETTINGS = {
         0, "principal components that wider modalities or views are reduced to; 0 = all", 0
     ),
     "data.train_share": Setting(1.0, "share of the train dialogues that is used", 1e-6, 1.0),
+    "data.other_dev": _count(
+        0, "seed that draws other dialogues as dev, out of train; dev's own join train; 0 = none", 0
+    ),
     "data.folds": Setting("", "number of folds, or a CSV of dialogue and fold; empty for none"),
     "data.fold_by": Setting(
         "", "what stays in one fold: speaker, session or a group of the file; empty for none"
@@ -314,7 +317,7 @@ def check_config(config: ConfigDict) -> None:
     """
     for name, value in flatten(config).items():
         check_value(name, value)
-    for name in ("data.train_share", "train.best_on_test"):
+    for name in ("data.train_share", "data.other_dev", "train.best_on_test"):
         if with_folds(config) and flatten(config)[name] != SETTINGS[name].default:
             raise UserError(f"{name} cannot be set where folds are made (data.folds, data.fold_by)")
     model = config.model

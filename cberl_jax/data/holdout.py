@@ -1,4 +1,4 @@
-"""A dev split taken out of train, for corpora that come without one."""
+"""A dev split taken out of train: for corpora without one, or in place of their own."""
 
 import dataclasses
 
@@ -91,3 +91,32 @@ def with_dev(corpus: Corpus, share: float) -> Corpus:
         "(--dev_share sets the share)"
     )
     return dataclasses.replace(corpus, split=split, remarks=(*corpus.remarks, remark))
+
+
+def with_other_dev(corpus: Corpus, seed: int) -> Corpus:
+    """A corpus whose dev split is as many other dialogues, drawn out of train.
+
+    Args:
+      corpus: the corpus.
+      seed: of the draw; 0 to leave the corpus as it is.
+
+    Returns:
+      The corpus, the dialogues of its own dev split in train; test stays.
+
+    Raises:
+      UserError: there is no dev split, or train has fewer than twice as many dialogues.
+    """
+    if not seed:
+        return corpus
+    train, dev = np.flatnonzero(corpus.split == "train"), corpus.split == "dev"
+    if not dev.any() or len(train) < 2 * dev.sum():
+        raise corpus.error(
+            f"has {dev.sum()} dialogues in dev and {len(train)} in train; data.other_dev needs a "
+            "dev split, and twice as many dialogues in train."
+        )
+    of_train = np.repeat(corpus.split == "train", corpus.length)
+    share = dev.sum() / len(train)
+    taken = hold_out_dev(corpus.label[of_train], corpus.length[train], share, seed)
+    split = corpus.split.copy()
+    split[dev], split[train[taken]] = "train", "dev"
+    return dataclasses.replace(corpus, split=split)

@@ -38,6 +38,8 @@ BEST = "best"
 LOOKS = "search_looks.json"
 # So near to an end of its range, as a share of it, a value says that the range may be too narrow.
 _NEAR = 0.05
+# Dev scores on dialogues of train that are so much higher are of features that have seen them.
+_MUCH_BETTER = 0.1
 
 
 def create_search_report(
@@ -48,6 +50,8 @@ def create_search_report(
     told: Sequence[Mapping[str, Any]],
     finalists: Sequence[int],
     again: Sequence[Sequence[float | None]],
+    on_others: Sequence[Sequence[float | None]],
+    no_other_dev: str,
     importance: Mapping[str, Sequence[float]],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -61,6 +65,8 @@ def create_search_report(
       told: a ``Told`` per point, as a dict.
       finalists: numbers of the points that were trained again.
       again: per finalist the dev scores of its new members, None where one diverged.
+      on_others: the same with other dialogues as dev; empty where there are none.
+      no_other_dev: why there are none.
       importance: from ``Trials.measure_importance``.
       provenance: from ``create_provenance``.
 
@@ -81,9 +87,9 @@ def create_search_report(
         }
         for own in told
     ]
-    second = [[score for score in own if score is not None] for own in again]
-    means = [float(np.mean(own)) if own else -math.inf for own in second]
-    place = int(np.argmax(means)) if any(second) else None
+    second = [_summarise(own) for own in again]
+    means = [-math.inf if own["mean"] is None else own["mean"] for own in second]
+    place = int(np.argmax(means)) if max(means, default=-math.inf) > -math.inf else None
     return {
         "select": config.train.select,
         "sampler": sampler,
@@ -105,10 +111,9 @@ def create_search_report(
             for name in ("compile", "train")
         },
         "finalists": list(finalists),
-        "again": [
-            (summarise(own) if own else {"mean": None}) | {"scores": list(every)}
-            for own, every in zip(second, again)
-        ],
+        "again": second,
+        "on_others": [_summarise(own) for own in on_others],
+        "no_other_dev": no_other_dev,
         "best": None,
         "winner": None if place is None else finalists[place],
         "importance": {
@@ -120,6 +125,12 @@ def create_search_report(
         },
         "provenance": dict(provenance),
     }
+
+
+def _summarise(scores: Sequence[float | None]) -> dict[str, Any]:
+    """Mean, deviation and interval of the sound members of a point, and all of its scores."""
+    sound = [score for score in scores if score is not None]
+    return (summarise(sound) if sound else {"mean": None}) | {"scores": list(scores)}
 
 
 def count_look(folder: Workdir, look: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -204,25 +215,60 @@ def _own_number(report: Mapping[str, Any]) -> int | None:
 def _finalist_table(report: Mapping[str, Any]) -> str:
     """The points that were trained again, best first by their second score."""
     rows, own = [], _own_number(report)
-    for number, again in zip(report["finalists"], report["again"]):
+    for place, (number, again) in enumerate(zip(report["finalists"], report["again"])):
         first, mean = _score_of(report, number), again["mean"]
         found = "stopped" if first is None else f"{first:.3f}"
         name = f"{number}" + (" (the config's own settings)" if number == own else "")
-        if mean is None:
-            rows.append((-math.inf, [name, found, "all diverged", NOTHING]))
-            continue
-        change = NOTHING if first is None else f"{mean - first:+.3f}"
-        spread = "" if again["std"] is None else f" ± {again['std']:.3f}"
-        lost = sum(score is None for score in again["scores"])
-        note = f" ({lost} diverged)" if lost else ""
-        rows.append((mean, [name, found, f"{mean:.3f}{spread}{note}", change]))
+        change = NOTHING if first is None or mean is None else f"{mean - first:+.3f}"
+        others = [_format_again(second) for second in report["on_others"][place : place + 1]]
+        row = [name, found, _format_again(again), change, *others]
+        rows.append((-math.inf if mean is None else mean, row))
     rows.sort(key=lambda row: -row[0])
     metric = TITLES[report["select"]]
     caption = (
         f"dev {metric} when a point was found (mean of {report['seeds']} seeds) and again (mean of "
-        f"{report['best_seeds']} other seeds)."
+        f"{report['best_seeds']} other seeds)"
     )
-    return format_table(["point", "found", "again", "change"], [row for _, row in rows], caption)
+    head = ["point", "found", "again", "change"]
+    if report["on_others"]:
+        head.append("again, other dev dialogues")
+        caption += (
+            "; last, with the same seeds and other dialogues of train as dev, the usual ones in "
+            "their place in train"
+        )
+    return format_table(head, [row for _, row in rows], f"{caption}.")
+
+
+def _format_again(again: Mapping[str, Any]) -> str:
+    """Mean and standard deviation of a point that was trained again."""
+    if again["mean"] is None:
+        return "all diverged"
+    spread = "" if again["std"] is None else f" ± {again['std']:.3f}"
+    lost = sum(score is None for score in again["scores"])
+    return f"{again['mean']:.3f}{spread}" + (f" ({lost} diverged)" if lost else "")
+
+
+def _describe_other_dev(report: Mapping[str, Any]) -> str:
+    """What the scores on other dev dialogues say of the winner, or why there are none."""
+    if not report["on_others"]:
+        return (
+            "The dev dialogues are the same, so that what fits these by chance still counts. "
+            f"Others were not tried: {report['no_other_dev']}."
+        )
+    place = report["finalists"].index(report["winner"])
+    means = [-math.inf if own["mean"] is None else own["mean"] for own in report["on_others"]]
+    rank = 1 + sum(mean > means[place] for mean in means)
+    said = (
+        "The last column has scores on dev dialogues that chose no settings: there the winner is "
+        f"number {rank} of {len(means)}."
+    )
+    own = report["again"][place]["mean"]
+    if means[place] - own > _MUCH_BETTER:
+        said += (
+            " **They are far higher than on the usual dev dialogues: the features were probably "
+            "made with the labels of train, and then that column says nothing.**"
+        )
+    return said
 
 
 def _settings_table(report: Mapping[str, Any]) -> str:
@@ -321,8 +367,8 @@ def format_search(report: Mapping[str, Any]) -> str:
     parts += [
         "## The best points, trained again",
         "The best of many dev scores is too high: it was partly luck. So the best points were "
-        "trained again, with seeds that chose nothing, and the second score decides. The dev "
-        "dialogues are the same, so that what fits these by chance still counts.",
+        "trained again, with seeds that chose nothing, and the second score decides. "
+        + _describe_other_dev(report),
         _finalist_table(report),
         *_test_paragraphs(report),
         f"Its settings are `best.py`, for `--config=best.py`; its members of the second training "

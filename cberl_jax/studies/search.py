@@ -16,8 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, point_config, spell_point, spell_value, static_settings
-from cberl_jax.config.settings import Value
+from cberl_jax.config.settings import Value, with_folds
 from cberl_jax.config.space import Space, check_feasible, complete, own_point, static_choices
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.folds import check_unseen
 from cberl_jax.errors import FolderBusy, TooLarge, UserError
 from cberl_jax.metrics import select_score
 from cberl_jax.reports.provenance import create_provenance
@@ -54,6 +56,8 @@ from cberl_jax.training.run_folder import open_workdir, study_identity
 
 # How many points are trained again.
 FINALISTS = 10
+# Dialogues in dev, and how many times as many in train, for other ones to take dev's place.
+FEWEST_DEV, TRAIN_PER_DEV = 10, 4
 # Points in a batch at most, and batches of a search at least, where no number is asked for: the
 # sampler learns from a batch what it needs for the next one.
 MOST_POINTS, FEWEST_BATCHES = 32, 8
@@ -401,8 +405,7 @@ def search(
         with open_workdir(workdir, identity) as folder:
             # Nobody else is at work: what is left is of processes that died.
             trials = work(folder)
-            provenance = create_provenance(config, prepared.corpus)
-            return _conclude(config, folder, plan, execution, trials, provenance)
+            return _conclude(config, folder, plan, execution, trials, prepared.corpus)
     except FolderBusy:
         execution.progress.say("done here; others are at work, and the last one writes the report.")
         return None
@@ -420,13 +423,30 @@ def _best_points(config: ConfigDict, space: Space, told: Sequence[Told]) -> list
     return first + [point for point in best[len(first) :] if point.point == own]
 
 
+def explain_no_other_dev(config: ConfigDict, corpus: Corpus) -> str:
+    """Why the best points are not trained with other dialogues as dev; empty where they are."""
+    if with_folds(config):
+        return "the dev dialogues of the folds differ already"
+    dialogues = {name: int((corpus.split == name).sum()) for name in ("train", "dev")}
+    if dialogues["dev"] < FEWEST_DEV or dialogues["train"] < TRAIN_PER_DEV * dialogues["dev"]:
+        return (
+            f"too few dialogues ({dialogues['train']} in train, {dialogues['dev']} in dev; it "
+            f"takes {FEWEST_DEV} in dev and {TRAIN_PER_DEV} times as many in train)"
+        )
+    try:
+        check_unseen(corpus)
+    except UserError:
+        return "an encoder of the features was tuned on the labels of train"
+    return ""
+
+
 def _conclude(
     config: ConfigDict,
     folder: Workdir,
     plan: Plan,
     execution: Execution,
     trials: Trials,
-    provenance: Mapping[str, Any],
+    corpus: Corpus,
 ) -> dict[str, Any]:
     """Trains the best points again and writes the report, with the run of the winner."""
     told, say = trials.told(), execution.progress.say
@@ -434,15 +454,17 @@ def _conclude(
     points = [complete(own.point, config) for own in finalists]
     # None of the seeds that chose these points.
     seeds = range(plan.seeds, plan.seeds + plan.best_seeds)
+    no_other_dev = explain_no_other_dev(config, corpus)
+    others = [point | {"data.other_dev": config.data.other_dev + 1} for point in points]
+    others = [] if no_other_dev else others
     if points:
-        say(f"the {len(points)} best points again, with {len(seeds)} other seeds each")
-    lines = train_points(config, folder, seeds, points, execution) if points else []
-    again = [[line for line in lines if line["settings"] == point] for point in points]
-    select = config.train.select
-    scores = [
-        [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
-        for own in again
-    ]
+        more = "" if no_other_dev else ", on the dev dialogues and on others"
+        say(f"the {len(points)} best points again, with {len(seeds)} other seeds each{more}")
+    lines = train_points(config, folder, seeds, [*points, *others], execution) if points else []
+    again, on_others = (
+        [[line for line in lines if line["settings"] == point] for point in asked]
+        for asked in (points, others)
+    )
     say("measuring which settings mattered")
     report = create_search_report(
         config=config,
@@ -451,9 +473,11 @@ def _conclude(
         sampler=plan.sampler,
         told=[own._asdict() for own in told],
         finalists=[own.number for own in finalists],
-        again=scores,
+        again=_list_scores(again, config.train.select),
+        on_others=_list_scores(on_others, config.train.select),
+        no_other_dev=no_other_dev,
         importance=trials.measure_importance(),
-        provenance=provenance,
+        provenance=create_provenance(config, corpus),
     )
     if report["winner"] is not None:
         place = report["finalists"].index(report["winner"])
@@ -469,3 +493,11 @@ def _conclude(
         write_best_config(folder.path / "best.py", best, report)
     write_search_report(folder.path, report)
     return report
+
+
+def _list_scores(lines: Sequence[Sequence[Mapping[str, Any]]], select: str) -> list[list[Any]]:
+    """Per point the dev score of each member, None where one diverged."""
+    return [
+        [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
+        for own in lines
+    ]

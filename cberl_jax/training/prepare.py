@@ -20,6 +20,7 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
 from cberl_jax.data.folded_dataset import FoldedDataset, fold_datasets
 from cberl_jax.data.folds import Folds, check_unseen, make_folds, split_by_fold
+from cberl_jax.data.holdout import with_other_dev
 from cberl_jax.data.packing import choose_row_length
 from cberl_jax.data.readers.fold_file import read_folds
 from cberl_jax.data.readers.load import load_corpus
@@ -137,6 +138,7 @@ def load_data(config: ConfigDict) -> Corpus:
         check_repeats(corpus)
     corpus = select_modalities(select_views(corpus, config.data.views), config.data.modalities)
     kept = keep_train_share(corpus, config.data.train_share)
+    kept = with_other_dev(kept, config.data.other_dev)
     if kept is not corpus:
         check_train(kept)
     return kept

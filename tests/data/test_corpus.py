@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cberl_jax.data.corpus import Corpus, describe, fingerprint
+from cberl_jax.data.holdout import with_other_dev
 from cberl_jax.data.readers.load import load_corpus
 from cberl_jax.data.subset import keep_train_share
 from cberl_jax.data.text_layers import combine_text_layers
@@ -233,3 +234,23 @@ def test_the_whole_of_train_is_the_corpus_itself_and_some_is_always_kept():
     assert keep_train_share(corpus, 1e-6) is corpus
     kept = keep_train_share(load_corpus("simulated:small"), 1e-6)
     assert np.sum(kept.split == "train") == 1
+
+
+def test_other_dialogues_take_the_place_of_dev():
+    corpus = load_corpus("simulated:small")
+    own = set(corpus.dialogue[corpus.split == "dev"])
+    drawn = []
+    for seed in (1, 2):
+        other = with_other_dev(corpus, seed)
+        validate(other)
+        taken = set(other.dialogue[other.split == "dev"])
+        assert len(taken) == len(own) and not taken & own
+        assert own < set(other.dialogue[other.split == "train"])
+        np.testing.assert_array_equal(other.split == "test", corpus.split == "test")
+        assert other.class_counts("dev")[2] > 0
+        drawn.append(taken)
+    assert drawn[0] != drawn[1]
+    assert with_other_dev(corpus, 0) is corpus
+    few = keep_train_share(corpus, 0.1)
+    with pytest.raises(UserError, match="has 60 dialogues in dev and 24 in train"):
+        with_other_dev(few, 1)

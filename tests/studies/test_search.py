@@ -1,5 +1,6 @@
 """A search: points told once, one program a batch, the best again with other seeds, test once."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.search import (
     Plan,
     choose_better,
+    explain_no_other_dev,
     list_rungs,
     rung_scores,
     search,
@@ -106,6 +108,7 @@ def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
             assert stored.get(name, value) == value, name
     page = (folder / "search.html").read_text()
     assert page.count("data:image/png") == 3 and "Test was read once" in page
+    assert report["on_others"] == [] and "too few dialogues (12 in train, 4 in dev" in page
 
     # The same command has nothing to do; more points are another look at test.
     said.clear()
@@ -117,6 +120,31 @@ def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
     if more["winner"] == report["winner"]:
         assert [look["points"] for look in more["looks"]] == [12, 13]
     assert "look 2 at this test split" in (folder / "search.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_best_points_are_trained_with_other_dev_dialogues_too(tmp_path):
+    path = tmp_path / "corpus.npz"
+    made = simulate_corpus(create_process(), SimulatedSize(40, 10, 4, 3, 3), seed=0)
+    write_npz(made, path)
+    small = config(str(path))
+    options = {"workdir": tmp_path / "search", "seeds": 1, "batch": 2, "best_seeds": 1}
+    space = {"optim.learning_rate": (1e-3, 1e-2, "log")}
+    report = cberl.search(path, small, trials=2, space=space, pictures=False, **options)
+    assert len(report["on_others"]) == 2 == len(report["finalists"])
+    place = report["finalists"].index(0)
+    small.data.other_dev = 1
+    # The point's own seeds: those that did not choose it.
+    alone = train_and_evaluate(small, str(tmp_path / "alone"), [1], QUIET, False)
+    wanted = [alone["dev"][name]["mean"] for name in ("weighted_f1", "macro_f1")]
+    assert report["on_others"][place]["mean"] == pytest.approx(sum(wanted) / 2, abs=1e-6)
+    text = (tmp_path / "search" / "search.md").read_text()
+    assert "again, other dev dialogues" in text and "of 2." in text
+    # Where they cannot be, the reason is said.
+    tuned = dataclasses.replace(made, provenance={"text": {"tuning": {"epochs": 3}, "crossfit": 0}})
+    assert "tuned on the labels" in explain_no_other_dev(small, tuned)
+    small.data.folds = "3"
+    assert "folds" in explain_no_other_dev(small, made)
 
 
 @pytest.mark.slow
