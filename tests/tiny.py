@@ -38,6 +38,7 @@ TINY_MODEL = ModelSettings(
     layers=2,
     past=2,
     future=1,
+    attention="blocks",
     classifiers=3,
     classifier_hidden=4,
     subspace=0.5,

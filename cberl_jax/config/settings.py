@@ -11,13 +11,14 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from cberl_jax.errors import UserError
 from cberl_jax.metrics import SELECTIONS
 from cberl_jax.models.cberl import PARTS, ModelSettings
+from cberl_jax.models.mgnn import ATTENTIONS, BLOCKS
 
 Value = bool | int | float | str
 
@@ -119,6 +120,9 @@ SETTINGS = {
     "model.layers": _count(1, "graph attention layers"),
     "model.past": _count(8, "turns before an utterance that it sees in the graph", 0),
     "model.future": _count(8, "turns after it that it sees, unless causal", 0),
+    "model.attention": Setting(
+        BLOCKS, f"how attention in the graph is computed, not what: {', '.join(ATTENTIONS)}"
+    ),
     "model.classifiers": _count(5, "weak classifiers"),
     "model.classifier_hidden": _count(32, "width of each one's hidden layer"),
     "model.subspace": Setting(0.7, "share of the features that each sees", 1e-6, 1.0),
@@ -188,6 +192,8 @@ FREE_SETTINGS = (
 )
 # Their values may be paths. Only the run's own folder keeps more of them than the last part.
 PATHS = ("data.path", "data.folds", "train.init")
+# Runs that are older than these have their defaults, which were all that there was.
+LATER = ("model.attention",)
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
@@ -218,6 +224,12 @@ def without_folders(flat: Mapping[str, Value]) -> dict[str, Value]:
     """Settings that can be handed on: of paths the last part is left."""
     names = {name: str(flat[name]).rstrip("/") for name in PATHS if name in flat}
     return {**flat, **{name: os.path.basename(path) for name, path in names.items()}}
+
+
+def with_later(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's file holds, with the settings that came after it; as it is without settings."""
+    later = {name: SETTINGS[name].default for name in LATER if "model.hidden" in stored}
+    return {**later, **stored}
 
 
 def numeric_settings(config: ConfigDict) -> dict[str, float]:
@@ -338,7 +350,11 @@ def check_config(config: ConfigDict) -> None:
                 f"train.metrics = {config.train.metrics!r}: needs {CURVE_PROGRAMS[program]}: pip "
                 f"install 'cberl-jax[{program}]'"
             )
-    for name, known in (("train.select", SELECTIONS), ("augment.method", AUGMENTATIONS)):
+    for name, known in (
+        ("train.select", SELECTIONS),
+        ("augment.method", AUGMENTATIONS),
+        ("model.attention", ATTENTIONS),
+    ):
         value = flatten(config)[name]
         if value not in known:
             raise UserError(f"{name} = {value!r}: has to be one of {', '.join(known)}")

@@ -49,6 +49,7 @@ class ModelSettings:
       layers: graph attention layers.
       past: turns before an utterance that it sees in the graph.
       future: turns after it.
+      attention: how attention in the graph is computed, one of ``ATTENTIONS`` (``mgnn.py``).
       classifiers: number K of weak classifiers.
       classifier_hidden: width of each weak classifier's hidden layer.
       subspace: share of the features that each weak classifier sees.
@@ -67,6 +68,7 @@ class ModelSettings:
     layers: int
     past: int
     future: int
+    attention: str
     classifiers: int
     classifier_hidden: int
     subspace: float
@@ -225,11 +227,13 @@ class CBERL(nn.Module):
             past=s.past,
             future=0 if s.causal else s.future,
         )
-        encoder = GraphEncoder(s.hidden, s.heads, s.layers, s.past, name="graph")
+        encoder = GraphEncoder(s.hidden, s.heads, s.layers, s.past, s.attention, name="graph")
         nodes, attention = encoder(graph, dropout)
         rebuilt = None
         if s.reconstruction:
-            decoder = NodeDecoder(self.widths, s.hidden, s.heads, s.past, name="decoder")
+            decoder = NodeDecoder(
+                self.widths, s.hidden, s.heads, s.past, s.attention, name="decoder"
+            )
             flat = decoder(graph._replace(nodes=nodes), masking.masked.reshape(-1))
             rebuilt = {m: x.reshape(*shape[:2], -1) for m, x in flat.items()}
         return nodes.reshape(shape), attention, rebuilt

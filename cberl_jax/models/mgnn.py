@@ -20,6 +20,8 @@ from cberl_jax.models.masking import Masking
 
 NO_EDGE = -1e9
 SLOPE = 0.2  # of LeakyReLU, as in the graph attention paper
+# How attention is computed; the numbers are the same but for rounding.
+BLOCKS, EDGES = ATTENTIONS = ("blocks", "edges")
 
 
 class MaskTokens(nn.Module):
@@ -104,7 +106,7 @@ class RelationalAttention(nn.Module):
       width: width of the output; each of the heads has its equal share.
       heads: number of heads.
       past: turns of the past that the graph's window holds.
-      dense: by matrix products over blocks, or by segment sums over edges.
+      attention: ``blocks``, matrix products over blocks of rows, or ``edges``, segment sums.
 
     References:
       Velickovic et al., Graph Attention Networks, ICLR 2018, equations 1 to 5.
@@ -113,7 +115,7 @@ class RelationalAttention(nn.Module):
     width: int
     heads: int
     past: int
-    dense: bool = True
+    attention: str = BLOCKS
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple) -> tuple[jax.Array, jax.Array]:
@@ -133,7 +135,9 @@ class RelationalAttention(nn.Module):
             jnp.einsum("nhd,rhd->nrh", values, self.param(name, init, shape))
             for name in ("receiver_vector", "sender_vector")
         )
-        attend = functools.partial(attend_blocks, past=self.past) if self.dense else attend_edges
+        attend = attend_edges
+        if self.attention == BLOCKS:
+            attend = functools.partial(attend_blocks, past=self.past)
         output, weights = attend(values, of_receiver + bias, of_sender, graph)
         return output.reshape(-1, self.width), weights
 
@@ -146,12 +150,14 @@ class GraphEncoder(nn.Module):
       heads: attention heads.
       layers: number of attention layers.
       past: turns of the past that the graph's window holds.
+      attention: as of ``RelationalAttention``.
     """
 
     width: int
     heads: int
     layers: int
     past: int
+    attention: str = BLOCKS
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, dropout: Dropout) -> tuple[jax.Array, jax.Array]:
@@ -159,7 +165,7 @@ class GraphEncoder(nn.Module):
         nodes = nn.Dense(self.width, name="embed")(graph.nodes)
         for layer in range(self.layers):
             attention = RelationalAttention(
-                self.width, self.heads, self.past, name=f"attention_{layer}"
+                self.width, self.heads, self.past, self.attention, name=f"attention_{layer}"
             )
             attended, weights = attention(graph._replace(nodes=nodes))
             nodes = nn.LayerNorm(name=f"norm_{layer}")(nodes + dropout(nn.gelu(attended)))
@@ -174,6 +180,7 @@ class NodeDecoder(nn.Module):
       width: width of the code.
       heads: attention heads.
       past: turns of the past that the graph's window holds.
+      attention: as of ``RelationalAttention``.
 
     References:
       Hou et al., GraphMAE, KDD 2022, section 3.2 (re-mask decoding).
@@ -183,6 +190,7 @@ class NodeDecoder(nn.Module):
     width: int
     heads: int
     past: int
+    attention: str = BLOCKS
 
     @nn.compact
     def __call__(self, graph: jraph.GraphsTuple, masked: jax.Array) -> Mapping[str, jax.Array]:
@@ -198,9 +206,10 @@ class NodeDecoder(nn.Module):
         code = nn.Dense(self.width, use_bias=False, name="encoder_to_decoder")(graph.nodes)
         token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         code = jnp.where(masked[:, None], token, code)
-        attended, _ = RelationalAttention(self.width, self.heads, self.past, name="attention")(
-            graph._replace(nodes=code)
+        attention = RelationalAttention(
+            self.width, self.heads, self.past, self.attention, name="attention"
         )
+        attended, _ = attention(graph._replace(nodes=code))
         hidden = nn.gelu(attended)
         return {
             modality: nn.Dense(width, name=f"decoder_{modality}")(hidden)

@@ -26,6 +26,14 @@ _MEMBERS: Columns = {
     "compilation s": lambda r: r["compile_s"],
     "peak memory GB": lambda r: r["peak_memory_bytes"] / 1e9,
 }
+_ATTENTION: Columns = {
+    "attention": lambda r: r["name"],
+    "members": lambda r: str(r["members"]),
+    "s an epoch": lambda r: r["epoch_s"],
+    "s a member": lambda r: r["member_epoch_s"],
+    "compilation s": lambda r: r["compile_s"],
+    "program MB": lambda r: r["program_bytes"] / 1e6,
+}
 _LIMIT: Columns = {
     "members": lambda r: str(r["members"]),
     "s an epoch": lambda r: r["epoch_s"],
@@ -87,6 +95,10 @@ def format_benchmark(result: Mapping[str, Any]) -> str:
         lines = [{"name": name, **line} for name, line in table.items()]
         parts += _section("Against PyTorch", how, _REFERENCE, lines)
     parts += _section("Members", "", _MEMBERS, result.get("members", []))
+    forms = result.get("attention", [])
+    lines = [{"name": name, **line} for table in forms for name, line in table.items()]
+    how = "The two values of model.attention in turns in one process; nothing is generated."
+    parts += _section("Forms of attention", how, _ATTENTION, lines)
     how = (
         "Time that the epoch's matrix products, and that its bytes, would need at the rates "
         "measured on this machine, as a share of the time it takes."

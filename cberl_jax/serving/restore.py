@@ -21,6 +21,7 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.folds import OF_FOLDS, describe_folds
 from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
 from cberl_jax.errors import UserError
+from cberl_jax.models.mgnn import BLOCKS
 from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoints
 from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.workdir import Workdir
@@ -215,6 +216,8 @@ def predicting_program(
     """
     config = config.copy_and_resolve_references()
     config.model.reconstruction = False
+    # One form, whatever the members were trained with: what ONNX is made from is tested in it.
+    config.model.attention = BLOCKS
     program = create_program(config, widths, [0] * len(classes))
     members = list_members(config, [0])
     variables = members_like(program, members.seeds, members.hyper).joint.variables

@@ -29,6 +29,7 @@ from cberl_jax.config.settings import flatten, numeric_settings
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simulate_corpus
+from cberl_jax.models.mgnn import ATTENTIONS
 from cberl_jax.reports.benchmark import format_benchmark
 from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.progress import print_now
@@ -140,6 +141,33 @@ def measure_members(config: ConfigDict, members: int, repeats: int) -> dict[str,
         "utterances_per_s": int(np.sum(prepared.data.train.segment > 0)) * members / joint,
         "compile_s": contestant.compile_s,
         "peak_memory_bytes": peak_memory(jax.local_devices()),
+    }
+
+
+def measure_attention(
+    config: ConfigDict, members: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """The forms of attention in turns, S members each, without generated utterances.
+
+    Returns:
+      ``model.attention`` -> members, median seconds of an epoch, and per member, of compilation,
+      and bytes of the epoch's program.
+    """
+    contestants = {}
+    for attention in ATTENTIONS:
+        changes = {"augment.method": "none", "model.attention": attention}
+        own, prepared = _prepare(config, **changes)
+        contestants[attention] = Contestant(prepared, own, members)
+    seconds = time_in_turns(contestants, repeats)
+    return {
+        name: {
+            "members": members,
+            "epoch_s": statistics.median(values),
+            "member_epoch_s": statistics.median(values) / members,
+            "compile_s": contestants[name].compile_s,
+            "program_bytes": contestants[name].fleet.memory("joint")[1],
+        }
+        for name, values in seconds.items()
     }
 
 
@@ -334,7 +362,7 @@ def _own_process(function: Callable, *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-SECTIONS = ("reference", "members", "limit", "start", "growth")
+SECTIONS = ("reference", "members", "attention", "limit", "start", "growth")
 
 
 def benchmark(
@@ -370,6 +398,7 @@ def benchmark(
     plan: dict[str, list[tuple]] = {
         "reference": [(measure_reference, config, reference, repeats)] if reference else [],
         "members": [(measure_members, config, count, repeats) for count in counts],
+        "attention": [(measure_attention, config, n, repeats) for n in (counts[0], counts[2])],
         "limit": [(measure_limit, config, count, repeats) for count in (counts[0], counts[2])],
         "start": [(measure_start, train, flags)],
         "growth": [(measure_growth, config, size, 36, repeats) for size in GROWTH_SIZES]

@@ -124,6 +124,13 @@ def test_settings_that_do_not_go_together_are_refused_with_their_point():
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("value", ["", "Blocks", "segment"])
+def test_a_form_of_attention_that_is_none_is_refused_with_those_that_are(value):
+    message = f"model.attention = '{value}': has to be one of blocks, edges"
+    with pytest.raises(UserError, match=message):
+        point_config(default_config(), {"model.attention": value})
+
+
 def test_points_with_the_same_static_settings_form_a_group():
     grid = parse_grid(["loss.gamma=0,2", "model.hidden=128,64", "model.causal=False,True"])
     groups = group_points(expand(grid))

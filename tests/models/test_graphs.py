@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cberl_jax.models.graphs import RELATIONS, Blocks, conversation_graph
-from cberl_jax.models.mgnn import RelationalAttention, attend_blocks, attend_edges
+from cberl_jax.models.mgnn import ATTENTIONS, RelationalAttention, attend_blocks, attend_edges
 
 ROWS, LENGTH = 2, 7
 WINDOWS = ((0, 0), (2, 1), (1, 0), (0, 3), (9, 9))
@@ -291,11 +291,11 @@ def test_attention_with_one_relation_for_all_is_jraph_gat(graph, scored):
     np.testing.assert_allclose(output[:, 0], gat(plain).nodes[:, :WIDTH], atol=1e-5)
 
 
-@pytest.mark.parametrize("dense", [True, False])
-def test_relational_attention_follows_its_equation(dense, graph):
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_relational_attention_follows_its_equation(attention, graph):
     generator = np.random.default_rng(2)
     nodes = generator.normal(size=(NODES, 4)).astype(np.float32)
-    layer = RelationalAttention(HEADS * WIDTH, HEADS, past=2, dense=dense)
+    layer = RelationalAttention(HEADS * WIDTH, HEADS, past=2, attention=attention)
     filled = graph._replace(nodes=jnp.asarray(nodes))
     params = jax.jit(layer.init)(jax.random.key(0), filled)["params"]
     params = jax.tree.map(

@@ -214,6 +214,7 @@ NARROW = rf"is of another model .*{BIAS} is float32 of shape \[2, 2, 6\] in plac
         (change_settings(settings=3), "cberl.json: is damaged .it holds no settings"),
         (change_settings(format=2), "has format 2; this version reads format 1"),
         (change_settings(version="0.1.0"), "was written by cberl-jax 0.1.0"),
+        (change_settings(settings={}), "lacks augment.balance, "),
         (change_settings(seeds=[]), "seeds is missing or of no use"),
         (change_settings(fold=[0, 1]), "fold is of no use"),
         (change_settings(seeds=[0, 1, 2]), "is of another model than cberl.json"),

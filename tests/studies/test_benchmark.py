@@ -15,6 +15,7 @@ from cberl_jax.reports.benchmark import format_benchmark
 from cberl_jax.studies.benchmark import (
     Contestant,
     count_flops,
+    measure_attention,
     measure_growth,
     measure_limit,
     measure_reference,
@@ -73,6 +74,16 @@ def test_an_epoch_takes_longer_than_its_matrix_products_would(config):
     text = format_benchmark(report | {"limit": [found]})
     assert "## Distance to the limit" in text and "## Members" not in text
     json.dumps(found)
+
+
+def test_both_forms_of_attention_are_measured(config):
+    found = measure_attention(config, 2, repeats=1)
+    assert list(found) == ["blocks", "edges"]
+    for row in found.values():
+        assert row["epoch_s"] == pytest.approx(2 * row["member_epoch_s"]) and row["compile_s"] > 0
+    report = {"machine": {"device": "this", "devices": 1, "cores": 2}, "repeats": 1}
+    text = format_benchmark(report | {"attention": [found]})
+    assert "## Forms of attention" in text and "| edges     | 2 " in text
 
 
 def test_growth_tells_utterances_and_rows(config):

@@ -13,6 +13,7 @@ from tiny import NO_PARTS, QUIET, tiny_config, tiny_corpus
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
+from cberl_jax.models.mgnn import ATTENTIONS
 from cberl_jax.runtime.checkpoints import open_checkpoints
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.studies.evaluate import evaluate_run
@@ -203,6 +204,27 @@ def test_generated_utterances_take_their_places_and_lack_what_their_sources_lack
         kept = used & ~is_made
         expected = np.asarray(data.table.features[modality])[data.train.index[kept]]
         np.testing.assert_array_equal(np.asarray(values)[kept], expected)
+
+
+def test_both_forms_of_attention_train_to_the_same_curve():
+    """Of two members in one program, up to rounding, which a training lets grow."""
+    curves = []
+    for attention in ATTENTIONS:
+        config = tiny_config(**NO_PARTS | {"model.graph": True, "model.attention": attention})
+        prepared, members = prepare(config, tiny_corpus()), list_members(config, SEEDS[:2])
+        assert prepared.program.model.settings.attention == attention
+        fleet = Fleet(prepared.program, 2, jax.local_devices()[:1])
+        state = fleet.shard(fleet.create(members.seeds, members.hyper))
+        hyper, shared = fleet.shard(members.hyper), fleet.replicate(prepared.data)
+        epoch = fleet.compile("joint", fleet.stages["joint"], state, shared, hyper)
+        records = []
+        for _ in range(3):
+            state, record = epoch(state, shared, hyper)
+            records.append(fleet.gather(record, 2))
+        curves.append((records, fleet.gather(state, 2).joint.average))
+    chex.assert_trees_all_close(*curves, rtol=2e-3, atol=2e-4)
+    losses = [record["focal"] for record in curves[0][0]]
+    assert np.all(losses[0] != losses[2])
 
 
 @pytest.mark.parametrize("split, settings", [("dev", {}), ("test", {"train.best_on_test": True})])
