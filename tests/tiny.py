@@ -33,6 +33,7 @@ TINY_MODEL = ModelSettings(
     residual_turns=0,
     causal=False,
     hidden=8,
+    unroll=1,
     latent=3,
     heads=2,
     layers=2,

@@ -5,6 +5,7 @@ others are *static*: they decide shapes or switch parts off. A setting's dotted 
 a config file, in a flag (``--config.loss.gamma=2``) and in a sweep's grid.
 """
 
+import dataclasses
 import difflib
 import importlib.util
 import math
@@ -22,6 +23,9 @@ from cberl_jax.models.mgnn import ATTENTIONS, BLOCKS
 
 Value = bool | int | float | str
 
+# Launches of kernels are half of an epoch on a GPU, and the LSTM's loop is half of them. Rows of
+# more turns keep a loop: the program grows with the turns in a round.
+GPU_UNROLL = 64
 AUGMENTATIONS = ("gan", "flow", "smote", "repeat", "none")
 # Programs that can show curves -> the package that writes for them.
 CURVE_PROGRAMS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -115,6 +119,9 @@ SETTINGS = {
     "model.residual_turns": _count(0, "with those of so many turns before it and after it", 0),
     "model.causal": Setting(False, "see no future turn"),
     "model.hidden": _count(128, "width of fusion, BiLSTM and graph; a multiple of heads, even"),
+    "model.unroll": _count(
+        0, f"turns in a round of the LSTM's loop; 0 = {GPU_UNROLL} on a GPU, 1 elsewhere", 0
+    ),
     "model.latent": _count(32, "width of the autoencoder's latent"),
     "model.heads": _count(4, "attention heads"),
     "model.layers": _count(1, "graph attention layers"),
@@ -193,7 +200,7 @@ FREE_SETTINGS = (
 # Their values may be paths. Only the run's own folder keeps more of them than the last part.
 PATHS = ("data.path", "data.folds", "train.init")
 # Runs that are older than these have their defaults, which were all that there was.
-LATER = ("model.attention",)
+LATER = ("model.attention", "model.unroll")
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
@@ -238,9 +245,16 @@ def numeric_settings(config: ConfigDict) -> dict[str, float]:
     return {name: float(flat[name]) for name in NUMERIC}
 
 
-def model_settings(config: ConfigDict) -> ModelSettings:
-    """The joint model's static settings."""
-    return ModelSettings(**config.model.to_dict())
+def model_settings(config: ConfigDict, platform: str) -> ModelSettings:
+    """The joint model's static settings.
+
+    Args:
+      config: the settings.
+      platform: that the program is for: ``cpu``, ``gpu`` or ``tpu``, as jax names its backends.
+    """
+    settings = ModelSettings(**config.model.to_dict())
+    by_platform = GPU_UNROLL if platform == "gpu" else 1
+    return dataclasses.replace(settings, unroll=settings.unroll or by_platform)
 
 
 def with_folds(config: ConfigDict) -> bool:

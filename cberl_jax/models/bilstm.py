@@ -5,6 +5,8 @@ shares its row with. The input products of all turns are one matrix
 product outside the scan, and the two directions are one scan over a leading axis.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,8 @@ import jax.numpy as jnp
 from cberl_jax.models.layers import Dropout
 
 
-@jax.custom_vjp
-def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array, unroll: int = 1) -> jax.Array:
     """An LSTM over time, given the products of its input.
 
     The equations are those of ``flax.linen.OptimizedLSTMCell``. The gradient is written out so that
@@ -25,11 +27,12 @@ def run_lstm(gates: jax.Array, keep: jax.Array, kernel: jax.Array) -> jax.Array:
         candidate, output gate.
       keep: [L, B, 1] float, zero where the state is reset before the turn.
       kernel: [h, 4 h] from the output to the next gates.
+      unroll: turns in a round of the loop over time; at least L for no loop.
 
     Returns:
       [L, B, h] outputs.
     """
-    return _run_forward(gates, keep, kernel)[0]
+    return _run_forward(gates, keep, kernel, unroll)[0]
 
 
 def _step(carry, gates, keep, kernel):
@@ -47,17 +50,18 @@ def _step(carry, gates, keep, kernel):
     return (cell, output), (input_gate, forget_gate, candidate, output_gate, before, squashed)
 
 
-def _run_forward(gates, keep, kernel):
+def _run_forward(gates, keep, kernel, unroll):
     def step(carry, inputs):
         carry, activations = _step(carry, *inputs, kernel)
         return carry, (carry[1], activations)
 
     start = jnp.zeros((gates.shape[1], len(kernel)), gates.dtype)
-    _, (outputs, activations) = jax.lax.scan(step, (start, start), (gates, keep))
+    inputs = gates, keep
+    _, (outputs, activations) = jax.lax.scan(step, (start, start), inputs, unroll=unroll)
     return outputs, (outputs, activations, keep, kernel)
 
 
-def _run_backward(residuals, cotangents):
+def _run_backward(unroll, residuals, cotangents):
     outputs, activations, keep, kernel = residuals
     back = kernel.T
 
@@ -77,7 +81,8 @@ def _run_backward(residuals, cotangents):
         return (of_cell * forget_gate * keep, of_gates @ back * keep), of_gates
 
     start = jnp.zeros_like(outputs[0])
-    _, of_gates = jax.lax.scan(step, (start, start), (cotangents, activations, keep), reverse=True)
+    inputs = cotangents, activations, keep
+    _, of_gates = jax.lax.scan(step, (start, start), inputs, reverse=True, unroll=unroll)
     previous = jnp.pad(outputs[:-1], ((1, 0), (0, 0), (0, 0))) * keep
     # Resets are data, not parameters: no gradient with respect to them is needed.
     return of_gates, jnp.zeros_like(keep), jnp.einsum("lbh,lbg->hg", previous, of_gates)
@@ -106,6 +111,7 @@ class Recurrence(nn.Module):
     """``run_lstm`` with its kernel, or ``resume_lstm`` where there is a state to start from."""
 
     hidden: int
+    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -121,7 +127,7 @@ class Recurrence(nn.Module):
         kernel = dense.variables["params"]["kernel"]
         if start is not None:
             return resume_lstm(start, gates, keep, kernel)
-        return run_lstm(gates, keep, kernel)
+        return run_lstm(gates, keep, kernel, min(self.unroll, len(gates)))
 
 
 def _gate_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
@@ -138,6 +144,7 @@ class Direction(nn.Module):
     """
 
     hidden: int
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, values: jax.Array, segment: jax.Array) -> jax.Array:
@@ -147,7 +154,7 @@ class Direction(nn.Module):
         moves = self.has_variable("carry", "state")
         keep = jnp.pad(same, ((0, 0), (1, 0)), constant_values=moves)[..., None]
         inputs = gates.swapaxes(0, 1), keep.astype(values.dtype).swapaxes(0, 1)
-        recurrence = Recurrence(self.hidden, name="step")
+        recurrence = Recurrence(self.hidden, self.unroll, name="step")
         if not moves:
             return recurrence(*inputs).swapaxes(0, 1)
         carry = self.variable("carry", "state", lambda: None)
@@ -164,10 +171,12 @@ class BiLSTM(nn.Module):
     Attributes:
       hidden: width of the output; each direction has half of it.
       causal: only the forward direction, at full width: nothing of the future is seen.
+      unroll: turns in a round of the loop over time.
     """
 
     hidden: int
     causal: bool = False
+    unroll: int = 1
 
     @nn.compact
     def __call__(self, values: jax.Array, segment: jax.Array, dropout: Dropout) -> jax.Array:
@@ -182,11 +191,11 @@ class BiLSTM(nn.Module):
           [B, L, hidden].
         """
         if self.causal:
-            return dropout(Direction(self.hidden, name="forward")(values, segment))
+            return dropout(Direction(self.hidden, self.unroll, name="forward")(values, segment))
         both = nn.vmap(
             Direction, in_axes=0, variable_axes={"params": 0}, split_rngs={"params": True}
         )
-        forward, backward = both(self.hidden // 2, name="directions")(
+        forward, backward = both(self.hidden // 2, self.unroll, name="directions")(
             jnp.stack([values, values[:, ::-1]]), jnp.stack([segment, segment[:, ::-1]])
         )
         return dropout(jnp.concatenate([forward, backward[:, ::-1]], axis=-1))

@@ -44,6 +44,7 @@ class ModelSettings:
       residual_turns: with those of so many turns before an utterance and after it.
       causal: see no future: forward LSTM at full width, no edges from later turns.
       hidden: width of the fused feature, the BiLSTM and the graph's codes.
+      unroll: turns in a round of the LSTM's loop over time, at least 1.
       latent: width of the autoencoder's latent.
       heads: attention heads; they divide ``hidden``.
       layers: graph attention layers.
@@ -63,6 +64,7 @@ class ModelSettings:
     residual_turns: int
     causal: bool
     hidden: int
+    unroll: int
     latent: int
     heads: int
     layers: int
@@ -183,7 +185,7 @@ class CBERL(nn.Module):
         fused, latent = self._fuse(features, present, dropout)
         code = fused
         if s.bilstm:
-            lstm = BiLSTM(s.hidden, causal=s.causal, name="bilstm")
+            lstm = BiLSTM(s.hidden, s.causal, s.unroll, name="bilstm")
             code = nn.LayerNorm(name="bilstm_norm")(
                 code + lstm(code, conversations.segment, dropout)
             )

@@ -216,8 +216,9 @@ def predicting_program(
     """
     config = config.copy_and_resolve_references()
     config.model.reconstruction = False
-    # One form, whatever the members were trained with: what ONNX is made from is tested in it.
+    # One form, whatever the members were trained with: exports do not depend on the device.
     config.model.attention = BLOCKS
+    config.model.unroll = 1
     program = create_program(config, widths, [0] * len(classes))
     members = list_members(config, [0])
     variables = members_like(program, members.seeds, members.hyper).joint.variables

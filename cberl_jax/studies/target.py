@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from cberl_jax.config.settings import model_settings
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation.hlo import Kernel, Program
 from cberl_jax.reports.target import format_targets
@@ -103,6 +104,10 @@ def compile_for(config: ConfigDict, name: str, members: int, texts: pathlib.Path
       UserError: the compiler is not installed, or the corpus is at fault.
     """
     target = TARGETS[name]
+    config = ConfigDict(config.to_dict())
+    # By the platform of the target, not by that of this machine.
+    platform = {"cuda": "gpu"}.get(target.platform, target.platform)
+    config.model.unroll = model_settings(config, platform).unroll
     prepared = prepare(config, load_data(config))
     with _quiet_compiler():
         device = _find_device(name, target)

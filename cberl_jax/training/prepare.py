@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -82,7 +83,7 @@ class Prepared(NamedTuple):
 def create_program(
     config: ConfigDict, widths: Mapping[str, int], generated: Sequence[int]
 ) -> Program:
-    """The static half of a training.
+    """The static half of a training on jax's devices.
 
     Args:
       config: the settings.
@@ -91,7 +92,7 @@ def create_program(
     """
     classes = len(generated)
     kept = model_widths(widths, config.data.components)
-    model = CBERL(model_settings(config), tuple(kept.items()), classes)
+    model = CBERL(model_settings(config, jax.default_backend()), tuple(kept.items()), classes)
     gan = None
     if config.augment.method == "gan" and any(generated):
         gan = GAN(config.gan.hidden, config.gan.noise, classes)

@@ -11,7 +11,13 @@ from cberl_jax.config.grid import (
     point_config,
     spell_value,
 )
-from cberl_jax.config.settings import NUMERIC, default_config, flatten
+from cberl_jax.config.settings import (
+    GPU_UNROLL,
+    NUMERIC,
+    default_config,
+    flatten,
+    model_settings,
+)
 from cberl_jax.errors import UserError
 from cberl_jax.training.prepare import list_members
 
@@ -129,6 +135,16 @@ def test_a_form_of_attention_that_is_none_is_refused_with_those_that_are(value):
     message = f"model.attention = '{value}': has to be one of blocks, edges"
     with pytest.raises(UserError, match=message):
         point_config(default_config(), {"model.attention": value})
+
+
+@pytest.mark.parametrize("platform, turns", [("gpu", GPU_UNROLL), ("cpu", 1), ("tpu", 1)])
+def test_the_platform_decides_the_lstms_rounds_unless_they_are_set(platform, turns):
+    config = default_config()
+    assert model_settings(config, platform).unroll == turns
+    config.model.unroll = 5
+    assert model_settings(config, platform).unroll == 5
+    with pytest.raises(UserError, match="model.unroll = -1: has to be from 0 to"):
+        point_config(config, {"model.unroll": -1})
 
 
 def test_points_with_the_same_static_settings_form_a_group():

@@ -347,7 +347,8 @@ def test_the_causal_bilstm_is_the_forward_lstm_at_full_width():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_written_gradient_of_the_lstm_is_that_of_autodiff():
+@pytest.mark.parametrize("unroll", [1, 4, 6])
+def test_the_written_gradient_of_the_lstm_is_that_of_autodiff(unroll):
     generator = np.random.default_rng(2)
     members, turns, rows, hidden = 2, 6, 3, 4
     shapes = ((turns, rows, 4 * hidden), (turns, rows, hidden), (hidden, 4 * hidden))
@@ -361,9 +362,20 @@ def test_the_written_gradient_of_the_lstm_is_that_of_autodiff():
         of_member = jax.value_and_grad(total, argnums=(0, 1))
         return jax.jit(jax.vmap(of_member))(gates, kernel, keep, cotangents)
 
-    expected = gradients(run_lstm.__wrapped__)
+    expected = gradients(functools.partial(run_lstm.__wrapped__, unroll=1))
     assert all(np.abs(x).max() > 0.1 for x in expected[1])
-    chex.assert_trees_all_close(gradients(run_lstm), expected, atol=1e-5)
+    found = gradients(lambda *arguments: run_lstm(*arguments, unroll))
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_loop_over_time_has_the_rounds_that_are_asked_for(causal):
+    values = jnp.asarray(np.random.default_rng(1).normal(size=(1, LENGTH, 3)), jnp.float32)
+    rest = PACKED.segment, NOTHING_DROPPED
+    variables = draw_variables(BiLSTM(4, causal), values, *rest)
+    for unroll in (3, 1000):
+        program = jax.make_jaxpr(lambda v, x, u=unroll: BiLSTM(4, causal, u).apply(v, x, *rest))
+        assert f"unroll={min(unroll, LENGTH)}" in str(program(variables, values))
 
 
 def test_forget_gates_start_open():

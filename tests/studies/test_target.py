@@ -50,8 +50,8 @@ def test_it_compiles_and_members_never_talk(target, program_environment, tmp_pat
         assert line["memory"]["all"] < 4e9 * MEMBERS / 64
         assert 0 < line["launch_s"] <= line["estimate_s"] < 10
     joint = result["stages"][1]
-    # The two directions of the LSTM are one loop forwards and one backwards.
-    assert len(joint["loops"]) == 2 and joint["step_kernels"] < 1500
+    # The two directions of the LSTM are one loop forwards and one backwards; none on a GPU.
+    assert len(joint["loops"]) == (0 if target == "h100" else 2) and joint["step_kernels"] < 1500
     assert TARGETS[target].title in done.stdout
 
 
