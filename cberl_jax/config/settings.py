@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -199,8 +199,6 @@ FREE_SETTINGS = (
 )
 # Their values may be paths. Only the run's own folder keeps more of them than the last part.
 PATHS = ("data.path", "data.folds", "train.init")
-# Runs that are older than these have their defaults, which were all that there was.
-LATER = ("model.attention", "model.unroll")
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
 
 
@@ -231,12 +229,6 @@ def without_folders(flat: Mapping[str, Value]) -> dict[str, Value]:
     """Settings that can be handed on: of paths the last part is left."""
     names = {name: str(flat[name]).rstrip("/") for name in PATHS if name in flat}
     return {**flat, **{name: os.path.basename(path) for name, path in names.items()}}
-
-
-def with_later(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's file holds, with the settings that came after it; as it is without settings."""
-    later = {name: SETTINGS[name].default for name in LATER if "model.hidden" in stored}
-    return {**later, **stored}
 
 
 def numeric_settings(config: ConfigDict) -> dict[str, float]:

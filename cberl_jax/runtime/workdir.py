@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from cberl_jax.config.settings import SETTINGS, with_later
+from cberl_jax.config.settings import SETTINGS
 from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.runtime.files import (
     PART,
@@ -265,7 +265,7 @@ class Workdir:
                 f"{self.config_file}: was written by cberl-jax {written}, and this is "
                 f"{__version__}: install that version, or train again in another --workdir"
             )
-        return with_later(config)
+        return config
 
     def read_report(self) -> dict[str, Any]:
         """The contents of ``report.json``.

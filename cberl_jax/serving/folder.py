@@ -25,7 +25,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from cberl_jax.config.settings import flatten, with_later, without_folders
+from cberl_jax.config.settings import flatten, without_folders
 from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import creating_folder, expand
@@ -267,7 +267,7 @@ def _parse_settings(file: pathlib.Path, content: bytes) -> dict[str, Any]:
             f"{file}: was written by cberl-jax {written}, and this is {__version__}: install that "
             "version, or ask for an export by this one"
         )
-    return {**with_later(stored["settings"]), **stored}
+    return {**stored["settings"], **stored}
 
 
 def _parse_weights(file: pathlib.Path, content: bytes, like: Any) -> Any:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from tiny import BARE, QUIET, TINY, tiny_config
 
-from cberl_jax.config.settings import LATER
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import Interrupted, UserError
@@ -409,17 +408,6 @@ def test_a_run_of_another_minor_version_is_refused(copied, corpus):
     (copied / "config.json").write_text(json.dumps(settings | {"version": "0.1.7"}))
     with pytest.raises(UserError, match="written by cberl-jax 0.1.7, and this is"):
         train(config_of(corpus), copied)
-
-
-def test_a_run_older_than_a_setting_has_its_default(copied, corpus):
-    settings = json.loads((copied / "config.json").read_text())
-    older = {name: value for name, value in settings.items() if name not in LATER}
-    (copied / "config.json").write_text(json.dumps(older))
-    train(config_of(corpus), copied)
-    other = config_of(corpus)
-    other.model.attention = "edges"
-    with pytest.raises(UserError, match="holds a run with other settings .model.attention: "):
-        train(other, copied)
 
 
 def test_two_trainings_in_one_folder_are_refused(copied, corpus):
