@@ -9,10 +9,14 @@ A line holds one conversation (here it is broken for reading)::
 ``text`` is the transcript and ``label`` the name of a class; both may be missing or null, and so
 may each modality of an utterance, or all of them. A view of a modality is named as ``text.minilm``
 is. This is input for a model that is trained already: there are no splits.
+
+Conversations without any features are raw: a run makes those that it needs of ``text``, ``start``
+and ``end`` (seconds) and ``audio`` (a file in the folder of sounds), which are optional.
 """
 
 import codecs
 import json
+import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,11 +26,12 @@ import numpy as np
 
 from cberl_jax.config.views import FEATURE_NAME, NAMING
 from cberl_jax.data.corpus import UNLABELLED, Corpus
+from cberl_jax.data.readers.transcripts import Transcript, Turn
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 
 CONVERSATION_KEYS = ("dialogue", "turns")
-TURN_KEYS = ("speaker", "text", "features", "label")
+TURN_KEYS = ("speaker", "text", "features", "label", "start", "end", "audio")
 # A conversation of 10,000 turns of 2,000 features takes a fifth.
 MAX_LINE_BYTES = 2**30
 
@@ -43,17 +48,91 @@ class _Turn(NamedTuple):
     text: str
     label: str | None
     features: Mapping[str, np.ndarray]
+    start: float
+    end: float
+    audio: str
 
 
-def read_json_lines(path: str | os.PathLike) -> Corpus:
-    """Reads and validates conversations to be predicted.
+class Written(NamedTuple):
+    """Conversations as they were written.
+
+    Attributes:
+      source: what messages call them.
+      names: of the dialogues.
+      lengths: turns of each.
+      turns: of all of them.
+    """
+
+    source: str
+    names: list[str]
+    lengths: list[int]
+    turns: list[_Turn]
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether no turn has features."""
+        return not any(turn.features for turn in self.turns)
+
+    def corpus(self) -> Corpus:
+        """The conversations with the features that were given, validated."""
+        turns, source = self.turns, self.source
+        classes, label = self._label()
+        features, present = _stack(turns, source)
+        has_text = any(turn.text for turn in turns)
+        corpus = Corpus(
+            classes=classes,
+            dialogue=_strings(self.names, "names of dialogues", source),
+            split=np.full(len(self.names), "test"),
+            length=np.asarray(self.lengths, np.int32),
+            speaker=_strings([turn.speaker for turn in turns], "speakers", source),
+            label=label,
+            features=features,
+            present=present,
+            utterance=_strings([t.text for t in turns], "transcripts", source)
+            if has_text
+            else None,
+            source=source,
+        )
+        return validate(corpus, to_predict=True)
+
+    def transcript(self) -> Transcript:
+        """The conversations as a table holds them."""
+        # What becomes of them later is as wide as the longest.
+        _strings([turn.speaker for turn in self.turns], "speakers", self.source)
+        _strings([turn.text for turn in self.turns], "transcripts", self.source)
+        names = np.repeat(np.array(self.names, dtype=object), self.lengths)
+        turns = tuple(
+            Turn(
+                own.place, name, own.speaker, own.text.strip(), "", own.label or "",
+                own.start, own.end, own.audio,
+            )
+            for name, own in zip(names, self.turns)
+        )  # fmt: skip
+        classes, label = self._label()
+        return Transcript(
+            source=self.source,
+            classes=classes,
+            dialogue=_strings(self.names, "names of dialogues", self.source),
+            split=np.full(len(self.names), "test"),
+            has_splits=False,
+            length=np.asarray(self.lengths, np.int32),
+            label=label,
+            turns=turns,
+            file=np.zeros(len(turns), int),
+        )
+
+    def _label(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The classes, in alphabetical order, and [N] labels."""
+        classes = tuple(sorted({turn.label for turn in self.turns if turn.label is not None}))
+        number = {None: UNLABELLED} | {name: c for c, name in enumerate(classes)}
+        return classes, np.asarray([number[turn.label] for turn in self.turns], np.int32)
+
+
+def parse_json_lines(path: str | os.PathLike) -> Written:
+    """Reads conversations to be predicted.
 
     Args:
       path: a file in UTF-8 with a conversation a line, as above; empty lines do not count.
-
-    Returns:
-      The corpus. Its classes are the labels that are there, in alphabetical order, and its
-      modalities those that are there.
 
     Raises:
       UserError: naming the file, and the line and turn where there is one.
@@ -62,16 +141,27 @@ def read_json_lines(path: str | os.PathLike) -> Corpus:
     return _join(_read_lines(source), source)
 
 
+def read_json_lines(path: str | os.PathLike) -> Corpus:
+    """As ``parse_json_lines``: a validated corpus.
+
+    Its classes are the labels that are there, in alphabetical order, and its modalities those that
+    are there.
+    """
+    return parse_json_lines(path).corpus()
+
+
 def from_turns(conversations: Iterable[Any], source: str = "conversations") -> Corpus:
+    """As ``parse_turns``: a validated corpus, as of ``read_json_lines``."""
+    return parse_turns(conversations, source).corpus()
+
+
+def parse_turns(conversations: Iterable[Any], source: str = "conversations") -> Written:
     """Joins conversations that are Python objects.
 
     Args:
       conversations: each a list of turns, or a dictionary with ``dialogue`` and ``turns``, as
         above; features may be numpy's arrays. A list of turns is named by its place, from 0.
       source: what messages call them.
-
-    Returns:
-      As of ``read_json_lines``.
 
     Raises:
       UserError: naming the conversation and the turn where there is one.
@@ -133,8 +223,8 @@ def _parse(line: bytes, place: str) -> Any:
         ) from error
 
 
-def _join(conversations: Iterable[tuple[str, Any]], source: str) -> Corpus:
-    """Makes a validated corpus of conversations and their places."""
+def _join(conversations: Iterable[tuple[str, Any]], source: str) -> Written:
+    """Reads conversations, each after its place."""
     names, lengths, turns = [], [], []
     for place, value in conversations:
         name, own = _read_conversation(value, place)
@@ -143,23 +233,7 @@ def _join(conversations: Iterable[tuple[str, Any]], source: str) -> Corpus:
         turns += own
     if not names:
         raise UserError(f"{source}: there is no conversation")
-    classes = tuple(sorted({turn.label for turn in turns} - {None}))
-    number = {None: UNLABELLED} | {name: c for c, name in enumerate(classes)}
-    features, present = _stack(turns, source)
-    has_text = any(turn.text for turn in turns)
-    corpus = Corpus(
-        classes=classes,
-        dialogue=_strings(names, "names of dialogues", source),
-        split=np.full(len(names), "test"),
-        length=np.asarray(lengths, np.int32),
-        speaker=_strings([turn.speaker for turn in turns], "speakers", source),
-        label=np.asarray([number[turn.label] for turn in turns], np.int32),
-        features=features,
-        present=present,
-        utterance=_strings([t.text for t in turns], "transcripts", source) if has_text else None,
-        source=source,
-    )
-    return validate(corpus, to_predict=True)
+    return Written(source, names, lengths, turns)
 
 
 def _read_conversation(value: Any, place: str) -> tuple[str, list[_Turn]]:
@@ -186,7 +260,19 @@ def _read_turn(value: Any, place: str) -> _Turn:
         _text(value.get("text"), "the text", place) or "",
         _text(value.get("label"), "the label", place),
         _read_features(value.get("features"), place),
+        _seconds(value.get("start"), "the start", place),
+        _seconds(value.get("end"), "the end", place),
+        _text(value.get("audio"), "the name of the sound", place) or "",
     )
+
+
+def _seconds(value: Any, what: str, place: str) -> float:
+    """A time, nan where there is none."""
+    if value is None:
+        return math.nan
+    if not _is_number(type(value)) or not math.isfinite(value):
+        raise UserError(f"{place}: {what} has to be a number of seconds, not {_shown(value)}")
+    return float(value)
 
 
 def _read_features(value: Any, place: str) -> dict[str, np.ndarray]:

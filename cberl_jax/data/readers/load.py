@@ -10,10 +10,11 @@ import stat
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.labels import keep_used_classes
 from cberl_jax.data.readers.foreign import LOOKED_AT, is_json, refuse_foreign
-from cberl_jax.data.readers.jsonl import read_json_lines
+from cberl_jax.data.readers.jsonl import parse_json_lines
 from cberl_jax.data.readers.npz import read_npz, write_npz
 from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.readers.pickles import read_pickle
+from cberl_jax.data.readers.transcripts import Transcript, is_table, read_transcripts
 from cberl_jax.data.simulate import SIMULATED, simulate
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
@@ -91,17 +92,18 @@ def check_path(data: object) -> None:
 
 def load_conversations(
     path: str | os.PathLike, text_layers: str = "mean", options: ReadingOptions = _ANYTHING
-) -> Corpus:
+) -> Corpus | Transcript:
     """Reads conversations that are only to be predicted.
 
     Args:
-      path: as for ``load_corpus``, or JSON lines (``conversations.py``). Splits do not count, and
-        labels need not be there.
+      path: as for ``load_corpus``, or JSON lines (``jsonl.py``), or a table (``transcripts.py``).
+        Splits do not count, and labels need not be there.
       text_layers: as for ``load_corpus``.
       options: as for ``load_corpus``; JSON lines need none.
 
     Returns:
-      A corpus validated for prediction; its classes are those of the file, which may be none.
+      A corpus validated for prediction; its classes are those of the file, which may be none. A
+      transcript where the file holds no features: a table, or JSON lines without them.
 
     Raises:
       UserError: if it cannot be read, or is not sound.
@@ -117,8 +119,11 @@ def load_conversations(
         corpus = read_npz(name, ReadingOptions(bins=options.bins), to_predict=True)
     elif first.startswith(_PICKLE_MAGICS):
         corpus = read_pickle(name, options, to_predict=True)
+    elif not is_json(first) and is_table(name, first):
+        return read_transcripts([name])
     else:
-        return read_json_lines(name)
+        written = parse_json_lines(name)
+        return written.transcript() if written.is_raw else written.corpus()
     return validate(combine_text_layers(corpus, text_layers), to_predict=True)
 
 

@@ -14,6 +14,7 @@ fraction) and ``audio`` (a file in the folder of sounds). MELD's files (Poria et
 known by their column ``Dialogue_ID``, EmoryNLP's (Zahiri and Choi, 2018) by ``Scene_ID``.
 """
 
+import codecs
 import csv
 import io
 import math
@@ -163,6 +164,18 @@ def read_transcripts(paths: Sequence[str | os.PathLike], classes: Sequence[str] 
         turns=ordered,
         file=np.repeat([n for n, _ in dialogues], [len(own) for _, own in dialogues]),
     )
+
+
+def is_table(path: str, first: bytes) -> bool:
+    """Whether a file is a table, by the columns that it begins with, or by its name.
+
+    Args:
+      path: of the file.
+      first: its first bytes.
+    """
+    line = first.removeprefix(codecs.BOM_UTF8).decode("utf-8", "ignore").partition("\n")[0]
+    named = {cell.strip().strip('"') for cell in line.split(",")}
+    return bool(named & _LAYOUTS.keys()) or path.lower().endswith(".csv")
 
 
 def _other(sources: Sequence[str], layouts: Sequence[_Layout]) -> str:

@@ -141,9 +141,18 @@ def test_a_file_without_conversations_is_refused(tmp_path, content):
     check_message(tmp_path / "c.jsonl", "there is no conversation")
 
 
-def test_a_file_without_any_features_is_refused(tmp_path):
-    value = {"dialogue": "a", "turns": [{"speaker": "A"}, turn(features={"text": None})]}
-    check_message(lines(tmp_path / "c.jsonl", [value]), "no modality is present")
+def test_a_file_without_any_features_is_raw(tmp_path):
+    raw = turn(features={"text": None}, text=" Hi! ", label="joy", start=1, audio="a.wav")
+    value = {"dialogue": "a", "turns": [{"speaker": "A"}, raw]}
+    found = load_conversations(lines(tmp_path / "c.jsonl", [value]))
+    assert found.classes == ("joy",) and found.label.tolist() == [-1, 0]
+    assert [own.text for own in found.turns] == ["", "Hi!"]
+    first, second = found.turns
+    assert (second.label, second.start, second.audio) == ("joy", 1.0, "a.wav")
+    assert np.isnan([first.start, second.end]).all()
+    value = {"dialogue": "a", "turns": [{"speaker": "A"}, turn()]}
+    corpus = load_conversations(lines(tmp_path / "d.jsonl", [value]))
+    assert corpus.present["text"].tolist() == [False, True]
 
 
 @pytest.mark.parametrize("value", ["text", 3, None, {"dialogue": "a", "turns": []}])
