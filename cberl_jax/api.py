@@ -225,6 +225,7 @@ def train(
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
     allow_unrelated: bool = False,
+    encoders: Sequence[Path] = (),
 ) -> Run:
     """Trains one member per seed, and scores them on dev and test.
 
@@ -245,6 +246,8 @@ def train(
       say: takes a line of progress; by default a bar or lines show it.
       pictures: whether the report has pictures, which take some seconds.
       allow_unrelated: whether ``workdir`` may hold files that are of no run.
+      encoders: folders of the encoders that made the features, to be kept in the run's folder:
+        its model then takes raw conversations.
 
     Returns:
       The Run.
@@ -258,7 +261,7 @@ def train(
     run = _temporary_run(progress.say) if workdir is None else _open(workdir, allow_unrelated)
     _keep(data, run, given)
     with _computing():
-        train_and_evaluate(given, str(run.workdir), chosen, progress, pictures)
+        train_and_evaluate(given, str(run.workdir), chosen, progress, pictures, None, encoders)
     return run
 
 
@@ -533,11 +536,13 @@ def export(
         return _FORMATS[format](run, output, int(length))
 
 
-def load(run: Path) -> Model:
+def load(run: Path, encoders: Sequence[Path] = ()) -> Model:
     """Makes a model of a finished run; the corpus that it was trained on is not needed.
 
     Args:
       run: a Run or its folder, or a folder that ``export`` has made.
+      encoders: folders of the encoders that features of raw conversations are made by, where the
+        run's folder does not hold them; they are known by their weights.
 
     Returns:
       The model, of the members that did not diverge.
@@ -547,7 +552,7 @@ def load(run: Path) -> Model:
         diverged.
     """
     with _computing():
-        return load_model(run)
+        return load_model(run, encoders)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
     *("folds", "config.data.folds", "init", "config.train.init"),
     *("transcript", "video_dir", "table", "features", "own", "predictions", "slurm"),
+    "encoders",
     "space",
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)

@@ -32,6 +32,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "fork", None, "Folder of a run that this one starts from, with other settings."
     )
+    flags.DEFINE_list(
+        "encoders",
+        [],
+        "Folders of the encoders that made the features, to be kept in the run's folder: predict "
+        "then takes raw conversations.",
+    )
     flags.DEFINE_boolean("pictures", True, "Whether the report has pictures.")
 
 
@@ -49,7 +55,7 @@ def main() -> int:
     seeds, progress = range(given.seeds), show_progress()
     with cli.explaining_interrupts():
         report = train_and_evaluate(
-            config, given.workdir, seeds, progress, given.pictures, given.fork
+            config, given.workdir, seeds, progress, given.pictures, given.fork, given.encoders
         )
     cli.show_report(format_scores(report), given.workdir, "report.html")
     return 0 if report["dev"] else 1

@@ -7,7 +7,7 @@ takes the first token instead).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,21 @@ class Context(NamedTuple):
 ALONE = Context()
 
 
+def read_context(held: Any) -> Context:
+    """A context of JSON: what ``Context._asdict`` gave.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        context = Context(**held)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if [type(value) for value in context] != [type(value) for value in ALONE]:
+        raise ValueError("its values are of no use")
+    return context
+
+
 def create_context(
     past: int | None = None,
     future: int | None = None,
@@ -97,7 +112,12 @@ class Inputs(NamedTuple):
     @property
     def length(self) -> np.ndarray:
         """[n] int, tokens per utterance."""
-        return np.array([len(ids) for ids in self.ids])
+        return np.array([len(ids) for ids in self.ids], int)
+
+    def only(self, which: np.ndarray) -> "Inputs":
+        """The inputs of some utterances, [n] bool."""
+        ids = [own for own, there in zip(self.ids, which) if there]
+        return Inputs(ids, None if self.own is None else self.own[which], self.rows[which])
 
 
 def make_inputs(

@@ -47,6 +47,78 @@ class TextSource(NamedTuple):
     causal: bool = False
 
 
+class TextReader:
+    """An encoder that makes features of text, as it is or was tuned.
+
+    Attributes:
+      context: what it reads with an utterance.
+    """
+
+    def __init__(self, name: str, context: Context | None = None, hold: bool = False):
+        """Finds an encoder.
+
+        Args:
+          name: a folder or name, see ``load_encoder``.
+          context: as of ``TextSource``.
+          hold: whether what is loaded stays in memory, also the encoders of all folds.
+
+        Raises:
+          UserError: the folder's note is damaged, or asks for another context.
+        """
+        self.context = resolve_context(name, context)
+        self._name, self._hold, self._kept = name, hold, read_kept(name)
+        self._folds = self._kept.tuning["crossfit"] if self._kept else 0
+        self._loaded: dict[str, Any] = {}
+
+    def encode(
+        self, transcript: Transcript, say: Callable[[str], None] = print, last: bool = False
+    ) -> np.ndarray:
+        """The features of every utterance.
+
+        Args:
+          transcript: the conversations.
+          say: is told what a person should know.
+          last: only of the last utterance.
+
+        Returns:
+          [N, d] float32, or [1, d]; a row is nan where there is no text.
+        """
+        if not self._folds:
+            return _encode(self._load(self._name), transcript, self.context, last)
+        assert self._kept is not None
+        ways = read_alignments(Path(self._name) / ALIGNMENT, self._folds)
+        features = [
+            _encode(self._load(f"{self._name}/fold{k}"), transcript, self.context, last)
+            for k in range(len(ways))
+        ]
+        fold = np.full(len(features[0]), -1)
+        if last:
+            return combine(features, ways, fold)
+        if self._kept.tuning["transcript"] == fingerprint_transcript(transcript):
+            fold = fold_of(transcript, len(ways), self._kept.tuning["seed"])
+        elif "train" in transcript.split and transcript.has_splits:
+            say(
+                f"{self._name}: was cross-fitted on another transcript; of this one all "
+                "utterances, those of train too, get the mean over the folds"
+            )
+        return combine(features, ways, fold)
+
+    def describe(self, transcript: Transcript) -> dict[str, Any]:
+        """How the features of a transcript were made."""
+        weights = hash_weights(self._name if self._folds else find_folder(self._name))
+        weights = weights or {"state": hash_state(self._load(self._name))}
+        return describe_text(self._name, weights, self.context, self._kept, transcript)
+
+    def _load(self, name: str):
+        if name in self._loaded:
+            return self._loaded[name]
+        encoder = load_encoder(name)
+        # Of the encoders of folds, which may be large, one at a time.
+        if self._hold or not self._folds:
+            self._loaded[name] = encoder
+        return encoder
+
+
 class Encoded(NamedTuple):
     """Features of text.
 
@@ -89,40 +161,20 @@ def encode_text(
             labelled_rows(transcript, split)
         _tune(transcript, source, context, say)
         name = source.tuned
-    kept = read_kept(name)
-    folds = kept.tuning["crossfit"] if kept else 0
-    if folds:
-        rows = _encode_crossfitted(name, kept, transcript, say)
-        weights = hash_weights(name)
-    else:
-        encoder = load_encoder(name)
-        rows = _encode(encoder, transcript, context)
-        weights = hash_weights(find_folder(name)) or {"state": hash_state(encoder)}
-    return Encoded(rows, describe_text(name, weights, context, kept, transcript))
+    reader = TextReader(name, context)
+    return Encoded(reader.encode(transcript, say), reader.describe(transcript))
 
 
-def _encode(encoder, transcript: Transcript, context: Context) -> np.ndarray:
+def _encode(encoder, transcript: Transcript, context: Context, last: bool = False) -> np.ndarray:
+    count = len(transcript.turns)
     if context.is_alone:
-        return text_features(encoder, [turn.text for turn in transcript.turns])
-    return embed_all(encoder, make_inputs(encoder, transcript, context), len(transcript.turns))
-
-
-def _encode_crossfitted(name: str, kept: Kept, transcript: Transcript, say) -> np.ndarray:
-    """By the encoders of all folds, in one space."""
-    ways = read_alignments(Path(name) / ALIGNMENT, kept.tuning["crossfit"])
-    features = [
-        _encode(load_encoder(str(Path(name) / f"fold{k}")), transcript, kept.context)
-        for k in range(len(ways))
-    ]
-    fold = np.full(len(transcript.turns), -1)
-    if kept.tuning["transcript"] == fingerprint_transcript(transcript):
-        fold = fold_of(transcript, len(ways), kept.tuning["seed"])
-    elif "train" in transcript.split and transcript.has_splits:
-        say(
-            f"{name}: was cross-fitted on another transcript; of this one all utterances, those of "
-            "train too, get the mean over the folds"
-        )
-    return combine(features, ways, fold)
+        turns = transcript.turns[-1:] if last else transcript.turns
+        return text_features(encoder, [turn.text for turn in turns])
+    inputs = make_inputs(encoder, transcript, context)
+    if last:
+        inputs = inputs.only(inputs.rows == count - 1)
+    rows = embed_all(encoder, inputs, count)
+    return rows[-1:] if last else rows
 
 
 def _tune(transcript: Transcript, source: TextSource, context: Context, say) -> None:

@@ -148,7 +148,7 @@ def extract(
     texts = {name: _text(transcript, e, sources, say) for name, e in sources.encoders.items()}
     rows = {name: text.rows for name, text in texts.items()} | rows
     made |= {name: text.record for name, text in texts.items()}
-    corpus = _make_corpus(transcript, rows, made)
+    corpus = make_corpus(transcript, rows, made, not _is_trainable(transcript))
     if not _is_trainable(transcript):
         say(_why_not_trainable(transcript))
     write_npz(corpus, output)
@@ -217,10 +217,23 @@ def _text(
     return encode_text(transcript, source, say)
 
 
-def _make_corpus(
-    transcript: Transcript, rows: Mapping[str, np.ndarray], made: Mapping[str, Any]
+def make_corpus(
+    transcript: Transcript,
+    rows: Mapping[str, np.ndarray],
+    made: Mapping[str, Any],
+    to_predict: bool,
 ) -> Corpus:
-    """A validated corpus; a row of nan is an utterance without the modality."""
+    """A corpus of features that were made.
+
+    Args:
+      transcript: N utterances.
+      rows: name of features -> [N, d]; a row of nan is an utterance without them.
+      made: name -> how they were made.
+      to_predict: whether it is for prediction alone.
+
+    Returns:
+      The corpus, validated.
+    """
     corpus = Corpus(
         classes=transcript.classes,
         dialogue=transcript.dialogue,
@@ -234,7 +247,7 @@ def _make_corpus(
         source=transcript.source,
         provenance={name: made[name] for name in rows},
     )
-    return validate(corpus, to_predict=not _is_trainable(transcript))
+    return validate(corpus, to_predict=to_predict)
 
 
 def _with_dev(transcript: Transcript, sources: Sources) -> Transcript:

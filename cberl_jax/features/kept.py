@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cberl_jax.errors import UserError
-from cberl_jax.features.context import ALONE, Context
+from cberl_jax.features.context import ALONE, Context, read_context
 from cberl_jax.runtime.files import explaining_failure, write_json
 
 NOTE = "cberl_jax.json"
@@ -62,12 +62,8 @@ def read_kept(name: str) -> Kept | None:
         return None
     try:
         content = json.loads(note.read_bytes())
-        context = Context(**content["context"])
-        kinds = [type(value) for value in context]
-        if (
-            kinds != [type(value) for value in ALONE]
-            or type(content["tuning"]["crossfit"]) is not int
-        ):
+        context = read_context(content["context"])
+        if type(content["tuning"]["crossfit"]) is not int:
             raise ValueError("its values are of no use")
         return Kept(context, content["tuning"])
     except (KeyError, TypeError, ValueError) as error:
@@ -101,3 +97,25 @@ def hash_weights(folder: str) -> dict[str, str]:
                 file, "sha256"
             ).hexdigest()
     return digests
+
+
+def check_harmless(folder: Path) -> None:
+    """Refuses the folder of an encoder that would run a program of its own when it is loaded.
+
+    A run's folder may come from anybody.
+
+    Raises:
+      UserError: naming the file.
+    """
+    programs = sorted(folder.rglob("*.py"))
+    for file in folder.rglob("modules.json"):
+        try:
+            parts = [str(part["type"]) for part in json.loads(file.read_bytes())]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: is damaged ({error})") from error
+        if not all(part.startswith("sentence_transformers.") for part in parts):
+            programs.append(file)
+    if programs:
+        raise UserError(
+            f"{programs[0]}: is or names a program, and an encoder in a run's folder may hold none"
+        )

@@ -38,7 +38,7 @@ def describe_text(
     """
     tuning = dict(kept.tuning) if kept else None
     return {
-        "encoder": name,
+        "encoder": _name_encoder(name),
         "weights": dict(weights),
         "pooling": "the encoder's own" if context.is_alone else "mean over the utterance's tokens",
         "context": None if context.is_alone else context._asdict(),
@@ -64,7 +64,12 @@ def describe_encoder(
       pooling: how what it gives becomes one row.
       transcript: whose utterances they are.
     """
-    return {"encoder": name, "weights": dict(weights), "pooling": pooling, **_common(transcript)}
+    return {
+        "encoder": _name_encoder(name),
+        "weights": dict(weights),
+        "pooling": pooling,
+        **_common(transcript),
+    }
 
 
 def describe_vectors(path: str, transcript: Transcript) -> dict[str, Any]:
@@ -87,6 +92,11 @@ def hash_state(encoder: "SentenceTransformer") -> str:
     for name, array in encoder.state_dict().items():
         state.update(name.encode() + array.cpu().float().numpy().tobytes())
     return state.hexdigest()
+
+
+def _name_encoder(name: str) -> str:
+    """An encoder's name in what is handed on: of an absolute path the last part."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _common(transcript: Transcript) -> dict[str, Any]:

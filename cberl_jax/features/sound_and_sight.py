@@ -1,6 +1,7 @@
 """Sound and sight of a transcript's utterances as features, by any number of encoders."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from cberl_jax.features.speech import LONGEST, SpeechEncoder
 from cberl_jax.features.vision import MOST_FRAMES, VisualEncoder
 
 EGEMAPS = "egemaps"
+# What a record calls it.
+FUNCTIONALS = "eGeMAPSv02 functionals"
+_LAYER, _RATE = "summed up over time, layer ", " frames a second"
 
 
 class MediaSources(NamedTuple):
@@ -117,14 +121,29 @@ def describe_media(transcript: Transcript, media: MediaSources) -> dict[str, dic
     for name in media.names:
         encoder = {**media.audio_encoders, **media.visual_encoders}[name]
         if encoder == EGEMAPS:
-            records[name] = describe_extractor("eGeMAPSv02 functionals", transcript)
+            records[name] = describe_extractor(FUNCTIONALS, transcript)
             continue
         of_sound = name in media.audio_encoders
-        how = f"layer {media.audio_layer}" if of_sound else f"{media.frame_rate:g} frames a second"
-        records[name] = describe_encoder(
-            encoder, _weights(encoder), f"summed up over time, {how}", transcript
-        )
+        rate = f"summed up over time, {media.frame_rate:g}{_RATE}"
+        pooling = f"{_LAYER}{media.audio_layer}" if of_sound else rate
+        records[name] = describe_encoder(encoder, _weights(encoder), pooling, transcript)
     return records
+
+
+def parse_pooling(pooling: str) -> str | float | None:
+    """What a record of ``describe_media`` says of how an encoder was read.
+
+    Returns:
+      The layer, str, of a speech encoder; the frames a second, float, of a visual one; None where
+      the record is of neither.
+    """
+    if pooling.startswith(_LAYER):
+        return pooling.removeprefix(_LAYER)
+    match = re.fullmatch(rf"summed up over time, ([\d.e+-]{{1,12}}){_RATE}", pooling)
+    try:
+        return float(match[1]) if match else None
+    except ValueError:
+        return None
 
 
 def forget_rows(output: str | os.PathLike) -> None:

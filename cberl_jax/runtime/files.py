@@ -81,7 +81,7 @@ def creating_folder(path: pathlib.Path) -> Iterator[Callable[[str, bytes], None]
       path: of the folder; nothing is there yet, but the folder that it lies in is.
 
     Yields:
-      A function that writes a file, given its name and contents.
+      A function that writes a file, given its name, which may lie in folders, and its contents.
 
     Raises:
       UserError: it cannot be written; nothing is left of it then.
@@ -92,6 +92,7 @@ def creating_folder(path: pathlib.Path) -> Iterator[Callable[[str, bytes], None]
         )
 
         def write(name: str, content: bytes) -> None:
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
             with (draft / name).open("xb") as file:
                 file.write(content)
                 file.flush()

@@ -30,11 +30,13 @@ from cberl_jax.version import __version__
 FORMAT = 1
 # Lists of more characters are not quoted whole in a message, but so many of their entries.
 SHOWN, FEW = 120, 3
+# In a run's folder: the encoders that its features were made with, each under their name.
+ENCODERS = "encoders"
 MEND = "delete it, and start the training again with the same command"
 WHAT = "the workdir"
 # What runs, sweeps and ablations write, and the log that a shell or a scheduler writes beside them.
 OWN_FILES = (
-    *("config.json", "metrics.jsonl", "tensorboard", "wandb", "checkpoints"),
+    *("config.json", "metrics.jsonl", "tensorboard", "wandb", "checkpoints", ENCODERS),
     "predictions.npz",
     *("report.*", "report_*.png", "MODEL_CARD.md", "corpus.npz"),
     *(
@@ -140,8 +142,8 @@ class Workdir:
 
     ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``predictions.npz``,
     ``report.json``, ``report.md``, ``report.html`` and the pictures in it, ``report_<what>.png``,
-    ``MODEL_CARD.md``, and ``corpus.npz`` where the corpus was none of a file; the names are read by
-    other programs.
+    ``MODEL_CARD.md``, ``encoders/`` where they are kept, and ``corpus.npz`` where the corpus was
+    none of a file; the names are read by other programs.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True, writes: bool = True):
@@ -174,6 +176,7 @@ class Workdir:
         self.model_card = self.path / "MODEL_CARD.md"
         self.start_file = self.path / "init.json"
         self.corpus_file = self.path / "corpus.npz"
+        self.encoders = self.path / ENCODERS
 
     @contextlib.contextmanager
     def locked(self, shared: bool = False) -> Iterator[None]:

@@ -4,6 +4,7 @@
 - ``cberl.json``: classes, widths, seeds and settings;
 - ``README.md``: the model card, under the name that model hubs show;
 - ``provenance.json``: how the run was made;
+- ``encoders/``: the encoders of the features, where the run's folder keeps them;
 - ``SHA256SUMS``: as ``sha256sum`` writes and checks them.
 
 What only training needs is left out: the GAN, the decoder of masked nodes, the optimiser's state,
@@ -29,7 +30,7 @@ from cberl_jax.config.settings import flatten, without_folders
 from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.files import creating_folder, expand
-from cberl_jax.runtime.workdir import Workdir, minor_version
+from cberl_jax.runtime.workdir import ENCODERS, Workdir, minor_version
 from cberl_jax.serving.restore import (
     Inference,
     are_counts,
@@ -128,7 +129,7 @@ def write_folder(workdir: str | os.PathLike[str], output: str | os.PathLike[str]
       output: the folder to make.
 
     Returns:
-      The contents of ``cberl.json``.
+      The contents of ``cberl.json``, and under ``encoders`` whose encoders the folder has.
 
     Raises:
       UserError: there is no finished run, or the place to write to is at fault.
@@ -147,12 +148,24 @@ def write_folder(workdir: str | os.PathLike[str], output: str | os.PathLike[str]
     }
     files = {WEIGHTS: pack_weights(found)}
     files |= {name: text.encode() for name, text in texts.items() if text is not None}
-    sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
+    source = pathlib.Path(expand(workdir))
+    # Not what a process that was killed left half written.
+    kept = sorted(path for path in (source / ENCODERS).glob("[!.]*/**/*") if path.is_file())
+    sums = []
     with creating_folder(target) as write:
-        for name, content in files.items():
+
+        def add(name: str, content: bytes) -> None:
+            sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
             write(name, content)
+
+        for name, content in files.items():
+            add(name, content)
+        # One at a time: they are large.
+        for path in kept:
+            add(path.relative_to(source).as_posix(), path.read_bytes())
         write(SUMS, "".join(sums).encode())
-    return meaning
+    held = sorted({path.relative_to(source).parts[1] for path in kept})
+    return meaning | ({ENCODERS: held} if held else {})
 
 
 def pack_weights(found: Inference) -> bytes:

@@ -8,7 +8,7 @@ conversations nor the padding change a prediction.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,16 +19,20 @@ from cberl_jax.data.dataset import Table, create_table
 from cberl_jax.data.matching import left_out, match_model
 from cberl_jax.data.packing import Rows, assign_rows, pack, turns_of
 from cberl_jax.data.provenance import check_provenance
-from cberl_jax.data.readers.jsonl import from_turns
+from cberl_jax.data.readers.jsonl import parse_turns
 from cberl_jax.data.readers.load import load_conversations
 from cberl_jax.data.readers.options import ReadingOptions
+from cberl_jax.data.readers.transcripts import Transcript, Turn
 from cberl_jax.data.standardize import Standardiser
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
+from cberl_jax.features.remake import NO_FOLDERS, Folders, Remaker
 from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.numerics import pinned
+from cberl_jax.runtime.progress import print_now
 from cberl_jax.runtime.summary import Summarised, Summary, list_names
+from cberl_jax.runtime.workdir import ENCODERS
 from cberl_jax.serving.folder import read_inference
 from cberl_jax.serving.formats import check_format
 from cberl_jax.serving.predictions import Predictions
@@ -38,6 +42,8 @@ from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import reading_options
 
 ConversationSource = str | os.PathLike[str] | Corpus | Iterable[Any]
+# A folder, or one for each table.
+FolderSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 
 SHORTEST_ROW = 16
 # Cells (rows times their length) of one call, unless one row is longer than that.
@@ -61,6 +67,7 @@ class Reading(NamedTuple):
       options: what a file does not say of itself, as of the one that was trained on.
       is_ignored: whether a file may hold a modality or view though the members were trained
         without it.
+      remaker: makes the features of raw conversations.
       provenance: modality -> how the features were made that the members learned from.
     """
 
@@ -69,23 +76,55 @@ class Reading(NamedTuple):
     text_layers: str
     options: ReadingOptions
     is_ignored: Callable[[str], bool]
+    remaker: Remaker
     provenance: Mapping[str, Mapping[str, Any]] = {}
 
-    def read(self, conversations: ConversationSource) -> Corpus:
-        """The conversations in the model's terms."""
-        if isinstance(conversations, str | os.PathLike):
-            corpus = load_conversations(conversations, self.text_layers, self.options)
-        elif isinstance(conversations, Corpus):
-            corpus = validate(conversations, to_predict=True)
-            corpus = validate(combine_text_layers(corpus, self.text_layers), to_predict=True)
-        else:
-            corpus = from_turns(conversations)
-        check_provenance(corpus, self.provenance)
-        return match_model(corpus, self.classes, self.widths, self.is_ignored)
+    def read(
+        self,
+        conversations: ConversationSource,
+        folders: Folders = NO_FOLDERS,
+        say: Callable[[str], None] | None = None,
+    ) -> Corpus:
+        """The conversations in the model's terms; ``folders`` and ``say`` are for raw ones."""
+        found = self._find(conversations)
+        if isinstance(found, Transcript):
+            found = self.remaker.remake(found, folders, say)
+        elif any(folders):
+            raise found.error(
+                "holds features, so that audio_dir and video_dir would change nothing; they are "
+                "for raw conversations"
+            )
+        check_provenance(found, self.provenance)
+        return self._match(found)
 
-    def read_turn(self, turn: Any, number: int) -> Corpus:
-        """A corpus of one utterance."""
-        corpus = from_turns([[turn]], f"turn {number} of the stream")
+    def start_live(self) -> Callable[[Any, int], Corpus]:
+        """What reads the turns of one conversation, each after its number from 0.
+
+        It makes a corpus of one utterance. A turn without features is read in those before it.
+        """
+        turns: list[Turn] = []
+
+        def read_turn(turn: Any, number: int) -> Corpus:
+            written = parse_turns([[turn]], f"turn {number} of the stream")
+            (own,) = written.transcript().turns
+            is_raw = written.is_raw
+            corpus = self.remaker.remake_last([*turns, own]) if is_raw else written.corpus()
+            corpus = self._match(corpus)
+            turns.append(own)
+            return corpus
+
+        return read_turn
+
+    def _find(self, conversations: ConversationSource) -> Corpus | Transcript:
+        if isinstance(conversations, str | os.PathLike):
+            return load_conversations(conversations, self.text_layers, self.options)
+        if isinstance(conversations, Corpus):
+            corpus = validate(conversations, to_predict=True)
+            return validate(combine_text_layers(corpus, self.text_layers), to_predict=True)
+        written = parse_turns(conversations)
+        return written.transcript() if written.is_raw else written.corpus()
+
+    def _match(self, corpus: Corpus) -> Corpus:
         return match_model(corpus, self.classes, self.widths, self.is_ignored)
 
 
@@ -155,14 +194,23 @@ class Model(Summarised):
         listed = f"seeds {list_names(list(dict.fromkeys(self.seeds)))}"
         return listed if self.fold is None else f"{listed}, a model per fold"
 
-    def predict(self, conversations: ConversationSource) -> list[np.ndarray]:
+    def predict(
+        self,
+        conversations: ConversationSource,
+        *,
+        audio_dir: FolderSource = None,
+        video_dir: FolderSource = None,
+    ) -> list[np.ndarray]:
         """The most probable emotion of every turn.
 
         Args:
           conversations: a path (canonical ``.npz``, pickle of the field, JSON lines or
             ``simulated:<size>``), a Corpus, or a list of conversations: each a list of turns, or a
-            dictionary of ``dialogue`` and ``turns``, as in ``data/conversations.py``. A modality
-            may be missing anywhere.
+            dictionary of ``dialogue`` and ``turns``, as in ``data/readers/jsonl.py``. A modality
+            may be missing anywhere. Or raw conversations: a table (``.csv``, as ``cberl extract``
+            reads it) or turns of which none has features, which are then made as the run's were.
+          audio_dir: folder with the sounds of raw conversations, or one for each table.
+          video_dir: folder with their clips, likewise.
 
         Returns:
           Per conversation [T] str.
@@ -170,14 +218,22 @@ class Model(Summarised):
         Raises:
           UserError: what is wrong with the conversations, and where.
         """
-        predictions = self.predictions(conversations)
-        return predictions.by_conversation(np.asarray(self.classes)[predictions.label])
+        found = self.predictions(conversations, audio_dir=audio_dir, video_dir=video_dir)
+        return found.by_conversation(np.asarray(self.classes)[found.label])
 
-    def predict_proba(self, conversations: ConversationSource) -> list[np.ndarray]:
+    def predict_proba(
+        self,
+        conversations: ConversationSource,
+        *,
+        audio_dir: FolderSource = None,
+        video_dir: FolderSource = None,
+    ) -> list[np.ndarray]:
         """The probability of every emotion, averaged over the members.
 
         Args:
           conversations: as of ``predict``.
+          audio_dir: as of ``predict``.
+          video_dir: as of ``predict``.
 
         Returns:
           Per conversation [T, C], classes in the order of ``classes``.
@@ -185,15 +241,26 @@ class Model(Summarised):
         Raises:
           UserError: as of ``predict``.
         """
-        predictions = self.predictions(conversations)
-        return predictions.by_conversation(predictions.probability)
+        found = self.predictions(conversations, audio_dir=audio_dir, video_dir=video_dir)
+        return found.by_conversation(found.probability)
 
     @pinned()
-    def predictions(self, conversations: ConversationSource) -> Predictions:
+    def predictions(
+        self,
+        conversations: ConversationSource,
+        *,
+        audio_dir: FolderSource = None,
+        video_dir: FolderSource = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Predictions:
         """All that the members say, to be read, written or drawn.
 
         Args:
           conversations: as of ``predict``.
+          audio_dir: as of ``predict``.
+          video_dir: as of ``predict``.
+          say: is told how far the features of raw conversations are, and which files are missing;
+            by default the latter are remarks of the corpus.
 
         Returns:
           The Predictions.
@@ -201,7 +268,8 @@ class Model(Summarised):
         Raises:
           UserError: as of ``predict``.
         """
-        corpus = self._reading.read(conversations)
+        folders = Folders(_list_folders(audio_dir), _list_folders(video_dir))
+        corpus = self._reading.read(conversations, folders, say)
         return Predictions(corpus, self._apply(corpus), self.diverged)
 
     @pinned()
@@ -225,7 +293,7 @@ class Model(Summarised):
             jax.device_put(self.variables, jax.local_devices()[0]),
             self.standardiser,
             self.classes,
-            self._reading.read_turn,
+            self._reading.start_live(),
         )
 
     def check_without_folds(self, what: str) -> None:
@@ -292,18 +360,25 @@ def _own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
     return table.take(utterances), rows._replace(index=np.where(used, own, 0))
 
 
-def load(workdir: str | os.PathLike[str]) -> Model:
+def _list_folders(source: FolderSource) -> list[str]:
+    named = [source] if isinstance(source, str | os.PathLike) else source or []
+    return [expand(folder, "the folder of sounds or clips") for folder in named]
+
+
+def load(workdir: str | os.PathLike[str], encoders: Sequence[str | os.PathLike[str]] = ()) -> Model:
     """Makes a model of a finished run; the corpus that it was trained on is not needed.
 
     Args:
       workdir: the run's folder, or one that ``export`` wrote.
+      encoders: folders of the encoders that features of raw conversations are made by, where the
+        run's folder does not hold them; they are known by their weights.
 
     Returns:
       The model, of the members that did not diverge.
 
     Raises:
-      UserError: there is no finished run, it is of another version or damaged, or all members
-        diverged.
+      UserError: there is no finished run, it is of another version or damaged, all members
+        diverged, or an encoder is none of the run's.
     """
     found = read_inference(workdir)
     config = found.config
@@ -313,6 +388,12 @@ def load(workdir: str | os.PathLike[str]) -> Model:
         text_layers=config.data.text_layers,
         options=reading_options(config),
         is_ignored=left_out(config.data.modalities, config.data.views),
+        remaker=Remaker(
+            found.features,
+            list(found.standardiser.widths),
+            pathlib.Path(expand(workdir)) / ENCODERS,
+            [expand(folder, "the encoder") for folder in encoders],
+        ),
         provenance=found.features,
     )
     return Model(
@@ -331,6 +412,9 @@ def predict_file(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     traces: str | os.PathLike[str] | None = None,
+    encoders: Sequence[str | os.PathLike[str]] = (),
+    audio_dir: FolderSource = None,
+    video_dir: FolderSource = None,
 ) -> Predictions:
     """Predicts the conversations of a file.
 
@@ -339,6 +423,9 @@ def predict_file(
       source: as of ``Model.predict``.
       output: the file to write or replace, as of ``Predictions.write``.
       traces: folder for a picture of each conversation, made if it is not there.
+      encoders: as of ``load``.
+      audio_dir: as of ``Model.predict``.
+      video_dir: as of ``Model.predict``.
 
     Returns:
       The predictions.
@@ -350,7 +437,9 @@ def predict_file(
     _check_output(pathlib.Path(expand(output)), pathlib.Path(expand(source)))
     if traces is not None:
         _check_folder(pathlib.Path(expand(traces)))
-    predictions = load(workdir).predictions(source)
+    predictions = load(workdir, encoders).predictions(
+        source, audio_dir=audio_dir, video_dir=video_dir, say=print_now
+    )
     predictions.write(output)
     if traces is not None:
         predictions.draw(traces)

@@ -97,7 +97,9 @@ class Stream:
         """Takes the next turn.
 
         Args:
-          turn: a dictionary with ``speaker`` and ``features``, as in ``data/conversations.py``.
+          turn: a dictionary with ``speaker`` and ``features``, as in ``data/readers/jsonl.py``. Or
+            without ``features``: they are then made of its ``text``, ``start`` and ``end``, and of
+            the turns before it, as the run's were.
 
         Returns:
           Its emotion.

@@ -1,14 +1,17 @@
 """A whole run: corpus in, trained members and report out (section 4)."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import check_config
+from cberl_jax.features.remake import choose_encoders, keep_encoders
 from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.reports.run import splits_notices
 from cberl_jax.runtime.checkpoints import list_steps
+from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
@@ -29,6 +32,7 @@ def train_and_evaluate(
     progress: Progress = PLAIN,
     pictures: bool = True,
     forked: str | None = None,
+    encoders: Sequence[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
     """Trains one member per seed and writes the run's folder; goes on with a run that is there.
 
@@ -41,6 +45,8 @@ def train_and_evaluate(
       progress: shows how far it is.
       pictures: whether the report has pictures, which take some seconds.
       forked: folder of a run whose newest checkpoint a new run starts from.
+      encoders: folders of encoders that made the corpus's features, which the run's folder is to
+        keep.
 
     Returns:
       The report, as in ``report.json``; its ``pictures`` in the process that writes.
@@ -52,11 +58,15 @@ def train_and_evaluate(
     check_config(config)
     corpus = load_data(config)
     prepared = prepare_members(config, corpus)
+    made = {name: corpus.provenance.get(name, {}) for name in prepared.corpus.widths}
+    chosen = choose_encoders(made, [expand(folder, "the encoder") for folder in encoders])
     there, new = find_new_seeds(workdir, seeds)
     if new:
         grow(config, prepared, workdir, there, new, Execution(progress=progress, pictures=pictures))
         seeds = [*there, *new]
     with open_workdir(workdir, run_identity(config, prepared, seeds), forked) as folder:
+        if folder.writes:
+            keep_encoders(chosen, folder.encoders)
         if folder.finished:
             progress.say("this run is finished")
             return folder.read_report()
