@@ -75,8 +75,11 @@ def check_tuning(tuning: Tuning) -> None:
       UserError: naming the flag.
     """
     loss = tuning.loss
-    if tuning.crossfit == 1:
-        raise UserError("--crossfit=1: one fold leaves nothing to learn from; 0 or 2 will do.")
+    if tuning.crossfit in (1, 2):
+        raise UserError(
+            f"--crossfit={tuning.crossfit}: no two encoders would learn from a common utterance, "
+            "by which their spaces are aligned; 0, or 3 and more, will do."
+        )
     if not 0 <= loss.class_balance < 1:
         raise UserError(
             f"--finetune_class_balance={loss.class_balance}: has to be at least 0 and below 1."

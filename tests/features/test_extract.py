@@ -140,7 +140,8 @@ def test_flags_that_would_change_nothing_are_refused(folder, flags, message):
 @pytest.mark.parametrize(
     "tuning, message",
     [
-        (Tuning(crossfit=1), "--crossfit=1: one fold leaves nothing"),
+        (Tuning(crossfit=1), "--crossfit=1: no two encoders would learn from a common"),
+        (Tuning(crossfit=2), "--crossfit=2: no two encoders would learn from a common"),
         (Tuning(loss=Loss(class_balance=1.0)), "--finetune_class_balance=1.0: has to be"),
         (
             Tuning(loss=Loss("hinge")),
