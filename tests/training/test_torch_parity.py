@@ -62,7 +62,7 @@ def config_of(**changes):
 
 
 def settings_of(**changes) -> ModelSettings:
-    return dataclasses.replace(model_settings(config_of()), **changes)
+    return dataclasses.replace(model_settings(config_of(), "cpu"), **changes)
 
 
 # One small corpus: three speakers, labels missing, modalities missing, all of them at times.
@@ -261,7 +261,7 @@ def test_the_models_agree_on_rows_far_longer_than_the_window():
 
 
 def test_the_models_agree_at_the_default_widths(case):
-    check_model(case, model_settings(default_config()), masked=True)
+    check_model(case, model_settings(default_config(), "cpu"), masked=True)
 
 
 # Parameters.
