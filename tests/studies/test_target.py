@@ -48,7 +48,8 @@ def test_it_compiles_and_members_never_talk(target, program_environment, tmp_pat
     for line in result["stages"]:
         assert line["collectives"] == {} and line["host_calls"] == [] and line["doubles"] == 0
         assert line["memory"]["all"] < 4e9 * MEMBERS / 64
-        assert 0 < line["launch_s"] <= line["estimate_s"] < 10
+        # Two sums of the same terms may differ by rounding.
+        assert 0 < line["launch_s"] <= line["estimate_s"] * (1 + 1e-9) < 10
     joint = result["stages"][1]
     # The two directions of the LSTM are one loop forwards and one backwards; none on a GPU.
     assert len(joint["loops"]) == (0 if target == "h100" else 2) and joint["step_kernels"] < 1500
