@@ -19,6 +19,9 @@ from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.gan_report import gan_report
 from cberl_jax.studies.train import train_and_evaluate
 
+# One run of 12 seconds serves them all.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):

@@ -460,6 +460,7 @@ def without_provenance(report):
     return {name: value for name, value in report.items() if name != "provenance"}
 
 
+@pytest.mark.slow
 def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tmp_path, traces):
     path = tmp_path / "corpus.npz"
     write_npz(simulate_corpus(create_process(), SimulatedSize(12, 4, 6, 4, 4), seed=0), path)
@@ -514,6 +515,7 @@ def test_an_ablation_shares_programs_goes_on_and_agrees_with_a_run_of_its_own(tm
         assert (gap < 5e-3) == (variant.name == "gamma = 0")
 
 
+@pytest.mark.slow
 def test_an_ablation_on_a_simulated_corpus_holds_what_its_variants_could_reach(tmp_path):
     config = tiny_config(**{"data.path": "simulated:small", "train.epochs": 1, **NO_PARTS})
     preset = choose_variants(list_variants("parts", config, MODALITIES), [], ["text only"], config)

@@ -114,6 +114,7 @@ def test_it_gets_more_seeds_and_the_old_ones_keep_their_numbers(run, data, tmp_p
     assert len(cberl.load(grown).seeds) == 9
 
 
+@pytest.mark.slow
 def test_a_sweep_scores_its_points_out_of_fold(data, tmp_path):
     grid = {"loss.gamma": [0.0, 2.0]}
     found = sweep(settings(data), tmp_path / "sweep", [0, 1], grid, Execution(2, progress=QUIET))

@@ -241,6 +241,7 @@ def scores(report):
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_grows_by_seeds_values_and_settings(corpus, tmp_path):
     """Nothing is trained twice, and what is there keeps its numbers."""
     settings, folder = config(corpus, **NO_PARTS), tmp_path / "sweep"
@@ -286,6 +287,7 @@ def test_parts_are_even_disjoint_and_split_few_groups(parts):
     assert sum(map(len, layers)) <= parts + 1
 
 
+@pytest.mark.slow
 def test_parts_train_each_member_once_and_the_last_one_reports(corpus, tmp_path):
     settings, quick = config(corpus, **NO_PARTS), Execution(progress=QUIET, pictures=False)
     grid = parse_grid(["loss.gamma=0,1,2"])

@@ -206,6 +206,7 @@ def test_generated_utterances_take_their_places_and_lack_what_their_sources_lack
         np.testing.assert_array_equal(np.asarray(values)[kept], expected)
 
 
+@pytest.mark.slow
 def test_both_forms_of_attention_train_to_the_same_curve():
     """Of two members in one program, up to rounding, which a training lets grow."""
     curves = []
