@@ -593,7 +593,6 @@ def start(environment, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_program_prints_and_writes_the_report(finished, program_environment, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(finished, path, ignore=shutil.ignore_patterns("gan_report*"))

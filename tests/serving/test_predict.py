@@ -403,7 +403,6 @@ def start(environment, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_program_writes_lines_and_pictures(
     run, model, test_split, program_environment, tmp_path
 ):

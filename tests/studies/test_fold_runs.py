@@ -131,7 +131,6 @@ def test_a_sweep_scores_its_points_out_of_fold(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_from_python_with_a_corpus_without_splits(tmp_path):
     one_split = dataclasses.replace(CORPUS, split=np.full(len(CORPUS.split), "train"))
     small = TINY | NO_PARTS | {"train.epochs": 1, "data.folds": "2"}

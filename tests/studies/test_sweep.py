@@ -52,7 +52,6 @@ def test_chunks_are_as_few_and_as_even_as_can_be(members, most, size):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, traces, tmp_path):
     grid = parse_grid(["loss.gamma=0,0.5,1,2,4"])
     said = []
