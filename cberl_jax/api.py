@@ -261,7 +261,7 @@ def train(
     run = _temporary_run(progress.say) if workdir is None else _open(workdir, allow_unrelated)
     _keep(data, run, given)
     with _computing():
-        train_and_evaluate(given, str(run.workdir), chosen, progress, pictures, None, encoders)
+        train_and_evaluate(given, str(run.workdir), chosen, progress, pictures, encoders=encoders)
     return run
 
 

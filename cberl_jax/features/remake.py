@@ -38,7 +38,7 @@ from cberl_jax.runtime.files import explaining_failure
 
 Records = Mapping[str, Mapping[str, Any]]
 TEXT, TIMING, FUNCTIONAL, SPEECH, SIGHT = "text", "timing", "functionals", "audio", "visual"
-_HEARD = (FUNCTIONAL, SPEECH)
+_SOUND = (FUNCTIONAL, SPEECH)
 
 
 class Folders(NamedTuple):
@@ -172,8 +172,8 @@ class Remaker:
     def _check_folders(self, folders: Folders) -> None:
         kinds = set(self._kinds.values())
         for flag, given, served in (
-            ("audio_dir", folders.audio, {*_HEARD}),
-            ("video_dir", folders.video, {*_HEARD, SIGHT}),
+            ("audio_dir", folders.audio, {*_SOUND}),
+            ("video_dir", folders.video, {*_SOUND, SIGHT}),
         ):
             if given and not kinds & served:
                 raise UserError(
@@ -188,7 +188,7 @@ class Remaker:
             return "the run does not say how they were made"
         if not kind:
             return "they are no features of cberl extract"
-        if kind in _HEARD and not (folders.audio or folders.video):
+        if kind in _SOUND and not (folders.audio or folders.video):
             return "audio_dir or video_dir names no folder of sounds"
         if kind == SIGHT and not folders.video:
             return "video_dir names no folder of clips"
@@ -202,27 +202,27 @@ class Remaker:
         return self._texts[name]
 
     def _media(self, folders: Folders, names: Sequence[str]) -> list[MediaSources]:
-        """What is to be heard and seen; several where layers or frame rates differ."""
-        heard: dict[str, dict[str, str]] = {}
-        seen: dict[float, dict[str, str]] = {}
+        """The features to make of sounds and clips; several where layers or frame rates differ."""
+        layers: dict[str, dict[str, str]] = {}
+        rates: dict[float, dict[str, str]] = {}
         for name in names:
             how = parse_pooling(self._records[name].get("pooling", ""))
             if self._kinds[name] == SPEECH:
-                heard.setdefault(str(how), {})[name] = self._find(name)
+                layers.setdefault(str(how), {})[name] = self._find(name)
             elif self._kinds[name] == SIGHT:
-                seen.setdefault(float(how or 0), {})[name] = self._find(name)
+                rates.setdefault(float(how or 0), {})[name] = self._find(name)
         for name in [name for name in names if self._kinds[name] == FUNCTIONAL]:
-            heard.setdefault(next(iter(heard), "-1"), {})[name] = EGEMAPS
+            layers.setdefault(next(iter(layers), "-1"), {})[name] = EGEMAPS
         return [
             MediaSources(
                 folders.audio,
                 folders.video,
-                heard[layer] if layer is not None else {},
+                layers[layer] if layer is not None else {},
                 layer or "-1",
-                seen[rate] if rate is not None else {},
+                rates[rate] if rate is not None else {},
                 rate or 1.0,
             )
-            for layer, rate in zip_longest(heard, seen)
+            for layer, rate in zip_longest(layers, rates)
         ]
 
     def _find(self, name: str) -> str:
@@ -244,7 +244,9 @@ class Remaker:
             return called
         if self._kinds[name] == TEXT and _is_packaged(record):
             return PACKAGED
-        if record["weights"].keys() <= {"state", "name"}:
+        # Of a name alone nothing can be compared; of loaded weights the state can.
+        weights = record["weights"].keys()
+        if weights == {"name"} or (weights == {"state"} and _is_made_by(record, called)):
             return called
         raise UserError(
             f"the run's features {name} were made by the encoder {called}, and no folder with its "

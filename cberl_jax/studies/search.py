@@ -455,8 +455,8 @@ def _conclude(
     # None of the seeds that chose these points.
     seeds = range(plan.seeds, plan.seeds + plan.best_seeds)
     no_other_dev = explain_no_other_dev(config, corpus)
-    others = [point | {"data.other_dev": config.data.other_dev + 1} for point in points]
-    others = [] if no_other_dev else others
+    other_dev = {"data.other_dev": config.data.other_dev + 1}
+    others = [] if no_other_dev else [point | other_dev for point in points]
     if points:
         more = "" if no_other_dev else ", on the dev dialogues and on others"
         say(f"the {len(points)} best points again, with {len(seeds)} other seeds each{more}")

@@ -15,6 +15,7 @@ from encoders import WORDS, needs_encoder, write_encoder
 from tiny import NO_PARTS, tiny_config
 
 import cberl_jax as cberl
+from cberl_jax.data.readers.jsonl import parse_turns
 from cberl_jax.data.readers.load import load_conversations
 from cberl_jax.data.readers.npz import read_npz
 from cberl_jax.errors import UserError
@@ -22,8 +23,10 @@ from cberl_jax.features import optional
 from cberl_jax.features.context import Context
 from cberl_jax.features.extract import Sources, extract
 from cberl_jax.features.kept import check_harmless
-from cberl_jax.features.remake import find_kind
+from cberl_jax.features.provenance import hash_state
+from cberl_jax.features.remake import Remaker, find_kind
 from cberl_jax.features.sound_and_sight import MediaSources
+from cberl_jax.features.text import load_encoder
 from cberl_jax.features.tuning import Tuning
 from cberl_jax.serving.model import predict_file
 
@@ -287,6 +290,22 @@ def test_an_encoder_is_known_by_its_weights(tmp_path, monkeypatch):
 
 def refuse_import(name):
     raise ImportError(f"No module named {name!r}")
+
+
+@needs_encoder
+def test_an_encoder_that_a_name_loads_has_to_be_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_encoder(tmp_path / "named")
+    record = {"encoder": "named", "pooling": "the encoder's own", "context": None}
+    last = parse_turns([[{"speaker": "A", "text": "you go"}]]).transcript().turns
+    for state in (hash_state(load_encoder("named")), "0" * 64):
+        records = {"text": record | {"weights": {"state": state}}}
+        remaker = Remaker(records, ["text"], tmp_path / "none")
+        if state == "0" * 64:
+            with pytest.raises(UserError, match="named, and no folder with its weights"):
+                remaker.remake_last(last)
+        else:
+            assert remaker.remake_last(last).present["text"].all()
 
 
 @needs_encoder
