@@ -530,7 +530,7 @@ def test_a_run_in_python_gives_its_report_and_can_be_saved(run, path, tmp_path):
 
 
 def test_without_a_workdir_the_run_goes_with_its_object(run, path, monkeypatch):
-    def train_at_once(config, workdir, *options):
+    def train_at_once(config, workdir, *rest, **options):
         shutil.copytree(run.workdir, workdir, dirs_exist_ok=True)
 
     monkeypatch.setattr(api, "train_and_evaluate", train_at_once)
