@@ -146,7 +146,9 @@ def test_a_training_takes_the_path_of_a_config_file(path, tmp_path, monkeypatch)
         "    config = mosi()\n    config.loss.gamma = 3\n    return config\n"
     )
     taken = []
-    monkeypatch.setattr(api, "train_and_evaluate", lambda config, *rest, **options: taken.append(config))
+    monkeypatch.setattr(
+        api, "train_and_evaluate", lambda config, *rest, **options: taken.append(config)
+    )
     cberl.train(path, file, workdir=tmp_path / "run", settings={"optim.dropout": 0.1})
     (config,) = taken
     assert (config.loss.gamma, config.optim.dropout, config.train.select) == (3, 0.1, "accuracy")
