@@ -164,15 +164,28 @@ def find_neighbours(corpus: Corpus, table: Table, place: np.ndarray, most: int) 
     return found
 
 
+class Layout(NamedTuple):
+    """What of a corpus lies on the devices, and in rows of which size.
+
+    Attributes:
+      rows_per_batch: rows in a step.
+      row_length: turns in a row of train and dev; 0 for the length that pads least.
+      with_test: whether the test split is packed too.
+      with_gate: whether the generated classes of dev are measured.
+    """
+
+    rows_per_batch: int
+    row_length: int = 0
+    with_test: bool = False
+    with_gate: bool = False
+
+
 def create_dataset(
     corpus: Corpus,
     standardiser: Standardiser,
     placement: Placement,
-    rows_per_batch: int,
+    layout: Layout,
     neighbours: int = 0,
-    with_test: bool = False,
-    with_gate: bool = False,
-    row_length: int = 0,
 ) -> Dataset:
     """Packs the train and the dev split into whole batches.
 
@@ -180,12 +193,10 @@ def create_dataset(
       corpus: the corpus.
       standardiser: its train statistics.
       placement: its generated utterances.
-      rows_per_batch: rows in a step.
+      layout: of the rows.
       neighbours: how many SMOTE chooses from; 0 where nothing is interpolated.
-      with_test: whether to pack the test split too.
-      with_gate: whether to measure the generated classes of dev.
-      row_length: turns in a row of train and dev; 0 for the one that pads least.
     """
+    rows_per_batch, row_length = layout.rows_per_batch, layout.row_length
     if not row_length:
         row_length = choose_row_length(corpus.length[corpus.split != "test"], rows_per_batch)
     packed = {
@@ -196,9 +207,11 @@ def create_dataset(
     }
     table = create_table(corpus, standardiser)
     # In rows of its own length: how the other splits are packed must not depend on test.
-    test = pack_dialogues(corpus, corpus.split == "test", rows_per_batch) if with_test else None
+    test = None
+    if layout.with_test:
+        test = pack_dialogues(corpus, corpus.split == "test", rows_per_batch)
     gate = {}
-    if with_gate and len(placement.place):
+    if layout.with_gate and len(placement.place):
         first = placement.sources[:, 0]
         gate = create_gate(corpus, table.features, table.present, placement.place, first)
     return Dataset(

@@ -51,7 +51,7 @@ def predict_splits(
     number = np.arange(members, dtype=np.int32) % len(corpora)
     table = create_table(corpus, standardiser, len(corpora) if folds else 0)
     arguments = variables, fleet.replicate((table, rows)), fleet.shard(number)
-    function = fleet.compile("predict", of_member, *arguments, keep=True)
+    function = fleet.compile("predict", of_member, arguments, keep=True)
     packed = fleet.gather(function(*arguments), members)
     probability = np.zeros((members, len(corpus.label), len(corpus.classes)), np.float32)
     for fold in range(len(corpora)):

@@ -63,26 +63,36 @@ class Picture(NamedTuple):
     text: str
 
 
+class TrainingData(NamedTuple):
+    """What the members of a run are trained and tested on.
+
+    Attributes:
+      corpus: the corpus.
+      splits: of the corpus.
+      generated: [C] generated utterances per class.
+    """
+
+    corpus: Corpus
+    splits: Splits
+    generated: np.ndarray
+
+
 def create_report(
-    corpus: Corpus,
+    data: TrainingData,
     members: Sequence[Mapping[str, Any]],
     predictions: Mapping[str, np.ndarray],
     *,
-    splits: Splits,
     causal: bool,
-    generated: np.ndarray,
     timing: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Sums up the members of a run; diverged ones are named and left out of the means.
 
     Args:
-      corpus: the corpus.
+      data: what they are trained and tested on.
       members: from ``score_members``.
       predictions: from ``predict_splits``.
-      splits: of the corpus.
       causal: whether the members see no later turn.
-      generated: [C] generated utterances per class.
       timing: seconds and bytes.
       provenance: from ``create_provenance``.
 
@@ -91,6 +101,7 @@ def create_report(
       of the average of their probabilities on test, from ``summarise_models``; both are None where
       that split has no labels, and so is ``dev`` where no member is sound.
     """
+    corpus, splits = data.corpus, data.splits
     sound = [m for m in members if m["status"] == "ok"]
     counts = np.mean([own.class_counts("train") for own in splits.corpora], axis=0)
     real = np.ceil(counts).astype(int)
@@ -107,7 +118,7 @@ def create_report(
         "folds": _score_folds(splits, members, predictions) if splits.folds else None,
         "bayes": best_possible(pooled if splits.folds else corpus, causal),
         "augmentation": {
-            name: {"real": int(real[c]), "generated": int(generated[c])}
+            name: {"real": int(real[c]), "generated": int(data.generated[c])}
             for c, name in enumerate(corpus.classes)
         },
         "timing": dict(timing),

@@ -8,7 +8,7 @@ import datetime
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -42,31 +42,53 @@ _NEAR = 0.05
 _MUCH_BETTER = 0.1
 
 
+class Searched(NamedTuple):
+    """What was searched, and how.
+
+    Attributes:
+      config: the settings that the search started from.
+      space: where points were looked for.
+      sampler: what chose the points.
+      seeds: of every point.
+      best_seeds: of every point that was trained again.
+    """
+
+    config: ConfigDict
+    space: Space
+    sampler: str
+    seeds: int
+    best_seeds: int
+
+
+class Finalists(NamedTuple):
+    """The points that were trained again.
+
+    Attributes:
+      numbers: of the points.
+      again: per point the dev scores of its new members, None where one diverged.
+      on_others: the same with other dialogues as dev; empty where there are none.
+      no_other_dev: why there are none.
+    """
+
+    numbers: Sequence[int]
+    again: Sequence[Sequence[float | None]]
+    on_others: Sequence[Sequence[float | None]]
+    no_other_dev: str
+
+
 def create_search_report(
-    config: ConfigDict,
-    space: Space,
-    seeds: tuple[int, int],
-    sampler: str,
+    searched: Searched,
     told: Sequence[Mapping[str, Any]],
-    finalists: Sequence[int],
-    again: Sequence[Sequence[float | None]],
-    on_others: Sequence[Sequence[float | None]],
-    no_other_dev: str,
+    finalists: Finalists,
     importance: Mapping[str, Sequence[float]],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Gathers what a search has found, without a look at test.
 
     Args:
-      config: the settings that it started from.
-      space: where points were looked for.
-      seeds: of every point, and of every point that was trained again.
-      sampler: what chose the points.
+      searched: what was searched.
       told: a ``Told`` per point, as a dict.
-      finalists: numbers of the points that were trained again.
-      again: per finalist the dev scores of its new members, None where one diverged.
-      on_others: the same with other dialogues as dev; empty where there are none.
-      no_other_dev: why there are none.
+      finalists: the points that were trained again.
       importance: from ``Trials.measure_importance``.
       provenance: from ``create_provenance``.
 
@@ -87,21 +109,21 @@ def create_search_report(
         }
         for own in told
     ]
-    second = [_summarise(own) for own in again]
+    second = [_summarise(own) for own in finalists.again]
     means = [-math.inf if own["mean"] is None else own["mean"] for own in second]
     place = int(np.argmax(means)) if max(means, default=-math.inf) > -math.inf else None
     return {
-        "select": config.train.select,
-        "sampler": sampler,
-        "seeds": seeds[0],
-        "best_seeds": seeds[1],
+        "select": searched.config.train.select,
+        "sampler": searched.sampler,
+        "seeds": searched.seeds,
+        "best_seeds": searched.best_seeds,
         "space": {
             name: {"low": own.low, "high": own.high, "log": own.log}
             if isinstance(own, Range)
             else list(own)
-            for name, own in space.items()
+            for name, own in searched.space.items()
         },
-        "start": {name: flatten(config)[name] for name in space},
+        "start": {name: flatten(searched.config)[name] for name in searched.space},
         "points": points,
         "diverged": sum(None in own["scores"] for own in points),
         "refused": sum(own["refused"] is not None for own in points),
@@ -110,12 +132,12 @@ def create_search_report(
             name: sum(own["details"].get(f"{name}_s", 0.0) for own in told)
             for name in ("compile", "train")
         },
-        "finalists": list(finalists),
+        "finalists": list(finalists.numbers),
         "again": second,
-        "on_others": [_summarise(own) for own in on_others],
-        "no_other_dev": no_other_dev,
+        "on_others": [_summarise(own) for own in finalists.on_others],
+        "no_other_dev": finalists.no_other_dev,
         "best": None,
-        "winner": None if place is None else finalists[place],
+        "winner": None if place is None else finalists.numbers[place],
         "importance": {
             name: {
                 "mean": float(np.mean(own)),

@@ -23,7 +23,6 @@ from cberl_jax.data.readers.jsonl import parse_turns
 from cberl_jax.data.readers.load import load_conversations
 from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.readers.transcripts import Transcript, Turn
-from cberl_jax.data.standardize import Standardiser
 from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
@@ -36,8 +35,9 @@ from cberl_jax.runtime.workdir import ENCODERS
 from cberl_jax.serving.folder import read_inference
 from cberl_jax.serving.formats import check_format
 from cberl_jax.serving.predictions import Predictions
+from cberl_jax.serving.restore import Inference
 from cberl_jax.serving.stream import Stream
-from cberl_jax.training.epoch import Program, predict
+from cberl_jax.training.epoch import predict
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import reading_options
 
@@ -142,39 +142,24 @@ class Model(Summarised):
     """
 
     @pinned()
-    def __init__(
-        self,
-        program: Program,
-        variables: Any,
-        standardiser: Standardiser,
-        *,
-        seeds: np.ndarray,
-        diverged: np.ndarray,
-        reading: Reading,
-        fold: np.ndarray | None = None,
-    ):
+    def __init__(self, found: Inference, reading: Reading):
         """Deals members out to the devices; ``load`` makes a model of a run's folder.
 
         Args:
-          program: the static settings that the members were trained with.
-          variables: of the joint model, leaves [S, ...].
-          standardiser: the train statistics.
-          seeds: [S] the members' seeds.
-          diverged: seeds of those that are left out.
+          found: what of a run predicts.
           reading: how conversations are read for it.
-          fold: [S] int, the fold that each member was trained for; None without folds. The train
-            statistics are those of all folds then, leaves [F, ...].
         """
-        self.fold = fold
+        self.fold = found.fold
         self.classes, self.widths = reading.classes, reading.widths
-        self.seeds, self.diverged = seeds.tolist(), diverged.tolist()
-        self.network, self.variables, self.standardiser = program.model, variables, standardiser
+        self.seeds, self.diverged = found.seeds.tolist(), found.diverged.tolist()
+        self.network, self.variables = found.program.model, found.variables
+        self.standardiser = found.standardiser
         self._reading = reading
         # A power of two: every number of rows below is one too, and splits over the devices.
-        self._program = dataclasses.replace(program, rows=MOST_CELLS // SHORTEST_ROW)
-        self._fleet = Fleet(self._program, len(seeds))
-        self._spread = self._fleet.shard(variables)
-        number = np.zeros(len(seeds), np.int32) if fold is None else fold
+        self._program = dataclasses.replace(found.program, rows=MOST_CELLS // SHORTEST_ROW)
+        self._fleet = Fleet(self._program, len(self.seeds))
+        self._spread = self._fleet.shard(self.variables)
+        number = np.zeros(len(self.seeds), np.int32) if self.fold is None else self.fold
         self._number = self._fleet.shard(number)
 
     def _summarise(self) -> Summary:
@@ -348,7 +333,7 @@ class Model(Summarised):
 
         name = f"predict {shape}"
         arguments = (self._spread, shared, self._number)
-        return self._fleet.compile(name, of_member, *arguments, keep=True)
+        return self._fleet.compile(name, of_member, arguments, keep=True)
 
 
 def _own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
@@ -396,15 +381,7 @@ def load(workdir: str | os.PathLike[str], encoders: Sequence[str | os.PathLike[s
         ),
         provenance=found.features,
     )
-    return Model(
-        found.program,
-        found.variables,
-        found.standardiser,
-        seeds=found.seeds,
-        diverged=found.diverged,
-        reading=reading,
-        fold=found.fold,
-    )
+    return Model(found, reading)
 
 
 def predict_file(

@@ -62,7 +62,7 @@ class Contestant:
         self.shared = self.fleet.replicate(prepared.data)
         self.hyper = self.fleet.shard(self.members.hyper)
         arguments = (self.state, self.shared, self.hyper)
-        self.steps = {n: self.fleet.compile(n, e, *arguments) for n, e in self.fleet.stages.items()}
+        self.steps = {n: self.fleet.compile(n, e, arguments) for n, e in self.fleet.stages.items()}
         self.compile_s = time.perf_counter() - start
 
     def __call__(self, stage: str = "joint") -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from cberl_jax.evaluation.predict_splits import predict_splits, score_members
 from cberl_jax.reports.provenance import create_provenance
-from cberl_jax.reports.run import create_report
+from cberl_jax.reports.run import TrainingData, create_report
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.training.outcome import member_states
 from cberl_jax.training.prepare import check_labelled
@@ -32,12 +32,10 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
         states = [{n: v for n, v in state.items() if n != "best_on_test"} for state in states]
     predictions = predict_splits(run.fleet, run.state, run.splits, run.standardiser)
     return create_report(
-        run.corpus,
+        TrainingData(run.corpus, run.splits, run.generated),
         score_members(run.members, states, predictions, run.corpus.classes),
         predictions,
-        splits=run.splits,
         causal=run.config.model.causal,
-        generated=run.generated,
         timing={},
         provenance=create_provenance(run.config, run.corpus),
     )

@@ -7,41 +7,33 @@ trained again, so a study can grow by seeds and by points, and several programs 
 part of it into one folder.
 """
 
-import contextlib
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import (
     Point,
     group_points,
-    own_settings,
     point_config,
     spell_point,
     static_settings,
 )
-from cberl_jax.config.settings import Value
 from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.studies.fitting import even_chunks, fit_fleet
-from cberl_jax.studies.run import train_chunk
+from cberl_jax.studies.group import Group, Member, create_member
 from cberl_jax.studies.starting import prepare_members
-from cberl_jax.training.epoch import MemberState
-from cberl_jax.training.fleet import Fleet
-from cberl_jax.training.loop import Training
-from cberl_jax.training.prepare import Members, Prepared, list_members, load_data
-from cberl_jax.training.run_folder import open_workdir, run_identity
+from cberl_jax.training.prepare import load_data
+from cberl_jax.training.run_folder import open_workdir
 
 
 class Part(NamedTuple):
@@ -81,40 +73,11 @@ class Execution(NamedTuple):
 ALONE = Execution()
 
 
-class Member(NamedTuple):
-    """What a study is made of: a seed at a point.
-
-    Attributes:
-      point: the settings in which it differs from the config of the study, and no others; as JSON,
-        so that it can be a key.
-      seed: the seed.
-    """
-
-    point: str
-    seed: int
-
-    @property
-    def settings(self) -> dict[str, Value]:
-        """The point as settings."""
-        return json.loads(self.point)
-
-
 class Chunk(NamedTuple):
     """Members that are trained together, in a folder of their own."""
 
     folder: Workdir
     members: list[Member]
-
-
-def create_member(config: ConfigDict, point: Point, seed: int) -> Member:
-    """The member of a point, however that is spelt.
-
-    Args:
-      config: of the study.
-      point: may hold settings at the value that they have in the config.
-      seed: the seed.
-    """
-    return Member(json.dumps(own_settings(config, point), sort_keys=True), seed)
 
 
 def chunks(folder: Workdir) -> pathlib.Path:
@@ -191,34 +154,21 @@ class _Work:
             self.say(f"now: {spell_point(static)}")
         config = point_config(self.config, static)
         prepared = prepare_members(config, load_data(config))
+        own = Group(prepared, config, self.stopper, self.execution.progress)
         fleet = None
         if begun:
-            most = max(len(chunk.members) for chunk in begun)
-            fleet = Fleet(prepared.program, most * len(prepared.each))
+            fleet = own.create_fleet(max(len(chunk.members) for chunk in begun))
         for chunk in begun:
-            self._train_chunk(prepared, config, chunk.members, fleet, chunk.folder.path.name)
+            own.train(chunk.members, fleet, chunk.folder.path)
         if not missing:
             return
-        fleet, size = self._fit(prepared, config, missing, fleet)
+        if fleet is None:
+            fleet = own.fit_fleet(missing, self.execution.members_per_device)
+        size = fleet.padded_members // own.folds
         for start in range(0, len(missing), size):
             part = missing[start : start + size]
             self.say(f"members {start + 1} to {start + len(part)} of {len(missing)}")
-            self._train_chunk(prepared, config, part, fleet, self._new_name())
-
-    def _fit(
-        self, prepared: Prepared, config: ConfigDict, members: Sequence[Member], fleet: Fleet | None
-    ) -> tuple[Fleet, int]:
-        """A fleet for some members, and how many of them it trains at a time."""
-        folds = len(prepared.each)
-        most = self.execution.members_per_device
-        if fleet is None and most is None:
-            self.say("compiling, to see how many members fit the memory")
-            together = join_members(config, members, folds)
-            fleet = fit_fleet(prepared, config, together, self.stopper)
-        elif fleet is None:
-            size = even_chunks(len(members) * folds, most * len(jax.devices()), folds)
-            fleet = Fleet(prepared.program, size)
-        return fleet, min(fleet.padded_members // folds, len(members))
+            own.train(part, fleet, chunks(self.folder) / self._new_name())
 
     def _new_name(self) -> str:
         """Of a chunk: no two programs that share the work may choose the same."""
@@ -228,62 +178,6 @@ class _Work:
         name = next(name for name in names if name not in self.names)
         self.names.add(name)
         return name
-
-    def _train_chunk(
-        self,
-        prepared: Prepared,
-        config: ConfigDict,
-        members: Sequence[Member],
-        fleet: Fleet,
-        name: str,
-    ) -> None:
-        path = chunks(self.folder) / name
-        how = (fleet, path, self.stopper, self.execution.progress)
-        with open_training(prepared, config, members, *how) as training:
-            train_chunk(training)
-
-
-@contextlib.contextmanager
-def open_training(
-    prepared: Prepared,
-    config: ConfigDict,
-    members: Sequence[Member],
-    fleet: Fleet,
-    path: pathlib.Path,
-    stopper: Stopper,
-    progress: Progress,
-    initial: MemberState | None = None,
-    until: int | None = None,
-) -> Iterator[Training]:
-    """Opens the training of some members as a chunk, a folder that is theirs within the block.
-
-    Args:
-      prepared: the data and program that they share.
-      config: the settings that they share.
-      members: at most as many as the fleet trains at a time.
-      fleet: may have trained other chunks of this program.
-      path: of the chunk.
-      stopper: a signal ends the training between two epochs.
-      progress: shows how far it is.
-      initial: what they start from, as of ``Training``.
-      until: after which epoch the training ends, as of ``Training``.
-    """
-    together = join_members(config, members, len(prepared.each))
-    identity = run_identity(config, prepared, [member.seed for member in members])
-    identity["members"] = [member.settings for member in members]
-    with open_workdir(path, identity) as chunk:
-        yield Training(prepared, config, together, fleet, chunk, stopper, progress, initial, until)
-
-
-def join_members(config: ConfigDict, members: Sequence[Member], folds: int) -> Members:
-    """Members of one program as arrays."""
-    each = [list_members(config, [own.seed], [own.settings], folds) for own in members]
-    return Members(
-        np.concatenate([one.seeds for one in each]),
-        {name: np.concatenate([one.hyper[name] for one in each]) for name in each[0].hyper},
-        [settings for one in each for settings in one.settings],
-        folds,
-    )
 
 
 def _read_lines(

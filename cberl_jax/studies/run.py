@@ -9,7 +9,7 @@ from cberl_jax.evaluation.predict_splits import predict_splits, score_members
 from cberl_jax.reports.model_card import write_model_card
 from cberl_jax.reports.pictures import TrainedRun, illustrate
 from cberl_jax.reports.provenance import create_provenance
-from cberl_jax.reports.run import create_report, write_report
+from cberl_jax.reports.run import TrainingData, create_report, write_report
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.training.epoch import MemberState
@@ -72,12 +72,10 @@ def report_on(
     if run.folder.start_file.exists():
         provenance["start"] = run.folder.read_json(run.folder.start_file)
     report = create_report(
-        corpus,
+        TrainingData(corpus, run.prepared.splits, run.prepared.generated),
         lines,
         predictions,
-        splits=run.prepared.splits,
         causal=run.config.model.causal,
-        generated=run.prepared.generated,
         timing=timing,
         provenance=provenance,
     )

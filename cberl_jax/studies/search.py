@@ -25,6 +25,8 @@ from cberl_jax.metrics import select_score
 from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.search import (
     BEST,
+    Finalists,
+    Searched,
     count_look,
     create_search_report,
     write_best_config,
@@ -32,22 +34,18 @@ from cberl_jax.reports.search import (
 )
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.studies.fitting import even_chunks, fit_fleet
+from cberl_jax.studies.group import Group, Member, create_member
 from cberl_jax.studies.points import (
     ALONE,
     Chunk,
     Execution,
-    Member,
     chunks,
-    create_member,
-    join_members,
     list_chunks,
-    open_training,
     train_points,
 )
 from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.starting import prepare_members
-from cberl_jax.studies.trials import SAMPLERS, Batch, Told, Trials, name_study
+from cberl_jax.studies.trials import SAMPLERS, Batch, Sampling, Told, Trials, name_study
 from cberl_jax.studies.write_run import write_run
 from cberl_jax.training.epoch import NEVER, MemberState
 from cberl_jax.training.fleet import Fleet
@@ -219,17 +217,18 @@ class _Worker:
         asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
         there = list_chunks(self.folder, self.config, batch.name)
         missing = [m for m in asked if not any(m in chunk.members for chunk in there)]
-        size = self._fit([len(chunk.members) for chunk in there], asked, stopper)
+        group = Group(self.prepared, self.shared, stopper, self.execution.progress)
+        size = self._fit(group, [len(chunk.members) for chunk in there], asked)
         self.stopped, self.spent = {}, {"compile_s": self.fitting_s, "train_s": 0.0}
         if self.plan.halving:
-            self._halve_all(batch, there, missing, size, stopper)
+            self._halve_all(group, there, self._split(batch, there, missing, size))
             return
         for chunk in there:
             if not chunk.folder.finished:
-                self._train_chunk(chunk.members, chunk.folder.path.name, stopper)
+                group.train(chunk.members, self.fleet, chunk.folder.path)
         for number, start in enumerate(range(0, len(missing), size), len(there)):
             part = missing[start : start + size]
-            self._train_chunk(part, f"{batch.name}-{number:02d}", stopper)
+            group.train(part, self.fleet, chunks(self.folder) / f"{batch.name}-{number:02d}")
 
     def _change(self, static: dict[str, Value], point: Point) -> None:
         """Makes a program of other static settings the one in use."""
@@ -238,41 +237,23 @@ class _Worker:
         self.static, self.fleet, self.compile_s, self.train_s = static, None, 0.0, 0.0
         self.trained, self.narrower = 0, {}
 
-    def _fit(self, begun: Sequence[int], asked: Sequence[Member], stopper: Stopper) -> int:
+    def _fit(self, group: Group, begun: Sequence[int], asked: Sequence[Member]) -> int:
         """Makes a fleet that trains the chunks that were begun, and a whole batch if that fits."""
-        folds, before = len(self.prepared.each), time.monotonic()
+        before = time.monotonic()
         # A batch that another process left may be small: a later one is not.
         whole = max(self.plan.points * self.plan.seeds, len(asked))
         if self.fleet is None:
-            most = self.execution.members_per_device
-            if most is None:
-                self.say("compiling, to see how many members fit the memory")
-                members = [asked[n % len(asked)] for n in range(whole)]
-                together = join_members(self.shared, members, folds)
-                self.fleet = fit_fleet(self.prepared, self.shared, together, stopper)
-            else:
-                size = even_chunks(whole * folds, most * len(jax.devices()), folds)
-                self.fleet = Fleet(self.prepared.program, size)
-        if self.fleet.padded_members < max(begun, default=0) * folds:
-            self.fleet = Fleet(self.prepared.program, max(begun) * folds)
+            members = [asked[n % len(asked)] for n in range(whole)]
+            self.fleet = group.fit_fleet(members, self.execution.members_per_device)
+        if self.fleet.padded_members < max(begun, default=0) * group.folds:
+            self.fleet = group.create_fleet(max(begun))
         self.fitting_s = time.monotonic() - before
-        return self.fleet.padded_members // folds
+        return self.fleet.padded_members // group.folds
 
-    def _train_chunk(self, members: Sequence[Member], name: str, stopper: Stopper) -> None:
-        path = chunks(self.folder) / name
-        how = (self.fleet, path, stopper, self.execution.progress)
-        with open_training(self.prepared, self.shared, members, *how) as training:
-            train_chunk(training)
-
-    def _halve_all(
-        self,
-        batch: Batch,
-        there: Sequence[Chunk],
-        missing: Sequence[Member],
-        size: int,
-        stopper: Stopper,
-    ) -> None:
-        """Trains a batch by successive halving, in as many chunks as it needs."""
+    def _split(
+        self, batch: Batch, there: Sequence[Chunk], missing: Sequence[Member], size: int
+    ) -> list[tuple[str, list[Member]]]:
+        """The parts of a batch that are halved each for itself: a name, and the members."""
         # The seeds of a point stay together.
         size = size // self.plan.seeds * self.plan.seeds
         if not size:
@@ -283,22 +264,29 @@ class _Worker:
         first = [chunk for chunk in there if chunk.folder.path.name.endswith(_rung_name(0))]
         parts = [(chunk.folder.path.name[: -len(_rung_name(0))], chunk.members) for chunk in first]
         for start in range(0, len(missing), size):
-            parts.append((f"{batch.name}-{len(parts):02d}", missing[start : start + size]))
+            name = f"{batch.name}-{len(parts):02d}"
+            parts.append((name, list(missing[start : start + size])))
+        return parts
+
+    def _halve_all(
+        self, group: Group, there: Sequence[Chunk], parts: Sequence[tuple[str, list[Member]]]
+    ) -> None:
+        """Trains the parts of a batch by successive halving."""
         for name, members in parts:
-            self._halve(name, members, stopper)
+            self._halve(group, name, members)
         # Begun by a process that was started without halving.
         for chunk in there:
             if not chunk.folder.finished and not _IS_RUNG.search(chunk.folder.path.name):
-                self._train_chunk(chunk.members, chunk.folder.path.name, stopper)
+                group.train(chunk.members, self.fleet, chunk.folder.path)
 
-    def _halve(self, name: str, members: Sequence[Member], stopper: Stopper) -> None:
+    def _halve(self, group: Group, name: str, members: Sequence[Member]) -> None:
         """Trains points in rungs, after each of which the worse half stops."""
         seeds, state = self.plan.seeds, None
         rungs = list_rungs(self.shared.train.epochs, len(members) // seeds)
         for number, until in enumerate([*rungs, None]):
             path = chunks(self.folder) / f"{name}{_rung_name(number)}"
-            how = (self._fleet_of(len(members)), path, stopper, self.execution.progress)
-            with open_training(self.prepared, self.shared, members, *how, state, until) as training:
+            fleet = self._fleet_of(group, len(members))
+            with group.opening(members, fleet, path, state, until) as training:
                 if until is None:
                     train_chunk(training)
                     return
@@ -312,13 +300,11 @@ class _Worker:
             members = [members[place * seeds + n] for place in kept for n in range(seeds)]
             state = take_points(state, kept, len(scores))
 
-    def _fleet_of(self, members: int) -> Fleet:
+    def _fleet_of(self, group: Group, members: int) -> Fleet:
         """A fleet for so many members, as narrow as they are."""
-        assert self.fleet is not None
-        wanted = members * len(self.prepared.each)
-        if 2 * wanted > self.fleet.padded_members:
+        if 2 * members * group.folds > self.fleet.padded_members:
             return self.fleet
-        return self.narrower.setdefault(members, Fleet(self.prepared.program, wanted))
+        return self.narrower.setdefault(members, group.create_fleet(members))
 
     def _count(self, timing: Mapping[str, Any]) -> None:
         """Adds what a training took to what was spent on the batch."""
@@ -394,8 +380,8 @@ def search(
 
     def work(folder: Workdir) -> Trials:
         first, name = own_point(config, plan.space), name_study(plan.space, plan.seeds)
-        how = (plan.sampler, first, plan.storage, plan.seed)
-        trials = Trials(folder.path, plan.space, name, *how)
+        sampling = Sampling(plan.sampler, first, plan.seed)
+        trials = Trials(folder.path, plan.space, name, sampling, plan.storage)
         _Worker(config, folder, plan, execution).work(trials, plan.trials, until)
         return trials
 
@@ -467,17 +453,16 @@ def _conclude(
     )
     say("measuring which settings mattered")
     report = create_search_report(
-        config=config,
-        space=plan.space,
-        seeds=(plan.seeds, plan.best_seeds),
-        sampler=plan.sampler,
-        told=[own._asdict() for own in told],
-        finalists=[own.number for own in finalists],
-        again=_list_scores(again, config.train.select),
-        on_others=_list_scores(on_others, config.train.select),
-        no_other_dev=no_other_dev,
-        importance=trials.measure_importance(),
-        provenance=create_provenance(config, corpus),
+        Searched(config, plan.space, plan.sampler, plan.seeds, plan.best_seeds),
+        [own._asdict() for own in told],
+        Finalists(
+            [own.number for own in finalists],
+            _list_scores(again, config.train.select),
+            _list_scores(on_others, config.train.select),
+            no_other_dev,
+        ),
+        trials.measure_importance(),
+        create_provenance(config, corpus),
     )
     if report["winner"] is not None:
         place = report["finalists"].index(report["winner"])

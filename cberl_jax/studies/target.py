@@ -117,7 +117,7 @@ def compile_for(config: ConfigDict, name: str, members: int, texts: pathlib.Path
         for stage, function in fleet.stages.items():
             print_now(f"{name}: compiling the {stage} stage")
             start = time.perf_counter()
-            compiled = fleet.compile(stage, function, *arguments, options=OPTIONS[target.platform])
+            compiled = fleet.compile(stage, function, arguments, options=OPTIONS[target.platform])
             seconds = time.perf_counter() - start
             text = compiled.as_text()
             write_text(texts / f"{name}_{stage}.hlo", text)

@@ -69,6 +69,20 @@ def name_study(space: Space, seeds: int) -> str:
     return f"search-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+class Sampling(NamedTuple):
+    """How points are chosen.
+
+    Attributes:
+      sampler: one of ``SAMPLERS``.
+      first: the point that is tried first; None for one that the sampler chooses.
+      seed: of the sampler.
+    """
+
+    sampler: str
+    first: Mapping[str, Value] | None = None
+    seed: int = 0
+
+
 class Trials:
     """The points of one study, which several processes may ask for."""
 
@@ -77,10 +91,8 @@ class Trials:
         folder: pathlib.Path,
         space: Space,
         name: str,
-        sampler: str,
-        first: Mapping[str, Value] | None,
+        sampling: Sampling,
         storage: str | None = None,
-        seed: int = 0,
     ):
         """Opens the study, or makes it.
 
@@ -88,19 +100,17 @@ class Trials:
           folder: of the search.
           space: where points are looked for.
           name: of the study.
-          sampler: one of ``SAMPLERS``.
-          first: the point that is tried first; None for one that the sampler chooses.
+          sampling: how they are chosen.
           storage: a URL that Optuna takes; by default a file in the folder.
-          seed: of the sampler.
 
         Raises:
           UserError: Optuna is not installed, or cannot read the study.
         """
         self._optuna = load_library("optuna", "search")
-        if sampler == "cmaes":
+        if sampling.sampler == "cmaes":
             load_library("cmaes", "search")
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        self._locks, self._sampler, self._seed, self._first = folder / LOCKS, sampler, seed, first
+        self._locks, self._sampling = folder / LOCKS, sampling
         self._distributions = {n: self._make_distribution(n, own) for n, own in space.items()}
         where = storage or str(folder / JOURNAL)
         try:
@@ -183,12 +193,12 @@ class Trials:
             return None, None
         name = f"search-{before:05d}-{uuid.uuid4().hex[:8]}"
         lock = take_lock(self._locks / name)
-        sampler = self._create_sampler(self._seed + len(there))
-        if not before and self._first is not None:
+        sampler = self._create_sampler(self._sampling.seed + len(there))
+        if not before and self._sampling.first is not None:
             static = None
-            self._study.enqueue_trial(dict(self._first))
+            self._study.enqueue_trial(dict(self._sampling.first))
         elif static is None:
-            static = self._choose_static(self._seed + len(there))
+            static = self._choose_static(self._sampling.seed + len(there))
         points = {}
         for _ in range(count):
             self._study.sampler = self._fix(sampler, static or {})
@@ -215,17 +225,17 @@ class Trials:
         samplers = self._optuna.samplers
         random = samplers.RandomSampler(seed=seed)
         with self._quietly():
-            if self._sampler == "random":
+            if self._sampling.sampler == "random":
                 return random
-            if self._sampler == "qmc":
+            if self._sampling.sampler == "qmc":
                 # One sequence in all batches; what it cannot hold is drawn at random.
                 return samplers.QMCSampler(
                     scramble=True,
-                    seed=self._seed,
+                    seed=self._sampling.seed,
                     independent_sampler=random,
                     warn_independent_sampling=False,
                 )
-            if self._sampler == "cmaes":
+            if self._sampling.sampler == "cmaes":
                 return samplers.CmaEsSampler(
                     seed=seed, independent_sampler=random, warn_independent_sampling=False
                 )
@@ -242,7 +252,7 @@ class Trials:
         samplers, create = self._optuna.samplers, self._optuna.trial.create_trial
         with self._quietly():
             sampler = samplers.RandomSampler(seed=seed)
-            if self._sampler == "tpe":
+            if self._sampling.sampler == "tpe":
                 sampler = samplers.TPESampler(
                     multivariate=True, n_startup_trials=RANDOM_BATCHES, seed=seed
                 )

@@ -212,9 +212,7 @@ class Fleet:
         self,
         name: str,
         function: Callable,
-        state: Any,
-        shared: Any,
-        hyper: Any,
+        arguments: tuple[Any, Any, Any],
         keep: bool = False,
         options: Mapping[str, str] | None = None,
     ) -> Callable:
@@ -223,9 +221,8 @@ class Fleet:
         Args:
           name: of the stage; a second call with it returns the first call's program.
           function: a pure function of one member's state, the shared data and its settings.
-          state: the members' states, from ``shard``.
-          shared: from ``replicate``.
-          hyper: from ``shard``.
+          arguments: the members' states, from ``shard``; the shared data, from ``replicate``; the
+            members' settings, from ``shard``.
           keep: whether the state is used again; otherwise its memory becomes the result's.
           options: of XLA.
 
@@ -243,7 +240,7 @@ class Fleet:
             mapped = jax.vmap(function, in_axes=(0, None, 0), spmd_axis_name="member")
             result = NamedSharding(self._mesh, PartitionSpec("member"))
             staged = jax.jit(mapped, donate_argnums=given, out_shardings=result)
-        lowered = staged.lower(state, shared, hyper)
+        lowered = staged.lower(*arguments)
         self._compiled[name] = lowered.compile(compiler_options=options and dict(options))
         return_memory()
         return self._compiled[name]

@@ -173,7 +173,7 @@ class Training:
         """The compiled epoch of one stage."""
         arguments = (self.state, self.shared, self.hyper)
         with self.clock.measure("compile_s"), self.stopper.all_saved():
-            return self.fleet.compile(name, self.fleet.stages[name], *arguments)
+            return self.fleet.compile(name, self.fleet.stages[name], arguments)
 
     def stage(self, name: str, epochs: int) -> None:
         """Runs what is left of one stage.

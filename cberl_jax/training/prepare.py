@@ -18,7 +18,7 @@ from cberl_jax.config.settings import (
 )
 from cberl_jax.data.augmentation import place_generated
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, create_dataset
+from cberl_jax.data.dataset import SMOTE_NEIGHBOURS, Dataset, Layout, create_dataset
 from cberl_jax.data.folded_dataset import FoldedDataset, fold_datasets
 from cberl_jax.data.folds import Folds, check_unseen, make_folds, split_by_fold
 from cberl_jax.data.holdout import with_other_dev
@@ -246,7 +246,7 @@ def prepare(config: ConfigDict, corpus: Corpus, start: Start | None = None) -> P
 def _prepare(
     config: ConfigDict, corpus: Corpus, start: Start | None, row_length: int = 0
 ) -> Prepared:
-    """A corpus whose own splits count; ``row_length`` as of ``create_dataset``."""
+    """A corpus whose own splits count; ``row_length`` as of ``Layout``."""
     check_labelled(corpus, ("dev", "test") if config.train.best_on_test else ("dev",))
     standardiser = fit_standardiser(corpus, config.data.components)
     if start is not None:
@@ -259,16 +259,14 @@ def _prepare(
         max_ratio=config.augment.max_ratio,
         translated=method in TRAINED,
     )
-    data = create_dataset(
-        corpus,
-        standardiser,
-        placement,
+    layout = Layout(
         config.train.rows_per_batch,
-        neighbours=SMOTE_NEIGHBOURS if method == "smote" else 0,
+        row_length,
         with_test=config.train.best_on_test,
         with_gate=method in TRAINED and config.gan.gate,
-        row_length=row_length,
     )
+    neighbours = SMOTE_NEIGHBOURS if method == "smote" else 0
+    data = create_dataset(corpus, standardiser, placement, layout, neighbours)
     program = create_program(config, corpus.widths, placement.generated)
     return Prepared(corpus, standardiser, data, program, placement.generated, start=start)
 

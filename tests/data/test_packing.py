@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from cberl_jax.data.augmentation import SOURCES, place_generated
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import create_dataset, create_domains, create_table, find_neighbours
+from cberl_jax.data.dataset import (
+    Layout,
+    create_dataset,
+    create_domains,
+    create_table,
+    find_neighbours,
+)
 from cberl_jax.data.packing import (
     Turns,
     assign_rows,
@@ -340,7 +346,7 @@ def test_domains_without_a_minority_have_no_target():
 
 
 def test_dataset_trains_on_train_and_never_on_test():
-    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), place(), rows_per_batch=2)
+    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), place(), Layout(2))
     for split, rows in (("train", dataset.train), ("dev", dataset.dev)):
         expected = np.flatnonzero(CORPUS.in_split(split))
         assert sorted(rows.index[rows.segment > 0]) == list(expected)
@@ -360,7 +366,7 @@ def test_neighbours_share_class_and_modalities_and_a_lone_utterance_has_itself()
 
 
 def test_dataset_counts_real_and_generated_utterances():
-    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), place(), rows_per_batch=1)
+    dataset = create_dataset(CORPUS, fit_standardiser(CORPUS), place(), Layout(1))
     weighed = dataset.train.weight > 0
     counted = np.bincount(dataset.train.label[weighed], minlength=3)
     np.testing.assert_array_equal(dataset.counts, counted)

@@ -12,7 +12,7 @@ from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.model_card import NOT_FOR, format_model_card, write_model_card
-from cberl_jax.reports.run import create_report
+from cberl_jax.reports.run import TrainingData, create_report
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.prepare import Splits
 
@@ -45,10 +45,10 @@ def create_scored(corpus, seeds, lost=()):
     }
     generated = np.arange(len(corpus.classes))
     return create_report(
-        *(corpus, members, predictions),
-        splits=Splits(None, (corpus,)),
+        TrainingData(corpus, Splits(None, (corpus,)), generated),
+        members,
+        predictions,
         causal=False,
-        generated=generated,
         timing={},
         provenance=MADE | {"fingerprint": fingerprint(corpus)},
     )

@@ -23,7 +23,13 @@ from cberl_jax.reports import ablation, latex, sweep
 from cberl_jax.reports import compare as comparison
 from cberl_jax.reports.html import plain, render_page
 from cberl_jax.reports.provenance import create_provenance, format_command, format_provenance
-from cberl_jax.reports.run import create_report, format_latex, format_report, format_scores
+from cberl_jax.reports.run import (
+    TrainingData,
+    create_report,
+    format_latex,
+    format_report,
+    format_scores,
+)
 from cberl_jax.training.prepare import Splits
 
 # Names that LaTeX, Markdown and a narrow column each have trouble with.
@@ -64,10 +70,10 @@ def corpus():
 def report_of(corpus, seeds=5, causal=False):
     lines, predictions = scored(corpus, 0.6, seeds)
     return create_report(
-        *(corpus, lines, predictions),
-        splits=Splits(None, (corpus,)),
+        TrainingData(corpus, Splits(None, (corpus,)), np.arange(len(corpus.classes))),
+        lines,
+        predictions,
         causal=causal,
-        generated=np.arange(len(corpus.classes)),
         timing={},
         provenance=MADE,
     )

@@ -22,7 +22,8 @@ from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.studies import fitting
-from cberl_jax.studies.points import Execution, create_member, open_training
+from cberl_jax.studies.group import Group, create_member
+from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.search import (
     Plan,
@@ -35,7 +36,7 @@ from cberl_jax.studies.search import (
 )
 from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.train import train_and_evaluate
-from cberl_jax.studies.trials import LOCKS, Trials, name_study
+from cberl_jax.studies.trials import LOCKS, Sampling, Trials, name_study
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import load_data
 
@@ -64,7 +65,7 @@ def config(corpus, **changes):
 
 
 def open_trials(path, sampler="tpe", space=SPACE, first=None):
-    return Trials(path, space, name_study(space, 2), sampler, first)
+    return Trials(path, space, name_study(space, 2), Sampling(sampler, first))
 
 
 @pytest.mark.slow
@@ -324,11 +325,9 @@ def test_a_survivor_of_a_rung_ends_as_it_would_have_alone(corpus, tmp_path):
     points = [{"loss.gamma": gamma} for gamma in (0.0, 0.5, 2.0, 3.0)]
     members = [create_member(settings, point, 4) for point in points]
     wide, narrow = Fleet(prepared.program, 4), Fleet(prepared.program, 2)
-    how = (Stopper(print), QUIET)
-    with open_training(prepared, settings, members, wide, tmp_path / "whole", *how) as training:
-        train_chunk(training)
-    rung = (wide, tmp_path / "r0", *how, None, 2)
-    with open_training(prepared, settings, members, *rung) as training:
+    group = Group(prepared, settings, Stopper(print), QUIET)
+    group.train(members, wide, tmp_path / "whole")
+    with group.opening(members, wide, tmp_path / "r0", until=2) as training:
         state = training.execute()
     assert (state.joint.epoch == 2).all()
     scores = rung_scores(state, 4)
@@ -337,8 +336,7 @@ def test_a_survivor_of_a_rung_ends_as_it_would_have_alone(corpus, tmp_path):
     best = [max(dev[member, 0], dev[member, 1]) for member in range(4)]
     np.testing.assert_allclose(scores, best, atol=1e-5)
     taken, rest = take_points(state, [1, 3], 4), [members[1], members[3]]
-    rung = (narrow, tmp_path / "r1", *how, taken)
-    with open_training(prepared, settings, rest, *rung) as training:
+    with group.opening(rest, narrow, tmp_path / "r1", taken) as training:
         train_chunk(training)
     one, other = (Workdir(tmp_path / name, create=False) for name in ("whole", "r1"))
     for split in ("dev", "test"):
@@ -434,7 +432,7 @@ def test_three_processes_share_a_search_and_one_is_killed_in_mid_batch(
     lines = [json.loads(line) for line in (folder / "search.journal").read_text().splitlines()]
     told = [line["trial_id"] for line in lines if line.get("values")]
     assert len(set(told)) == len(told) == COUNTED
-    own = Trials(folder, read_space(space), name_study(read_space(space), 1), "tpe", None)
+    own = Trials(folder, read_space(space), name_study(read_space(space), 1), Sampling("tpe"))
     stored = {point.number: point.score for point in own.told()}
     assert stored == {point["number"]: point["score"] for point in report["points"]}
     assert [text.count("report: ") for text in (log.read_text() for log in logs)].count(1) == 1

@@ -20,7 +20,8 @@ from cberl_jax.runtime.workdir import Workdir, list_differences
 from cberl_jax.studies import fitting
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.fitting import even_chunks, fit_fleet
-from cberl_jax.studies.points import Execution, Part, create_member, share
+from cberl_jax.studies.group import create_member
+from cberl_jax.studies.points import Execution, Part, share
 from cberl_jax.studies.sweep import best_at, sweep
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import list_members, load_data, prepare

@@ -55,7 +55,7 @@ def test_members_with_split_batches_equal_members_on_one_device():
         def epoch(state, data, hyper, place=fleet.place):
             return epochs.joint_epoch(prepared.program, state, data, hyper, place)
 
-        step = fleet.compile("joint", epoch, state, shared, hyper)
+        step = fleet.compile("joint", epoch, (state, shared, hyper))
         if devices == 4:
             # The batch is split indeed: gradients have to be summed over devices.
             assert "all-reduce" in step.as_text()

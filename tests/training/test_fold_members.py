@@ -46,7 +46,7 @@ def run(prepared, settings, seeds, folds, epochs=2):
     records = {}
     for name, stage in fleet.stages.items():
         state = fleet.shard(state)
-        step = fleet.compile(name, stage, state, shared, hyper)
+        step = fleet.compile(name, stage, (state, shared, hyper))
         for _ in range(epochs):
             state, record = step(state, shared, hyper)
         records[name] = fleet.gather(record, len(members.seeds))

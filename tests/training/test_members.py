@@ -47,7 +47,7 @@ def compiled(prepared, stage, members, devices=1):
     fleet = FLEETS[key]
     hyper, shared = fleet.shard(hyper_of(members)), fleet.replicate(prepared.data)
     state = fleet.shard(created(prepared, SEEDS[:members]))
-    step = fleet.compile(stage, fleet.stages[stage], state, shared, hyper, keep=True)
+    step = fleet.compile(stage, fleet.stages[stage], (state, shared, hyper), keep=True)
     return fleet, step, shared, hyper
 
 
@@ -217,7 +217,7 @@ def test_both_forms_of_attention_train_to_the_same_curve():
         fleet = Fleet(prepared.program, 2, jax.local_devices()[:1])
         state = fleet.shard(fleet.create(members.seeds, members.hyper))
         hyper, shared = fleet.shard(members.hyper), fleet.replicate(prepared.data)
-        epoch = fleet.compile("joint", fleet.stages["joint"], state, shared, hyper)
+        epoch = fleet.compile("joint", fleet.stages["joint"], (state, shared, hyper))
         records = []
         for _ in range(3):
             state, record = epoch(state, shared, hyper)

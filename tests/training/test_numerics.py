@@ -130,7 +130,7 @@ def test_losses_and_parameters_stay_finite_on_extreme_features(name, compiled):
     state = fleet.shard(fleet.create(members.seeds, members.hyper))
     shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
     for stage in fleet.stages:
-        epoch = fleet.compile(stage, fleet.stages[stage], state, shared, hyper, keep=True)
+        epoch = fleet.compile(stage, fleet.stages[stage], (state, shared, hyper), keep=True)
         for _ in range(2):
             state, record = epoch(state, shared, hyper)
         chex.assert_tree_all_finite(fleet.gather(record, 5))
