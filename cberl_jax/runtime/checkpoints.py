@@ -1,7 +1,8 @@
 """Checkpoints of a run: orbax, in the run's folder, newest ones kept, each with its checksums.
 
 What a checkpoint's files have to be is written beside it, in ``<step>.json``, once it is complete:
-orbax notices a file that is missing, but not a bit that has changed.
+orbax notices a file that is missing, but not a bit that has changed. A process that is alone writes
+and adds up in a thread, so that the devices compute meanwhile.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import flax.serialization
@@ -29,23 +31,48 @@ class Checkpoints:
 
     def __init__(self, manager: ocp.CheckpointManager, folder: pathlib.Path):
         self._manager, self._folder = manager, folder
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._unfinished: Future | None = None
 
-    def save(self, step: int, state: Any, standardiser: Any) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        standardiser: Any,
+        guard: contextlib.AbstractContextManager | None = None,
+    ) -> None:
         """Writes the members' states and the train statistics, whole or not at all.
+
+        It returns while they are being written, where no other process takes part.
 
         Args:
           step: epochs of both stages that are done.
           state: the members' states with a leading member axis: numpy arrays, the same in all
             processes, or global arrays, of which each process writes its shards.
           standardiser: the train statistics that the model's input is standardised with.
+          guard: is held until they are written.
 
         Raises:
-          UserError: it cannot be written; the checkpoints that were there are there still.
+          UserError: this one, or the one before it, cannot be written; the checkpoints that were
+            there are there still.
         """
+        self.wait()
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_without_none(flax.serialization.to_state_dict(state))),
             standardiser=ocp.args.StandardSave(flax.serialization.to_state_dict(standardiser)),
         )
+        held = contextlib.ExitStack()
+        held.enter_context(guard or contextlib.nullcontext())
+        if jax.process_count() > 1:
+            self._write(step, items, held)
+        else:
+            self._unfinished = self._thread.submit(self._write, step, items, held)
+
+    def _write(self, step: int, items: ocp.args.Composite, held: contextlib.ExitStack) -> None:
+        with held:
+            self._write_whole(step, items)
+
+    def _write_whole(self, step: int, items: ocp.args.Composite) -> None:
         try:
             self._manager.save(step, args=items, force=True)
             self._manager.wait_until_finished()
@@ -61,9 +88,20 @@ class Checkpoints:
                 if not file.with_suffix("").exists():
                     file.unlink()
 
+    def wait(self) -> None:
+        """Waits until nothing is being written.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            unfinished.result()
+
     @property
     def latest(self) -> int | None:
-        """The newest checkpoint's step, or None where there is none."""
+        """The newest checkpoint's step, or None where there is none; once it is written."""
+        self.wait()
         return self._manager.latest_step()
 
     def restore(self, like: Any, standardiser_like: Any) -> tuple[Any, Any]:
@@ -206,4 +244,8 @@ def open_checkpoints(folder: pathlib.Path) -> Iterator[Checkpoints]:
     with ocp.CheckpointManager(
         folder.absolute(), options=options, item_handlers=handlers
     ) as manager:
-        yield Checkpoints(manager, folder)
+        checkpoints = Checkpoints(manager, folder)
+        try:
+            yield checkpoints
+        finally:
+            checkpoints.wait()

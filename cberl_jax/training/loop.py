@@ -140,12 +140,12 @@ class Training:
         self.hyper = self.fleet.shard(self.members.hyper)
 
     def save(self) -> None:
-        """Writes a checkpoint, once per number of epochs."""
+        """Begins to write a checkpoint, once per number of epochs."""
         step = sum(self.done.values())
-        with self.stopper.writing():
-            if self.checkpoints.latest != step:
-                state = self.fleet.for_checkpoint(self.state, len(self.members.seeds))
-                self.checkpoints.save(step, state, self.prepared.standardiser)
+        if self.checkpoints.latest != step:
+            state = self.fleet.for_checkpoint(self.state, len(self.members.seeds))
+            guard = self.stopper.writing()
+            self.checkpoints.save(step, state, self.prepared.standardiser, guard)
         self.saved_at = time.monotonic()
 
     @contextlib.contextmanager
@@ -205,6 +205,7 @@ class Training:
         if received or due:
             self.save()
         if received:
+            self.checkpoints.wait()
             raise Interrupted(received)
 
     def _agree(self, seconds: float) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tiny import BARE, QUIET, TINY, tiny_config
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import Interrupted, UserError
+from cberl_jax.runtime import checkpoints
 from cberl_jax.runtime.checkpoints import find_damage, list_steps, open_checkpoints
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
@@ -439,6 +441,33 @@ def mounted(folder, *options):
 
 def remount(folder, options):
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def test_a_checkpoint_is_written_while_the_training_goes_on(tmp_path, monkeypatch):
+    folder, guard, goes_on = tmp_path / "checkpoints", threading.Lock(), threading.Event()
+    add_up = checkpoints._add_up
+
+    def add_up_later(path):
+        assert goes_on.wait(60)
+        return add_up(path)
+
+    monkeypatch.setattr(checkpoints, "_add_up", add_up_later)
+    with open_checkpoints(folder) as opened:
+        opened.save(1, {"seed": np.arange(3)}, {"mean": np.ones(2)}, guard)
+        # Its checksums are not there: it is not yet whole, and nothing may end the process.
+        assert guard.locked() and not (folder / "1.json").exists()
+        goes_on.set()
+        assert opened.latest == 1 and not guard.locked()
+        assert find_damage(folder, 1) is None
+        opened.save(2, {"seed": np.arange(3)}, {"mean": np.ones(2)})
+    assert find_damage(folder, 2) is None
+
+    monkeypatch.setattr(checkpoints, "_add_up", lambda path: 1 / 0)
+    with open_checkpoints(folder) as opened:
+        opened.save(3, {"seed": np.arange(3)}, {"mean": np.ones(2)}, guard)
+        with pytest.raises(ZeroDivisionError):
+            opened.save(4, {"seed": np.arange(3)}, {"mean": np.ones(2)})
+        assert opened.latest == 3 and not guard.locked()
 
 
 def test_a_full_disk_leaves_what_was_there_and_the_run_goes_on_once_there_is_room(
