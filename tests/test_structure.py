@@ -1,6 +1,7 @@
 """Data flows one way: a wing of the package imports only from the wings below it."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "cberl_jax"
@@ -26,6 +27,16 @@ def test_no_import_between_wings_runs_upwards():
     for path, wing, module in found:
         above = WINGS.index(module.split(".")[0]) > WINGS.index(wing)
         assert not above, f"{path.relative_to(PACKAGE)} imports {module}"
+
+
+def test_the_map_names_every_module():
+    text = (PACKAGE.parent / "docs" / "model.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w/]+)/` \| (.*) \|$", text, re.MULTILINE))
+    folders = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")}
+    assert {str(own) for own in folders - {Path(), Path("commands")}} == rows.keys()
+    for folder, line in rows.items():
+        modules = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__"}
+        assert set(re.findall(r"`(\w+)`", line)) == modules, folder
 
 
 def test_only_the_joint_model_imports_other_networks():

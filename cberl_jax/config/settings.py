@@ -20,6 +20,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.metrics import SELECTIONS
 from cberl_jax.models.cberl import PARTS, ModelSettings
 from cberl_jax.models.mgnn import ATTENTIONS, BLOCKS
+from cberl_jax.models.precision import DEFAULT, PRECISIONS
 
 Value = bool | int | float | str
 
@@ -165,6 +166,11 @@ SETTINGS = {
     "train.select": Setting("mean_f1", f"dev metric that picks the epoch: {', '.join(SELECTIONS)}"),
     "train.best_on_test": Setting(
         False, "also report the epoch that is best on test, as much published code does"
+    ),
+    "train.precision": Setting(
+        DEFAULT,
+        "of the training's matrix products: default (jax's: TF32 on GPUs since Ampere, bfloat16 on "
+        "TPUs), float32, or bfloat16 (rounded factors, float32 sums; slow on a CPU)",
     ),
     "train.init": Setting("", "folder of a run whose members these start from; empty for none"),
     "train.freeze": Setting(
@@ -360,6 +366,7 @@ def check_config(config: ConfigDict) -> None:
         ("train.select", SELECTIONS),
         ("augment.method", AUGMENTATIONS),
         ("model.attention", ATTENTIONS),
+        ("train.precision", PRECISIONS),
     ):
         value = flatten(config)[name]
         if value not in known:

@@ -23,6 +23,7 @@ from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
+from cberl_jax.models.precision import DEFAULT
 from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training import gan_step as gan_steps
 from cberl_jax.training import joint_step as joint_steps
@@ -64,6 +65,7 @@ class Program:
       select: the dev metric that picks the epoch.
       best_on_test: whether test is looked at after every epoch; it decides nothing.
       frozen: parts of the joint model that keep their parameters.
+      precision: of matrix products, one of ``models.precision.PRECISIONS``.
     """
 
     model: CBERL
@@ -76,6 +78,7 @@ class Program:
     select: str
     best_on_test: bool
     frozen: tuple[str, ...] = ()
+    precision: str = DEFAULT
 
 
 class GanState(flax.struct.PyTreeNode):

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cberl_jax.data.folded_dataset import dataset_of
+from cberl_jax.models.precision import with_precision
 from cberl_jax.runtime import processes
 from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
 
@@ -100,7 +101,9 @@ class Fleet:
         def gan(state, data, hyper):
             return gan_epoch(self.program, state, dataset_of(data, hyper), hyper)
 
-        return {"joint": joint} if self.program.gan is None else {"gan": gan, "joint": joint}
+        each = {"joint": joint} if self.program.gan is None else {"gan": gan, "joint": joint}
+        how = (self.program.precision, self.devices[0].platform)
+        return {name: with_precision(function, *how) for name, function in each.items()}
 
     @property
     def _pmapped(self) -> bool:

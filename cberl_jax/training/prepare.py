@@ -109,6 +109,7 @@ def create_program(
         select=config.train.select,
         best_on_test=config.train.best_on_test,
         frozen=list_frozen(config),
+        precision=config.train.precision,
     )
 
 
