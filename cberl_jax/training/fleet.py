@@ -4,10 +4,14 @@ A member is one (seed, numeric hyper-parameters) pair. The state of S members is
 leaves have a leading axis. The devices, those of other processes included, are laid out as shards
 of members times parts of a batch:
 
-- at least as many members as devices: every device has its share of the members, and the epoch
-  functions, vmapped over members, are pmapped over devices;
+- at least as many members as devices: every device has its share of the members, and nothing is
+  exchanged between devices;
 - fewer members than devices: every batch is split over the devices of its member, and the compiler
   averages the gradients between them.
+
+The epoch functions are vmapped over members, and compiled by ``jit`` for arrays that are sharded
+over the devices of all processes (``NamedSharding``). With one process that has no batch to split
+they are pmapped instead, which gives the same bits.
 
 No other file depends on the number of members or devices.
 """
@@ -25,7 +29,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cberl_jax.data.folded_dataset import dataset_of
 from cberl_jax.models.precision import with_precision
-from cberl_jax.runtime import processes
 from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
 
 Hyper = Mapping[str, np.ndarray]
@@ -85,10 +88,6 @@ class Fleet:
         self._each = -(-members // self._shards)
         self.padded_members = self._shards * self._each
         self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
-        # Where only members are sharded, a process needs its own devices alone.
-        own = [device for device in devices if device.process_index == jax.process_index()]
-        self._own = Mesh(np.asarray(own), ("device",))
-        self._first = devices.index(own[0])
         self._compiled: dict[str, Callable] = {}
 
     @property
@@ -108,7 +107,15 @@ class Fleet:
     @property
     def _pmapped(self) -> bool:
         """Whether members are sharded by pmap."""
-        return self.split == 1 and len(self.devices) > 1
+        return self.split == 1 and len(self.devices) > 1 and jax.process_count() == 1
+
+    def _sharding(self, *axes: str) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+    @property
+    def _of_pmap(self) -> NamedSharding:
+        """Of a leading axis of devices."""
+        return NamedSharding(Mesh(np.asarray(self.devices), ("device",)), PartitionSpec("device"))
 
     def create(self, seeds: np.ndarray, hyper: Hyper) -> MemberState:
         """Draws the state of n members: numpy leaves [n, ...].
@@ -142,37 +149,26 @@ class Fleet:
     def shard(self, tree: Any) -> Any:
         """Shards leaves [n, ...] of n members, the same in every process, over the devices."""
         if not self._pmapped:
-            return jax.device_put(
-                self._pad(tree), NamedSharding(self._mesh, PartitionSpec("member"))
-            )
-        own = slice(self._first, self._first + self._own.size)
-
-        def shard(leaf):
-            leaf = leaf.reshape(self._shards, self._each, *leaf.shape[1:])[own]
-            return jax.device_put(leaf, NamedSharding(self._own, PartitionSpec("device")))
-
-        return jax.tree.map(shard, self._pad(tree))
+            return jax.device_put(self._pad(tree), self._sharding("member"))
+        each = jax.tree.map(
+            lambda leaf: leaf.reshape(self._shards, self._each, *leaf.shape[1:]), self._pad(tree)
+        )
+        return jax.device_put(each, self._of_pmap)
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of a tree that all members read on every device."""
         if not self._pmapped:
-            return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
-        split = NamedSharding(self._own, PartitionSpec("device"))
-
-        def copies(leaf):
-            leaf = np.asarray(leaf)
-            return jax.device_put(np.broadcast_to(leaf, (self._own.size, *leaf.shape)), split)
-
-        return jax.tree.map(copies, tree)
+            return jax.device_put(tree, self._sharding())
+        count = len(self.devices)
+        copies = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *np.shape(leaf))), tree)
+        return jax.device_put(copies, self._of_pmap)
 
     def gather(self, tree: Any, members: int) -> Any:
         """The inverse of ``shard``: numpy arrays [n, ...] of n members, in every process."""
-        if self._pmapped:
-            # [d, e, ...] of each process's d devices become [P, d, e, ...].
-            tree = processes.gather(jax.tree.map(np.asarray, tree))
-            tree = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
-        elif jax.process_count() > 1:
+        if jax.process_count() > 1:
             tree = multihost_utils.process_allgather(tree, tiled=True)
+        elif self._pmapped:
+            tree = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
         # A copy: the device's own memory may be given to the next epoch.
         return jax.tree.map(lambda leaf: np.array(leaf[:members]), tree)
 
@@ -186,25 +182,13 @@ class Fleet:
         Returns:
           numpy leaves [n, ...] with one process, else global arrays [padded_members, ...].
         """
-        if jax.process_count() == 1:
-            return self.gather(tree, members)
-        if not self._pmapped:
-            return tree
-        sharding = NamedSharding(self._mesh, PartitionSpec("member"))
-
-        def join(leaf):
-            own = np.asarray(leaf)
-            return jax.make_array_from_process_local_data(
-                sharding, own.reshape(-1, *own.shape[2:]), (self.padded_members, *own.shape[2:])
-            )
-
-        return jax.tree.map(join, tree)
+        return self.gather(tree, members) if jax.process_count() == 1 else tree
 
     def place(self, batch: Any) -> Any:
         """Splits the leading axis of a batch, as one member sees it, over the member's devices."""
         if self.split == 1:
             return batch
-        rows = NamedSharding(self._mesh, PartitionSpec("rows"))
+        rows = self._sharding("rows")
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
 
     def has_compiled(self, name: str) -> bool:
@@ -235,13 +219,23 @@ class Fleet:
         if name in self._compiled:
             return self._compiled[name]
         given = () if keep else (0,)
+        mapped = jax.vmap(function, in_axes=(0, None, 0))
         if self._pmapped:
-            mapped = jax.vmap(function, in_axes=(0, None, 0))
-            devices = list(self._own.devices.flat)
-            staged = jax.pmap(mapped, devices=devices, donate_argnums=given)
+            staged = jax.pmap(mapped, devices=list(self.devices), donate_argnums=given)
+        elif self.split == 1 and len(self.devices) > 1:
+            # Each device computes its own members, whatever the compiler could exchange.
+            member = PartitionSpec("member")
+            sharded = jax.shard_map(
+                mapped,
+                mesh=self._mesh,
+                in_specs=(member, PartitionSpec(), member),
+                out_specs=member,
+                check_vma=False,
+            )
+            staged = jax.jit(sharded, donate_argnums=given)
         else:
             mapped = jax.vmap(function, in_axes=(0, None, 0), spmd_axis_name="member")
-            result = NamedSharding(self._mesh, PartitionSpec("member"))
+            result = self._sharding("member")
             staged = jax.jit(mapped, donate_argnums=given, out_shardings=result)
         lowered = staged.lower(*arguments)
         self._compiled[name] = lowered.compile(compiler_options=options and dict(options))

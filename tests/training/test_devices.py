@@ -1,6 +1,7 @@
 """Fewer members than devices, several processes: the same numbers by other routes."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from tiny import TINY, tiny_config, tiny_corpus
+from tiny import BARE, TINY, tiny_config, tiny_corpus
 
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.training import epoch as epochs
@@ -63,6 +64,27 @@ def test_members_with_split_batches_equal_members_on_one_device():
             state, record = step(state, shared, hyper)
         results[devices] = fleet.gather((state, record), 2)
     chex.assert_trees_all_close(results[1], results[4], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_members_on_devices_have_the_same_bits_by_pmap_and_by_named_sharding(monkeypatch):
+    prepared = prepare(tiny_config(**BARE), tiny_corpus())
+    members = list_members(tiny_config(**BARE), range(5))
+    results = []
+    # One process takes pmap, several take jit with NamedSharding.
+    for pmapped in (True, False):
+        fleet = Fleet(prepared.program, 5, jax.local_devices()[:4])
+        assert fleet.split == 1 and fleet.padded_members == 8
+        monkeypatch.setattr(Fleet, "_pmapped", pmapped)
+        state = fleet.shard(fleet.create(members.seeds, members.hyper))
+        shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
+        step = fleet.compile("joint", fleet.stages["joint"], (state, shared, hyper))
+        text = step.as_text()
+        assert not re.search("all-(reduce|gather|to-all)|collective-permute", text)
+        for _ in range(2):
+            state, record = step(state, shared, hyper)
+        results.append(fleet.gather((state, record), 5))
+    chex.assert_trees_all_equal(*results)
 
 
 def free_port():
