@@ -277,6 +277,7 @@ def sweep(
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
     allow_unrelated: bool = False,
+    encoders: Sequence[Path] = (),
 ) -> SweepReport:
     """Trains every seed at every combination of some settings' values, and compares them on dev.
 
@@ -294,6 +295,7 @@ def sweep(
       say: as of ``train``.
       pictures: whether the report of the best point has pictures.
       allow_unrelated: as of ``train``.
+      encoders: as of ``train``; the run of the best point keeps them.
 
     Returns:
       The SweepReport; its ``best`` is None where all members have diverged.
@@ -306,7 +308,9 @@ def sweep(
     given, chosen = _settings(data, config, settings), _seeds(seeds)
     folder = _open(workdir, allow_unrelated)
     _keep(data, folder, given)
-    how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
+    how = Execution(
+        members_per_device, progress=_progress(say), pictures=pictures, encoders=encoders
+    )
     with _computing():
         report = sweeps.sweep(given, str(folder.workdir), chosen, points, how)
     assert report is not None  # All members are trained here.
@@ -332,6 +336,7 @@ def search(
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
     allow_unrelated: bool = False,
+    encoders: Sequence[Path] = (),
 ) -> SearchReport | None:
     """Searches settings that are best on dev; needs ``pip install 'cberl-jax[search]'``.
 
@@ -359,6 +364,7 @@ def search(
       say: as of ``train``.
       pictures: whether the report of the winner has pictures.
       allow_unrelated: as of ``train``.
+      encoders: as of ``train``; the run of the winner keeps them.
 
     Returns:
       The SearchReport; its ``best`` is None where all points have diverged. None where another
@@ -376,7 +382,9 @@ def search(
         where, trials, hours, seeds, sampler, batch, best_seeds, storage, halving=halving
     )
     _keep(data, folder, given)
-    how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
+    how = Execution(
+        members_per_device, progress=_progress(say), pictures=pictures, encoders=encoders
+    )
     with _computing():
         report = searches.search(given, str(folder.workdir), plan, how)
     return None if report is None else SearchReport(report)
@@ -396,6 +404,7 @@ def ablate(
     say: Callable[[str], None] | None = None,
     pictures: bool = True,
     allow_unrelated: bool = False,
+    encoders: Sequence[Path] = (),
 ) -> AblationReport:
     """Trains CBERL and its variants with the same seeds, and compares them on test.
 
@@ -416,6 +425,7 @@ def ablate(
       say: as of ``train``.
       pictures: whether the report of the reference has pictures.
       allow_unrelated: as of ``train``.
+      encoders: as of ``train``; the run of the reference keeps them.
 
     Returns:
       The AblationReport.
@@ -429,7 +439,9 @@ def ablate(
     _keep(data, folder, given)
     known = list_variants(preset, given, tuple(load_data(given).features))
     compared = choose_variants(known, create_variants(own or {}), variants, given)
-    how = Execution(members_per_device, progress=_progress(say), pictures=pictures)
+    how = Execution(
+        members_per_device, progress=_progress(say), pictures=pictures, encoders=encoders
+    )
     with _computing():
         report = ablation.ablate(given, str(folder.workdir), chosen, compared, how)
     assert report is not None  # All members are trained here.

@@ -266,6 +266,20 @@ def _check_workdir() -> None:
         check_unrelated(values.workdir)
 
 
+def define_encoders(whose: str) -> None:
+    """Defines ``--encoders``.
+
+    Args:
+      whose: the run that keeps them, for the help.
+    """
+    flags.DEFINE_list(
+        "encoders",
+        [],
+        f"Folders of the encoders that made the features, to be kept in the folder of {whose}: "
+        "predict then takes raw conversations.",
+    )
+
+
 def define_data() -> None:
     """Defines ``--data``."""
     flags.DEFINE_string(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from cberl_jax import cli
 from cberl_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def define_execution(pictured: str) -> None:
     flags.DEFINE_integer(
         "members_per_device", None, "Members trained at a time; by default as many as fit.", 1
     )
+    cli.define_encoders(f"the {pictured}")
     flags.DEFINE_boolean("pictures", True, f"Whether the report of the {pictured} has pictures.")
     flags.DEFINE_string(
         "part",
@@ -80,7 +82,14 @@ def read_execution() -> "Execution":
     if given.part is not None and given.collect:
         raise UserError("--part trains and --collect does not: give one of them")
     part = None if given.part is None else parse_part(given.part)
-    return Execution(given.members_per_device, part, given.collect, show_progress(), given.pictures)
+    return Execution(
+        given.members_per_device,
+        part,
+        given.collect,
+        show_progress(),
+        given.pictures,
+        given.encoders,
+    )
 
 
 def parse_part(text: str) -> "Part":

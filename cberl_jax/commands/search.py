@@ -47,6 +47,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "members_per_device", None, "Members trained at a time; by default as many as fit.", 1
     )
+    cli.define_encoders("the winner")
     flags.DEFINE_boolean("pictures", True, "Whether the report of the winner has pictures.")
 
 
@@ -77,7 +78,10 @@ def main() -> int:
         given.halving,
     )
     execution = Execution(
-        given.members_per_device, progress=show_progress(), pictures=given.pictures
+        given.members_per_device,
+        progress=show_progress(),
+        pictures=given.pictures,
+        encoders=given.encoders,
     )
     with cli.explaining_interrupts():
         report = search(config, given.workdir, plan, execution)

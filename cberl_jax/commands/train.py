@@ -32,12 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "fork", None, "Folder of a run that this one starts from, with other settings."
     )
-    flags.DEFINE_list(
-        "encoders",
-        [],
-        "Folders of the encoders that made the features, to be kept in the run's folder: predict "
-        "then takes raw conversations.",
-    )
+    cli.define_encoders("the run")
     flags.DEFINE_boolean("pictures", True, "Whether the report has pictures.")
 
 

@@ -34,7 +34,7 @@ from cberl_jax.features.sound_and_sight import (
 )
 from cberl_jax.features.text import PACKAGED, find_folder, load_encoder
 from cberl_jax.features.timing import timing_features
-from cberl_jax.runtime.files import explaining_failure
+from cberl_jax.runtime.files import expand, explaining_failure
 
 Records = Mapping[str, Mapping[str, Any]]
 TEXT, TIMING, FUNCTIONAL, SPEECH, SIGHT = "text", "timing", "functionals", "audio", "visual"
@@ -274,26 +274,29 @@ def find_kind(record: Mapping[str, Any]) -> str:
     return "" if how is None else SPEECH if isinstance(how, str) else SIGHT
 
 
-def choose_encoders(records: Records, folders: Sequence[str | os.PathLike]) -> dict[str, str]:
+def choose_encoders(
+    records: Records, folders: Sequence[str | os.PathLike], strict: bool = True
+) -> dict[str, str]:
     """Which folder holds the encoder of which features.
 
     Args:
       records: name of features -> how they were made.
       folders: of encoders.
+      strict: whether a folder of none of them is refused, else passed over.
 
     Returns:
       Name of features -> folder, of those whose encoder is there.
 
     Raises:
-      UserError: a folder is of none of them.
+      UserError: a folder is not there, or is of none of them.
     """
     learnt = {n: r for n, r in records.items() if find_kind(r) in (TEXT, SPEECH, SIGHT)}
     chosen: dict[str, str] = {}
-    for folder in map(os.fspath, folders):
+    for folder in [expand(folder, "the encoder") for folder in folders]:
         if not Path(folder).is_dir():
             raise UserError(f"{folder}: is no folder; name the folder of an encoder")
         own = [name for name, record in learnt.items() if _is_made_by(record, folder)]
-        if not own:
+        if not own and strict:
             known = ", ".join(f"{name} by {r['encoder']}" for name, r in learnt.items())
             raise UserError(
                 f"{folder}: its weights made none of the run's features (by an encoder: "
@@ -304,18 +307,29 @@ def choose_encoders(records: Records, folders: Sequence[str | os.PathLike]) -> d
     return chosen
 
 
+def check_encoders(records: Records, folders: Sequence[str | os.PathLike]) -> dict[str, str]:
+    """As ``choose_encoders``, of folders that a run may keep.
+
+    Raises:
+      UserError: as of ``choose_encoders``; or an encoder holds a program.
+    """
+    chosen = choose_encoders(records, folders)
+    for folder in set(chosen.values()):
+        check_harmless(Path(folder))
+    return chosen
+
+
 def keep_encoders(chosen: Mapping[str, str], target: Path) -> None:
     """Puts encoders into the folder of a run, without a second copy where the disk allows that.
 
     Args:
-      chosen: as of ``choose_encoders``.
+      chosen: as of ``check_encoders``.
       target: the folder ``encoders`` of the run.
 
     Raises:
-      UserError: an encoder holds a program, or it cannot be written.
+      UserError: it cannot be written.
     """
     for name, folder in chosen.items():
-        check_harmless(Path(folder))
         if (target / name).exists():
             continue
         draft = target / f".{name}.{os.getpid()}.tmp"

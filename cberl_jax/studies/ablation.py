@@ -75,7 +75,7 @@ def ablate(
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
     points = list_points(preset)
-    check_points(config, points)
+    check_points(config, points, execution)
     corpus = load_data(config)
     check_labelled(corpus)
     prepared = prepare_members(config, corpus)

@@ -26,6 +26,7 @@ from cberl_jax.config.grid import (
 )
 from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.evaluation.outcomes import Outcome
+from cberl_jax.features.remake import check_encoders
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
@@ -61,6 +62,8 @@ class Execution(NamedTuple):
       progress: shows how far it is.
       pictures: whether the report of the best point or reference has pictures, which take some
         seconds.
+      encoders: folders of encoders that made the corpus's features, which the run of the best point
+        or reference is to keep.
     """
 
     members_per_device: int | None = None
@@ -68,6 +71,7 @@ class Execution(NamedTuple):
     collect: bool = False
     progress: Progress = PLAIN
     pictures: bool = True
+    encoders: Sequence[str | os.PathLike[str]] = ()
 
 
 ALONE = Execution()
@@ -280,17 +284,29 @@ def carry_out(
         return None
 
 
-def check_points(config: ConfigDict, points: Sequence[Point]) -> None:
+def check_points(config: ConfigDict, points: Sequence[Point], execution: Execution) -> None:
     """Refuses points that nothing could follow, before anything is written.
 
     Raises:
-      UserError: settings or the corpus are at fault; the message names them.
+      UserError: settings, the corpus or the encoders are at fault; the message names them.
     """
     for point in points:
         point_config(config, point)
-    for group in group_points(points):
-        if any(name.startswith("data.") for name in group.static):
-            load_data(point_config(config, group.static))
+    check_data(config, [group.static for group in group_points(points)], execution)
+
+
+def check_data(config: ConfigDict, points: Iterable[Point], execution: Execution) -> None:
+    """Refuses what the corpus does not have at some points, and encoders that serve at none.
+
+    Raises:
+      UserError: settings, the corpus or the encoders are at fault; the message names them.
+    """
+    made: dict[str, Mapping[str, Any]] = {}
+    for point in points:
+        if execution.encoders or any(name.startswith("data.") for name in point):
+            corpus = load_data(point_config(config, point))
+            made |= {name: corpus.provenance.get(name, {}) for name in corpus.widths}
+    check_encoders(made, execution.encoders)
 
 
 def read_members(

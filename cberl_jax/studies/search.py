@@ -39,6 +39,7 @@ from cberl_jax.studies.points import (
     ALONE,
     Chunk,
     Execution,
+    check_data,
     chunks,
     list_chunks,
     train_points,
@@ -98,7 +99,7 @@ class Plan(NamedTuple):
         return self.batch or min(MOST_POINTS, max(1, (self.trials or 128) // FEWEST_BATCHES))
 
 
-def check_plan(config: ConfigDict, plan: Plan) -> None:
+def check_plan(config: ConfigDict, plan: Plan, execution: Execution = ALONE) -> None:
     """Refuses a plan that nothing could follow, before anything is written.
 
     Raises:
@@ -116,9 +117,9 @@ def check_plan(config: ConfigDict, plan: Plan) -> None:
     if not plan.space:
         raise UserError("the space is empty: every setting of it is fixed")
     check_feasible(config, plan.space)
-    for name, values in static_choices(plan.space).items():
-        for value in values if name.startswith("data.") else ():
-            load_data(point_config(config, {name: value}))
+    choices = static_choices(plan.space)
+    data = [(n, v) for n, values in choices.items() if n.startswith("data.") for v in values]
+    check_data(config, [{}, *(dict([choice]) for choice in data)], execution)
     if jax.process_count() > 1:
         raise UserError("a search has no use for several processes of one program: start several")
 
@@ -373,7 +374,7 @@ def search(
       UserError: a setting, the corpus, the space or the folder is at fault.
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
-    check_plan(config, plan)
+    check_plan(config, plan, execution)
     until = None if plan.hours is None else time.monotonic() + 3600 * plan.hours
     prepared = prepare_members(config, load_data(config))
     identity = {**study_identity(config, prepared), "study": "search"}

@@ -69,7 +69,7 @@ def sweep(
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
     points = expand(grid)
-    check_points(config, points)
+    check_points(config, points, execution)
     prepared = prepare_members(config, load_data(config))
 
     def report(folder: Workdir, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import check_config
-from cberl_jax.features.remake import choose_encoders, keep_encoders
+from cberl_jax.features.remake import check_encoders, keep_encoders
 from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.reports.run import splits_notices
 from cberl_jax.runtime.checkpoints import list_steps
-from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
@@ -59,7 +58,7 @@ def train_and_evaluate(
     corpus = load_data(config)
     prepared = prepare_members(config, corpus)
     made = {name: corpus.provenance.get(name, {}) for name in prepared.corpus.widths}
-    chosen = choose_encoders(made, [expand(folder, "the encoder") for folder in encoders])
+    chosen = check_encoders(made, encoders)
     there, new = find_new_seeds(workdir, seeds)
     if new:
         grow(config, prepared, workdir, there, new, Execution(progress=progress, pictures=pictures))

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import FREE_SETTINGS
 from cberl_jax.errors import UserError
+from cberl_jax.features.remake import choose_encoders, keep_encoders
 from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints
@@ -47,16 +48,22 @@ def write_run(
       path: of the folder.
       chunks: the folder of the chunks.
       lines: of all the run's members, as from ``train_points``.
-      execution: how it is shown, and whether the report has pictures.
+      execution: how it is shown, whether the report has pictures, and the encoders that the run is
+        to keep if they made its features.
 
     Raises:
       UserError: a file of a chunk is damaged.
     """
     prepared = prepare_members(config, load_data(config))
     identity = run_identity(config, prepared, [line["seed"] for line in lines])
+    corpus = prepared.corpus
+    made = {name: corpus.provenance.get(name, {}) for name in corpus.widths}
+    chosen = choose_encoders(made, execution.encoders, strict=False)
     _clear(path, identity)
     progress = execution.progress
     with Stopper(progress.say).listening(), open_workdir(path, identity) as folder:
+        if folder.writes:
+            keep_encoders(chosen, folder.encoders)
         if folder.finished:
             return
         parts = [

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from encoders import WORDS, needs_encoder, write_encoder
-from tiny import NO_PARTS, tiny_config
+from tiny import NO_PARTS, TINY, tiny_config
 
 import cberl_jax as cberl
 from cberl_jax.data.readers.jsonl import parse_turns
@@ -254,6 +254,18 @@ def test_a_run_that_keeps_its_encoder_takes_raw_text(tuned, tmp_path, monkeypatc
     assert "  encoders/text/fold1/model.safetensors\n" in sums
     for path in (tmp_path / "handed").rglob("*.json"):
         assert str(tuned.folder) not in path.read_text(), path
+
+
+@needs_encoder
+def test_the_best_run_of_a_sweep_takes_raw_text(tuned, tmp_path):
+    settings = TINY | SETTINGS
+    command = [sys.executable, "-m", "cberl_jax", "sweep", "--config=default", "--seeds=2"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    command += [f"--data={tuned.folder / 'conv.npz'}", "--grid=loss.gamma=0,1", "--nopictures"]
+    command += [f"--encoders={tuned.run / 'encoders' / 'text'}", f"--workdir={tmp_path / 'sweep'}"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    model = cberl.load(tmp_path / "sweep" / "best")
+    assert_equal(model.predictions(tuned.new), model.predictions(tuned.folder / "new.npz"))
 
 
 @needs_encoder
