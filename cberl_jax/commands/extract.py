@@ -99,13 +99,21 @@ def define_flags() -> None:
         "crossfit", 0, "Folds of train, each with features of an encoder that did not see it.", 0
     )
     flags.DEFINE_integer("seed", 0, "Seed of the tuning.", 0)
+    flags.DEFINE_integer(
+        "finetune_seeds",
+        1,
+        "Seeds that the encoder is tuned with, from --seed on. Of several each leaves its encoder "
+        "in <finetune>/s<seed>, and the view text.s<seed>, or text.NAME_s<seed> of "
+        "--text_encoder=NAME=ENCODER.",
+        1,
+    )
 
 
 # Flags that mean nothing without --finetune, and without --text_encoder.
 _OF_TUNING = (
     *("finetune_epochs", "finetune_learning_rate", "finetune_select", "finetune_patience"),
     *("finetune_loss", "finetune_gamma", "finetune_class_balance", "finetune_contrastive"),
-    *("freeze_layers", "layer_decay", "precision", "crossfit"),
+    *("freeze_layers", "layer_decay", "precision", "crossfit", "finetune_seeds"),
 )
 _OF_TEXT = ("context_past", "context_future", "context_tokens", "speaker_names")
 
@@ -168,6 +176,7 @@ def main() -> None:
             precision=given.precision,
             crossfit=given.crossfit,
         ),
+        tuned_seeds=given.finetune_seeds,
         dev_share=given.dev_share,
         context=create_context(
             given.context_past, given.context_future, given.context_tokens, given.speaker_names

@@ -1,5 +1,6 @@
 """The text of a transcript as features: by an encoder as it is, or tuned first."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from cberl_jax.features.optional import load_library
 from cberl_jax.features.provenance import describe_text, fingerprint_transcript, hash_state
 from cberl_jax.features.text import PACKAGED, find_folder, load_encoder, text_features
 from cberl_jax.features.tuning import Tuning, check_tuning, labelled_rows
+from cberl_jax.runtime.workdir import list_differences
 
 ALIGNMENT = "alignment.npz"
 # The splits that a tuning needs labels of.
@@ -35,7 +37,8 @@ class TextSource(NamedTuple):
       encoder: a folder or name, see ``load_encoder``.
       context: what it reads with an utterance; None for what it was tuned with, or the utterance
         alone.
-      tuned: folder to leave the tuned encoder in; empty to leave the encoder as it is.
+      tuned: folder to leave the tuned encoder in, or that has it already; empty to leave the
+        encoder as it is.
       tuning: how it is tuned.
       causal: whether a context with later turns is refused.
     """
@@ -159,10 +162,37 @@ def encode_text(
         check_tuning(source.tuning)
         for split in LEARNED:
             labelled_rows(transcript, split)
-        _tune(transcript, source, context, say)
+        if not is_tuned(transcript, source):
+            _tune(transcript, source, context, say)
         name = source.tuned
     reader = TextReader(name, context)
     return Encoded(reader.encode(transcript, say), reader.describe(transcript))
+
+
+def is_tuned(transcript: Transcript, source: TextSource) -> bool:
+    """Whether the folder for the tuned encoder has it already.
+
+    Raises:
+      UserError: the folder has something else.
+    """
+    if not os.path.lexists(source.tuned):
+        return False
+    kept = read_kept(source.tuned)
+    if kept is None:
+        raise UserError(f"{source.tuned}: holds no tuned encoder; name another --finetune.")
+    context = resolve_context(source.encoder, source.context)
+    asked = _describe_tuning(load_encoder(source.encoder), transcript, source.tuning)
+    if source.tuning.precision == "auto":
+        # The note says what was chosen.
+        del asked["precision"]
+    there = {name: kept.tuning.get(name) for name in asked} | kept.context._asdict()
+    differences = list_differences(there, asked | context._asdict(), ())
+    if differences:
+        raise UserError(
+            f"{source.tuned}: was tuned otherwise ({differences}); name another folder to "
+            "--finetune."
+        )
+    return True
 
 
 def _encode(encoder, transcript: Transcript, context: Context, last: bool = False) -> np.ndarray:
@@ -183,9 +213,9 @@ def _tune(transcript: Transcript, source: TextSource, context: Context, say) -> 
     tuning, folder = source.tuning, Path(f"{source.tuned}.tuning")
     encoder = load_encoder(source.encoder)
     inputs = make_inputs(encoder, transcript, context)
-    trainer.claim(folder, _identity(encoder, transcript, source, context))
+    note = _describe_tuning(encoder, transcript, tuning)
+    trainer.claim(folder, note | context._asdict())
     train, dev = (np.searchsorted(inputs.rows, labelled_rows(transcript, s)) for s in LEARNED)
-    note = tuning.flatten() | {"transcript": fingerprint_transcript(transcript)}
     label, classes = transcript.label[inputs.rows], len(transcript.classes)
 
     def learn(rows: np.ndarray, place: Path) -> dict[str, Any]:
@@ -226,11 +256,10 @@ def _tune(transcript: Transcript, source: TextSource, context: Context, say) -> 
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _identity(encoder, transcript: Transcript, source: TextSource, context: Context) -> dict:
-    """What makes a tuning the same one: it goes on where it was stopped."""
+def _describe_tuning(encoder, transcript: Transcript, tuning: Tuning) -> dict[str, Any]:
+    """What makes a tuning the same one, besides the context: it goes on where it was stopped."""
     return {
         "encoder": hash_state(encoder),
         "transcript": fingerprint_transcript(transcript),
-        **context._asdict(),
-        **source.tuning.flatten(),
+        **tuning.flatten(),
     }

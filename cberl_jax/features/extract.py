@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cberl_jax.config.views import FEATURE_NAME, find_unclear
+from cberl_jax.config.views import FEATURE_NAME, find_unclear, is_view
 from cberl_jax.data.corpus import SPLITS, Corpus
 from cberl_jax.data.holdout import hold_out_dev
 from cberl_jax.data.readers.npz import write_npz
@@ -18,7 +18,7 @@ from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.features.check import Fault, check_clips, check_transcript
 from cberl_jax.features.context import Context
-from cberl_jax.features.encode import Encoded, TextSource, encode_text
+from cberl_jax.features.encode import TextSource, encode_text, is_tuned
 from cberl_jax.features.provenance import describe_extractor, describe_vectors
 from cberl_jax.features.sound_and_sight import (
     MediaSources,
@@ -45,6 +45,9 @@ class Sources(NamedTuple):
       vectors: modality -> ``.npz`` with vectors from elsewhere, see ``data/vectors.py``.
       tuned: folder to leave the tuned encoder in; empty to leave the encoder as it is.
       tuning: how it is tuned.
+      tuned_seeds: how many times it is tuned, with seeds from ``tuning.seed`` on. Of several each
+        leaves its encoder in ``tuned/s<seed>``, and a view of its own: ``text.s<seed>``, or
+        ``text.<name>_s<seed>`` where the encoder has a name.
       dev_share: share of the train dialogues to hold out as dev where no table is dev.
       context: what the text encoder reads with an utterance, see ``TextSource``.
       causal: whether no feature may come from a later turn.
@@ -58,6 +61,7 @@ class Sources(NamedTuple):
     vectors: Mapping[str, str] = {}
     tuned: str = ""
     tuning: Tuning = Tuning()
+    tuned_seeds: int = 1
     dev_share: float = 0.0
     context: Context | None = None
     causal: bool = False
@@ -68,6 +72,22 @@ class Sources(NamedTuple):
         if isinstance(self.text_encoder, str):
             return {"text": self.text_encoder} if self.text_encoder else {}
         return dict(self.text_encoder)
+
+    @property
+    def texts(self) -> dict[str, TextSource]:
+        """Name of features -> how they are made."""
+        how = (self.context, self.tuned, self.tuning, self.causal)
+        texts = {name: TextSource(encoder, *how) for name, encoder in self.encoders.items()}
+        if self.tuned_seeds == 1:
+            return texts
+        first = self.tuning.seed
+        return {
+            f"{name}{'_' if is_view(name) else '.'}s{seed}": source._replace(
+                tuned=f"{self.tuned}/s{seed}", tuning=self.tuning._replace(seed=seed)
+            )
+            for name, source in texts.items()
+            for seed in range(first, first + self.tuned_seeds)
+        }
 
 
 def parse_encoders(items: Sequence[str], modality: str = "text") -> dict[str, str]:
@@ -137,6 +157,10 @@ def extract(
     """
     _check_targets(sources, output)
     transcript = _with_dev(read_transcripts(sources.transcripts, sources.classes), sources)
+    if sources.tuned_seeds > 1:
+        # Of seeds that an earlier call has tuned, before the next one is.
+        for source in sources.texts.values():
+            is_tuned(transcript, source)
     # The cheap readers first: what is wrong shows before the encoder has worked for an hour.
     rows = {name: read_vectors(path, transcript) for name, path in sources.vectors.items()}
     made = {name: describe_vectors(path, transcript) for name, path in sources.vectors.items()}
@@ -145,7 +169,11 @@ def extract(
         made[sources.timing] = describe_extractor("timing", transcript, causal=sources.causal)
     rows = media_rows(transcript, sources.media, output, say) | rows
     made |= describe_media(transcript, sources.media)
-    texts = {name: _text(transcript, e, sources, say) for name, e in sources.encoders.items()}
+    texts = {}
+    for name, own in sources.texts.items():
+        if sources.tuned_seeds > 1:
+            say(f"{name}: the text encoder of seed {own.tuning.seed}")
+        texts[name] = encode_text(transcript, own, say)
     rows = {name: text.rows for name, text in texts.items()} | rows
     made |= {name: text.record for name, text in texts.items()}
     corpus = make_corpus(transcript, rows, made, not _is_trainable(transcript))
@@ -185,22 +213,35 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
     folder = Path(output).absolute().parent
     if not folder.is_dir():
         raise UserError(f"{output}: the folder {folder} does not exist.")
+    if sources.tuned_seeds < 1 or (sources.tuned_seeds > 1 and not sources.tuned):
+        raise UserError(
+            f"--finetune_seeds={sources.tuned_seeds}: has to be at least 1, and 1 where no "
+            "--finetune is given."
+        )
     if sources.tuned:
         if len(sources.encoders) != 1:
             raise UserError(
                 "--finetune needs a --text_encoder, and one only: tune one after the other, then "
                 "name both folders by --text_encoder."
             )
-        if os.path.lexists(sources.tuned):
+        if sources.tuned_seeds > 1:
+            _check_seeds(Path(sources.tuned))
+        elif os.path.lexists(sources.tuned):
             raise UserError(f"{sources.tuned}: is there already; name a new folder to --finetune.")
     check_media(sources.media)
-    names = [*sources.vectors, *sources.encoders, *sources.media.names]
+    names = [*sources.vectors, *sources.texts, *sources.media.names]
     names += [sources.timing] if sources.timing else []
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise UserError(
             f"the modality {repeated[0]!r} would come from two sources; --text_encoder=, "
             "--timing= or another name in --features takes one away."
+        )
+    long = next((name for name in sources.texts if not FEATURE_NAME.fullmatch(name)), None)
+    if long:
+        raise UserError(
+            f"{long}: is too long a name for features; give the encoder a shorter one: "
+            "--text_encoder=NAME=ENCODER."
         )
     unclear = find_unclear(names)
     if unclear:
@@ -210,11 +251,13 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
         )
 
 
-def _text(
-    transcript: Transcript, name: str, sources: Sources, say: Callable[[str], None]
-) -> Encoded:
-    source = TextSource(name, sources.context, sources.tuned, sources.tuning, sources.causal)
-    return encode_text(transcript, source, say)
+def _check_seeds(folder: Path) -> None:
+    """Refuses a folder for the encoders of several seeds that holds anything else."""
+    others = folder.iterdir() if folder.is_dir() else [folder] if os.path.lexists(folder) else []
+    for path in others:
+        # Drafts of a call that was killed begin with a dot.
+        if not re.fullmatch(r"s\d+(\.tuning)?|\..*", path.name):
+            raise UserError(f"{path}: is there already; name a new folder to --finetune.")
 
 
 def make_corpus(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,12 @@ class Kept(NamedTuple):
 
     context: Context
     tuning: Mapping[str, Any]
+
+
+def list_seeds(folder: str) -> list[str]:
+    """The encoders in a folder: one for each seed of a tuning with several, or itself."""
+    seeds = [path for path in Path(folder).glob("s*") if re.fullmatch(r"s\d+", path.name)]
+    return [os.fspath(path) for path in sorted(seeds) if (path / NOTE).is_file()] or [folder]
 
 
 def save_kept(write: Callable[[str], None], kept: Kept, folder: Path) -> None:

@@ -22,7 +22,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.features.context import ALONE, read_context
 from cberl_jax.features.encode import TextReader
 from cberl_jax.features.extract import make_corpus
-from cberl_jax.features.kept import check_harmless, hash_weights
+from cberl_jax.features.kept import check_harmless, hash_weights, list_seeds
 from cberl_jax.features.provenance import hash_state
 from cberl_jax.features.sound_and_sight import (
     EGEMAPS,
@@ -281,7 +281,7 @@ def choose_encoders(
 
     Args:
       records: name of features -> how they were made.
-      folders: of encoders.
+      folders: of encoders, or of the seeds that one was tuned with.
       strict: whether a folder of none of them is refused, else passed over.
 
     Returns:
@@ -295,7 +295,8 @@ def choose_encoders(
     for folder in [expand(folder, "the encoder") for folder in folders]:
         if not Path(folder).is_dir():
             raise UserError(f"{folder}: is no folder; name the folder of an encoder")
-        own = [name for name, record in learnt.items() if _is_made_by(record, folder)]
+        parts = list_seeds(folder)
+        own = {n: part for part in parts for n, r in learnt.items() if _is_made_by(r, part)}
         if not own and strict:
             known = ", ".join(f"{name} by {r['encoder']}" for name, r in learnt.items())
             raise UserError(
@@ -303,7 +304,7 @@ def choose_encoders(
                 f"{known or 'none'}); name the folder that cberl extract read, or wrote by "
                 "--finetune"
             )
-        chosen |= dict.fromkeys(own, folder)
+        chosen |= own
     return chosen
 
 

@@ -127,6 +127,7 @@ def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (["--finetune_seeds=2"], "--finetune_seeds changes nothing without --finetune"),
         (["--crossfit=5"], "--crossfit changes nothing without --finetune"),
         (["--text_encoder=", "--context_past=2"], "--context_past changes nothing without --text"),
         (["--finetune=x", "--finetune_gamma=2"], "--finetune_gamma changes nothing without --fine"),
@@ -167,6 +168,19 @@ def test_a_tuning_that_means_nothing_is_refused(folder, tuning, message):
         ({"output": "no/out.npz"}, "does not exist"),
         ({"tuned": "tuned"}, "--finetune needs a --text_encoder"),
         ({"tuned": "conv.csv", "text_encoder": "x"}, "conv.csv: is there already"),
+        (
+            {"tuned": "conv.csv", "text_encoder": "x", "tuned_seeds": 2},
+            "conv.csv: is there already",
+        ),
+        ({"text_encoder": "x", "tuned_seeds": 2}, "--finetune_seeds=2: has to be at least 1, and"),
+        (
+            {"tuned": "t", "text_encoder": "x", "tuned_seeds": 0},
+            "--finetune_seeds=0: has to be at least 1",
+        ),
+        (
+            {"tuned": "t", "text_encoder": {"text." + "x" * 63: "x"}, "tuned_seeds": 2},
+            "_s0: is too long a name for features",
+        ),
         ({"classes": ["joy"]}, "line 2: the label 'anger' is none of the classes joy"),
         ({"text_encoder": "x", "timing": "text"}, "'text' would come from two sources"),
         (

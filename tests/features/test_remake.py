@@ -257,6 +257,32 @@ def test_a_run_that_keeps_its_encoder_takes_raw_text(tuned, tmp_path, monkeypatc
 
 
 @needs_encoder
+def test_a_run_on_several_seeds_of_an_encoder_finds_each_by_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = write_encoder(tmp_path / "plain")
+    table = write_table(tmp_path / "first.csv", SPLITS)
+    first = extract_quietly(
+        table, "first.npz", text_encoder=str(encoder), tuned="seeds", tuned_seeds=2,
+        tuning=Tuning(1, 0.01, crossfit=3), context=Context(2, 0, 40, True), timing="",
+    )  # fmt: skip
+    assert list(first.features) == ["text.s0", "text.s1"]
+    assert all(record["crossfit"] == 3 for record in first.provenance.values())
+    each = {f"text.s{n}": f"seeds/s{n}" for n in (0, 1)}
+    made = Trained(tmp_path, encoders=["seeds"], text_encoder=each, timing="")
+    expected = cberl.load("run").predictions("new.npz")
+    assert sorted(path.name for path in Path("run/encoders").iterdir()) == ["text.s0", "text.s1"]
+    os.rename("seeds", "moved")
+    assert_equal(cberl.load("run").predictions(made.new), expected)
+    shutil.rmtree("run/encoders")
+    with pytest.raises(UserError, match="text.s[01] were made by the encoder seeds/s"):
+        cberl.load("run").predict(made.new)
+    with pytest.raises(UserError, match="text.s1 were made by the encoder seeds/s1"):
+        cberl.load("run", encoders=["moved/s0"]).predict(made.new)
+    for folders in (["moved"], ["moved/s1", "moved/s0"]):
+        assert_equal(cberl.load("run", encoders=folders).predictions(made.new), expected)
+
+
+@needs_encoder
 def test_the_best_run_of_a_sweep_takes_raw_text(tuned, tmp_path):
     settings = TINY | SETTINGS
     command = [sys.executable, "-m", "cberl_jax", "sweep", "--config=default", "--seeds=2"]

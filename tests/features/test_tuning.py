@@ -87,6 +87,70 @@ def test_a_stopped_tuning_goes_on_and_ends_with_the_same_numbers(folder, encoder
 
 
 @needs_encoder
+def test_several_seeds_are_several_tunings_each_with_features_of_its_own(folder, encoders):
+    tuning = Tuning(4, 1e-3, 6, patience=4, precision="float32")
+    alone, _ = run(encoders["Bert"], tuning, "one")
+    command = [
+        sys.executable, "-m", "cberl_jax", "extract", "--transcript=conv.csv", "--timing=",
+        f"--text_encoder=small={encoders['Bert']}", "--output=two.npz", "--finetune=two",
+        "--context_past=2", "--context_tokens=24", "--finetune_epochs=4", "--precision=float32",
+        "--finetune_learning_rate=0.001", "--seed=5", "--finetune_seeds=2",
+        "--finetune_patience=4",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Killed while the second seed is tuned.
+    process, epochs = subprocess.Popen(command, env=environment, **pipes), 0
+    for line in process.stdout:
+        epochs += "epoch 2/4" in line
+        if epochs == 2:
+            process.kill()
+            break
+    process.communicate(timeout=120)
+    assert (folder / "two" / "s5").exists() and not (folder / "two" / "s6").exists()
+    done = subprocess.run(command, env=environment, timeout=200, **pipes)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "epoch 1/4" not in done.stdout and done.stdout.count("going on after batch") == 1
+    corpus = load_corpus("two.npz")
+    assert list(corpus.features) == ["text.small_s5", "text.small_s6"]
+    np.testing.assert_array_equal(corpus.features["text.small_s6"], alone)
+    for seed in (5, 6):
+        record = corpus.provenance[f"text.small_s{seed}"]
+        assert (record["tuning"]["seed"], record["encoder"]) == (seed, f"two/s{seed}")
+    assert sorted(path.name for path in (folder / "two").iterdir()) == ["s5", "s6"]
+
+
+@needs_encoder
+def test_more_seeds_are_added_and_others_are_refused(folder, encoders):
+    def run_seeds(count, **changes):
+        tuning = Tuning(1, 1e-3)._replace(**changes)
+        sources = Sources(
+            ["conv.csv"], text_encoder=str(encoders["Bert"]), timing="", tuned="two",
+            tuning=tuning, tuned_seeds=count, context=CONTEXT,
+        )  # fmt: skip
+        said = []
+        return extract(sources, "out.npz", said.append).features, "\n".join(said)
+
+    two, _ = run_seeds(2)
+    three, said = run_seeds(3)
+    assert list(three) == ["text.s0", "text.s1", "text.s2"]
+    # Only the third one is tuned.
+    assert said.count("learns in") == 1
+    for name, rows in two.items():
+        np.testing.assert_array_equal(three[name], rows)
+    assert not np.allclose(three["text.s0"], three["text.s1"], atol=1e-3)
+    for changes, message in (
+        ({"learning_rate": 1e-4}, "two/s0: was tuned otherwise .*learning_rate: 0.001 there, 0.0"),
+        ({"crossfit": 3}, "two/s0: was tuned otherwise .*crossfit: 0 there, 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_seeds(4, **changes)
+    (folder / "two" / "thesis.txt").write_text("")
+    with pytest.raises(UserError, match="two/thesis.txt: is there already; name a new folder"):
+        run_seeds(2)
+
+
+@needs_encoder
 def test_another_tuning_does_not_go_on_with_it(folder, encoders):
     from cberl_jax.features.trainer import claim
 
