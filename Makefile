@@ -39,7 +39,7 @@ bench: setup
 
 # For experiments/extract.py, and its tests; and for those of --metrics=wandb and cberl search.
 features: setup
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[features,search,wandb]' --no-build-isolation
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[faces,features,search,wandb]' --no-build-isolation
 
 # The compiler for GPUs, for the test of cberl benchmark --target; it needs no GPU. It lies beside the
 # environment, in which jax would look for a device at every start.

@@ -246,8 +246,8 @@ def train(
       say: takes a line of progress; by default a bar or lines show it.
       pictures: whether the report has pictures, which take some seconds.
       allow_unrelated: whether ``workdir`` may hold files that are of no run.
-      encoders: folders of the encoders that made the features, to be kept in the run's folder:
-        its model then takes raw conversations.
+      encoders: folders of the encoders that made the features, and files of face detectors, to be
+        kept in the run's folder: its model then takes raw conversations.
 
     Returns:
       The Run.

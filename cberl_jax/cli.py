@@ -29,8 +29,7 @@ PATH_FLAGS = MAY_BE_EMPTY | {
     *("config", "config.data.path", "workdir", "data", "input", "output", "out", "fork", "traces"),
     *("folds", "config.data.folds", "init", "config.train.init"),
     *("transcript", "video_dir", "table", "features", "own", "predictions", "slurm"),
-    "encoders",
-    "space",
+    *("encoders", "face_detector", "space"),
 }
 _PATH_ARGUMENT = re.compile(r"--?(?P<name>[\w.]+)=(?P<value>.*)", re.DOTALL)
 # A home folder where a path begins: at the start, or after a comma or a name with "=".
@@ -275,8 +274,8 @@ def define_encoders(whose: str) -> None:
     flags.DEFINE_list(
         "encoders",
         [],
-        f"Folders of the encoders that made the features, to be kept in the folder of {whose}: "
-        "predict then takes raw conversations.",
+        "Folders of the encoders that made the features, and files of face detectors, to be kept "
+        f"in the folder of {whose}: predict then takes raw conversations.",
     )
 
 

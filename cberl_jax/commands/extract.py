@@ -50,6 +50,12 @@ def define_flags() -> None:
         "An image or video encoder of transformers (CLIP, DINOv2, ViT, VideoMAE), folder or name; "
         "several as for --text_encoder.",
     )
+    flags.DEFINE_string(
+        "face_detector",
+        "",
+        "A face detector of OpenCV, YuNet's .onnx or a Haar cascade's .xml: visual encoders see "
+        "the largest face of each frame, and no frame without one.",
+    )
     flags.DEFINE_float("frames_per_second", 2.0, "Of the videos that are looked at.", 0.01, 1000)
     flags.DEFINE_multi_string(
         "text_encoder",
@@ -154,6 +160,7 @@ def main() -> None:
             audio_layer=given.audio_layer,
             visual_encoders=parse_encoders(given.visual_encoder, "visual"),
             frame_rate=given.frames_per_second,
+            face_detector=given.face_detector,
         ),
         text_encoder=parse_encoders(given.text_encoder),
         timing=given.timing,

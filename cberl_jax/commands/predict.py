@@ -42,6 +42,12 @@ def define_flags() -> None:
             "Folder of the encoder that the run's features were made by, where the run's own "
             "folder does not hold it; several by several flags.",
         )
+    flags.DEFINE_multi_string(
+        "face_detector",
+        [],
+        "File of the face detector that the run's features were made with, where the run's own "
+        "folder does not hold it.",
+    )
 
 
 def main() -> None:
@@ -57,7 +63,7 @@ def main() -> None:
         given.input,
         given.output,
         given.traces,
-        encoders=[folder for own in named for folder in own.values()],
+        encoders=[*(folder for own in named for folder in own.values()), *given.face_detector],
         audio_dir=given.audio_dir,
         video_dir=given.video_dir,
     )

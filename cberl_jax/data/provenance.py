@@ -8,7 +8,7 @@ from cberl_jax.data.corpus import Corpus
 from cberl_jax.errors import UserError
 
 # What decides the meaning of a feature; see ``features/provenance.py``.
-COMPARED = ("extractor", "causal", "weights", "pooling", "context", "crossfit")
+COMPARED = ("extractor", "causal", "weights", "pooling", "faces", "context", "crossfit")
 _SHOWN = 60
 
 

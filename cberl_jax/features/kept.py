@@ -97,13 +97,13 @@ def resolve_context(name: str, asked: Context | None) -> Context:
 def hash_weights(folder: str) -> dict[str, str]:
     """File -> sha256 of the weights in a folder and those below it; empty for no folder."""
     found = sorted(p for p in Path(folder).rglob("*") if p.suffix in _WEIGHTS and p.is_file())
-    digests = {}
-    for path in found:
-        with path.open("rb") as file:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
-    return digests
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in found}
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """The sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_harmless(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """How features were made, for the file that holds them: a record for each modality.
 
-``weights``, ``pooling``, ``context``, ``crossfit``, ``extractor`` and ``causal`` decide what a
-feature means, and are compared before a prediction (``data/provenance.py``).
+``weights``, ``pooling``, ``faces``, ``context``, ``crossfit``, ``extractor`` and ``causal`` decide
+what a feature means, and are compared before a prediction (``data/provenance.py``).
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def describe_text(
     """
     tuning = dict(kept.tuning) if kept else None
     return {
-        "encoder": _name_encoder(name),
+        "encoder": name_file(name),
         "weights": dict(weights),
         "pooling": "the encoder's own" if context.is_alone else "mean over the utterance's tokens",
         "context": None if context.is_alone else context._asdict(),
@@ -54,7 +54,7 @@ def describe_extractor(name: str, transcript: Transcript, **more: Any) -> dict[s
 
 
 def describe_encoder(
-    name: str, weights: Mapping[str, str], pooling: str, transcript: Transcript
+    name: str, weights: Mapping[str, str], pooling: str, transcript: Transcript, **more: Any
 ) -> dict[str, Any]:
     """The record of features of sound or sight.
 
@@ -63,11 +63,13 @@ def describe_encoder(
       weights: file -> sha256.
       pooling: how what it gives becomes one row.
       transcript: whose utterances they are.
+      more: to say of it.
     """
     return {
-        "encoder": _name_encoder(name),
+        "encoder": name_file(name),
         "weights": dict(weights),
         "pooling": pooling,
+        **more,
         **_common(transcript),
     }
 
@@ -94,8 +96,8 @@ def hash_state(encoder: "SentenceTransformer") -> str:
     return state.hexdigest()
 
 
-def _name_encoder(name: str) -> str:
-    """An encoder's name in what is handed on: of an absolute path the last part."""
+def name_file(name: str) -> str:
+    """What is handed on of an encoder's or file's name: of an absolute path the last part."""
     return Path(name).name if Path(name).is_absolute() else name
 
 

@@ -22,7 +22,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.features.context import ALONE, read_context
 from cberl_jax.features.encode import TextReader
 from cberl_jax.features.extract import make_corpus
-from cberl_jax.features.kept import check_harmless, hash_weights, list_seeds
+from cberl_jax.features.kept import check_harmless, hash_file, hash_weights, list_seeds
 from cberl_jax.features.provenance import hash_state
 from cberl_jax.features.sound_and_sight import (
     EGEMAPS,
@@ -39,6 +39,8 @@ from cberl_jax.runtime.files import expand, explaining_failure
 Records = Mapping[str, Mapping[str, Any]]
 TEXT, TIMING, FUNCTIONAL, SPEECH, SIGHT = "text", "timing", "functionals", "audio", "visual"
 _SOUND = (FUNCTIONAL, SPEECH)
+# What is kept of features beside their encoder, under their name and this: the face detector.
+_FACES = "+faces"
 
 
 class Folders(NamedTuple):
@@ -204,13 +206,14 @@ class Remaker:
     def _media(self, folders: Folders, names: Sequence[str]) -> list[MediaSources]:
         """The features to make of sounds and clips; several where layers or frame rates differ."""
         layers: dict[str, dict[str, str]] = {}
-        rates: dict[float, dict[str, str]] = {}
+        looks: dict[tuple[float, str], dict[str, str]] = {}
         for name in names:
             how = parse_pooling(self._records[name].get("pooling", ""))
             if self._kinds[name] == SPEECH:
                 layers.setdefault(str(how), {})[name] = self._find(name)
             elif self._kinds[name] == SIGHT:
-                rates.setdefault(float(how or 0), {})[name] = self._find(name)
+                look = (float(how or 0), self._find_detector(name))
+                looks.setdefault(look, {})[name] = self._find(name)
         for name in [name for name in names if self._kinds[name] == FUNCTIONAL]:
             layers.setdefault(next(iter(layers), "-1"), {})[name] = EGEMAPS
         return [
@@ -219,11 +222,27 @@ class Remaker:
                 folders.video,
                 layers[layer] if layer is not None else {},
                 layer or "-1",
-                rates[rate] if rate is not None else {},
-                rate or 1.0,
+                looks[look] if look is not None else {},
+                *(look or (1.0, "")),
             )
-            for layer, rate in zip_longest(layers, rates)
+            for layer, look in zip_longest(layers, looks)
         ]
+
+    def _find_detector(self, name: str) -> str:
+        """The file of the detector of the faces that features are made of; empty for none."""
+        record, key = self._records[name], f"{name}{_FACES}"
+        if not record.get("faces"):
+            return ""
+        kept = [path for path in (self._kept / key).glob("*") if path.is_file()]
+        for file in [self._given.get(key, ""), *kept, str(record.get("face_detector", ""))]:
+            if Path(file).is_file() and _is_detector(record, file):
+                return os.fspath(file)
+        raise UserError(
+            f"the run's features {name} were made of faces that the detector "
+            f"{record.get('face_detector')} found, and no such file (sha256 "
+            f"{record['faces']['sha256'][:12]}...) is at hand; name it by --face_detector=FILE "
+            "(encoders=[FILE] in Python)"
+        )
 
     def _find(self, name: str) -> str:
         """The folder, or the name, of the encoder that made features."""
@@ -271,6 +290,9 @@ def find_kind(record: Mapping[str, Any]) -> str:
             return ""
         return TEXT
     how = parse_pooling(pooling)
+    faces = record.get("faces")
+    if faces is not None and not (isinstance(faces, Mapping) and type(faces.get("sha256")) is str):
+        return ""
     return "" if how is None else SPEECH if isinstance(how, str) else SIGHT
 
 
@@ -281,24 +303,34 @@ def choose_encoders(
 
     Args:
       records: name of features -> how they were made.
-      folders: of encoders, or of the seeds that one was tuned with.
-      strict: whether a folder of none of them is refused, else passed over.
+      folders: of encoders, or of the seeds that one was tuned with; or files of face detectors.
+      strict: whether one that is of none of them is refused, else passed over.
 
     Returns:
-      Name of features -> folder, of those whose encoder is there.
+      Name of features -> folder, of those whose encoder is there; and a name of their own -> file,
+      of face detectors.
 
     Raises:
-      UserError: a folder is not there, or is of none of them.
+      UserError: one is not there, or is of none of them.
     """
     learnt = {n: r for n, r in records.items() if find_kind(r) in (TEXT, SPEECH, SIGHT)}
     chosen: dict[str, str] = {}
     for folder in [expand(folder, "the encoder") for folder in folders]:
-        if not Path(folder).is_dir():
+        own: dict[str, str]
+        if Path(folder).is_dir():
+            parts = list_seeds(folder)
+            own = {n: part for part in parts for n, r in learnt.items() if _is_made_by(r, part)}
+        elif Path(folder).is_file():
+            own = {f"{n}{_FACES}": folder for n, r in learnt.items() if _is_detector(r, folder)}
+        else:
             raise UserError(f"{folder}: is no folder; name the folder of an encoder")
-        parts = list_seeds(folder)
-        own = {n: part for part in parts for n, r in learnt.items() if _is_made_by(r, part)}
         if not own and strict:
             known = ", ".join(f"{name} by {r['encoder']}" for name, r in learnt.items())
+            if Path(folder).is_file():
+                raise UserError(
+                    f"{folder}: is no folder of an encoder, and no face detector that found the "
+                    f"faces of the run's features (by an encoder: {known or 'none'})"
+                )
             raise UserError(
                 f"{folder}: its weights made none of the run's features (by an encoder: "
                 f"{known or 'none'}); name the folder that cberl extract read, or wrote by "
@@ -336,7 +368,11 @@ def keep_encoders(chosen: Mapping[str, str], target: Path) -> None:
         draft = target / f".{name}.{os.getpid()}.tmp"
         with explaining_failure(target):
             try:
-                shutil.copytree(folder, draft, copy_function=_link)
+                if Path(folder).is_dir():
+                    shutil.copytree(folder, draft, copy_function=_link)
+                else:
+                    draft.mkdir(parents=True)
+                    _link(folder, os.fspath(draft / Path(folder).name))
                 os.replace(draft, target / name)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -359,6 +395,12 @@ def _is_made_by(record: Mapping[str, Any], folder: str) -> bool:
     if "state" in record["weights"]:
         return [hash_state(load_encoder(folder))] == _digests(record)
     return sorted(hash_weights(folder).values()) == _digests(record)
+
+
+def _is_detector(record: Mapping[str, Any], file: str | os.PathLike) -> bool:
+    """Whether a file is the detector that a record names."""
+    sees_faces = find_kind(record) == SIGHT and record.get("faces")
+    return bool(sees_faces) and hash_file(file) == record["faces"]["sha256"]
 
 
 def _is_packaged(record: Mapping[str, Any]) -> bool:

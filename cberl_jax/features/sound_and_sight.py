@@ -13,16 +13,19 @@ from cberl_jax.data.readers.transcripts import Transcript
 from cberl_jax.errors import UserError
 from cberl_jax.features import audio
 from cberl_jax.features.clips import Clips, Reading, Task, find_clips, make_rows
-from cberl_jax.features.kept import hash_weights
+from cberl_jax.features.faces import CROP, Faces
+from cberl_jax.features.kept import hash_file, hash_weights
 from cberl_jax.features.media import RATE
 from cberl_jax.features.optional import load_library
-from cberl_jax.features.provenance import describe_encoder, describe_extractor
+from cberl_jax.features.provenance import describe_encoder, describe_extractor, name_file
 from cberl_jax.features.speech import LONGEST, SpeechEncoder
 from cberl_jax.features.vision import MOST_FRAMES, VisualEncoder
 
 EGEMAPS = "egemaps"
 # What a record calls it.
 FUNCTIONALS = "eGeMAPSv02 functionals"
+# What a task is called that counts frames and those with a face; no name of features.
+_COUNT = "frames and faces"
 _LAYER, _RATE = "summed up over time, layer ", " frames a second"
 
 
@@ -37,6 +40,8 @@ class MediaSources(NamedTuple):
       audio_layer: of the speech encoders, see ``SpeechEncoder``.
       visual_encoders: name of features -> encoder (``VisualEncoder``).
       frame_rate: frames a second.
+      face_detector: file of a detector (``Faces``): visual encoders see faces alone. Empty for
+        whole frames.
     """
 
     audio_folders: Sequence[str | os.PathLike] = ()
@@ -45,6 +50,7 @@ class MediaSources(NamedTuple):
     audio_layer: str = "-1"
     visual_encoders: Mapping[str, str] = {}
     frame_rate: float = 2.0
+    face_detector: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -61,6 +67,8 @@ def check_media(media: MediaSources) -> None:
     """
     if media.visual_encoders and not media.video_folders:
         raise UserError("--visual_encoder needs --video_dir, the folder of the clips.")
+    if media.face_detector and not media.visual_encoders:
+        raise UserError("--face_detector needs --visual_encoder, which sees the faces.")
     learnt = [name for name in media.audio_encoders.values() if name != EGEMAPS]
     if learnt and not (media.audio_folders or media.video_folders):
         raise UserError(
@@ -98,7 +106,10 @@ def media_rows(
             rows[name] = _egemaps_of_files(transcript, media.audio_folders, say)
             del sound[name]
     speech = {name: _speech_task(encoder, media.audio_layer) for name, encoder in sound.items()}
-    visual = {name: _visual_task(encoder) for name, encoder in media.visual_encoders.items()}
+    faces = Faces(media.face_detector) if media.face_detector else None
+    visual = {name: _visual_task(e, faces) for name, e in media.visual_encoders.items()}
+    if faces is not None:
+        visual[_COUNT] = _counting_task(faces)
     of_videos = visual if media.audio_folders else speech | visual
     of_sounds = speech if media.audio_folders else {}
     reading = Reading(media.frame_rate, MOST_FRAMES, LONGEST, max(2, os.cpu_count() or 1))
@@ -112,6 +123,8 @@ def media_rows(
             made = make_rows(clips.spans, tasks, reading, folder, say)
             _tell(clips, made.broken, say)
             rows |= made.rows
+            if faces is not None and _COUNT in tasks:
+                _tell_faces(clips, made.rows[_COUNT], say)
     return {name: rows[name] for name in media.names}
 
 
@@ -126,8 +139,17 @@ def describe_media(transcript: Transcript, media: MediaSources) -> dict[str, dic
         of_sound = name in media.audio_encoders
         rate = f"summed up over time, {media.frame_rate:g}{_RATE}"
         pooling = f"{_LAYER}{media.audio_layer}" if of_sound else rate
-        records[name] = describe_encoder(encoder, _weights(encoder), pooling, transcript)
+        more = {} if of_sound else _describe_faces(media.face_detector)
+        records[name] = describe_encoder(encoder, _weights(encoder), pooling, transcript, **more)
     return records
+
+
+def _describe_faces(detector: str) -> dict[str, Any]:
+    """What the record of a visual encoder says of the faces that it sees, if these are all."""
+    if not detector:
+        return {"faces": None}
+    made = {"sha256": hash_file(detector), "crop": CROP}
+    return {"faces": made, "face_detector": name_file(detector)}
 
 
 def parse_pooling(pooling: str) -> str | float | None:
@@ -162,6 +184,16 @@ def _tell(clips: Clips, broken: Sequence[str], say: Callable[[str], None]) -> No
         say(f"a clip that cannot be decoded, so that its utterance lacks it: {what}")
 
 
+def _tell_faces(clips: Clips, counts: np.ndarray, say: Callable[[str], None]) -> None:
+    """Says in how many frames a face was found; ``counts`` [N, 2] are frames and faces."""
+    frames, faces = np.nan_to_num(counts).sum(axis=0).astype(int)
+    without = np.flatnonzero((counts[:, 0] > 0) & (counts[:, 1] == 0))
+    say(f"faces: found in {faces} of {frames} frames")
+    if len(without):
+        path = getattr(clips.spans[without[0]], "path", "")
+        say(f"clips without a face, whose utterances lack sight: {len(without)}, such as {path}")
+
+
 def _egemaps_of_files(
     transcript: Transcript, folders: Sequence[str | os.PathLike], say: Callable[[str], None]
 ) -> np.ndarray:
@@ -185,9 +217,19 @@ def _speech_task(name: str, layer: str) -> Task:
     return Task(True, encoder, encoder.width, f"{_identify(name)}, layer {layer}")
 
 
-def _visual_task(name: str) -> Task:
+def _visual_task(name: str, faces: Faces | None) -> Task:
     encoder = VisualEncoder(name)
-    return Task(False, encoder, encoder.width, _identify(name))
+    if faces is None:
+        return Task(False, encoder, encoder.width, _identify(name))
+    how = f"{_identify(name)}, {faces.identity}"
+    return Task(False, lambda frames: encoder(faces(frames)), encoder.width, how)
+
+
+def _counting_task(faces: Faces) -> Task:
+    def count(frames: np.ndarray) -> np.ndarray:
+        return np.array([len(frames), len(faces(frames))], np.float32)
+
+    return Task(False, count, 2, faces.identity)
 
 
 def _identify(name: str) -> str:

@@ -1,6 +1,6 @@
 """Pictures by an image or video encoder of transformers: CLIP, DINOv2, ViT, VideoMAE and others."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,8 +10,6 @@ from cberl_jax.features.pretrained import load_pretrained
 # Frames of an utterance at most: those of a longer one lie further apart.
 MOST_FRAMES = 64
 BATCH = 16
-# A frame [height, width, 3] uint8 to the part of it that is looked at, such as a face.
-Crop = Callable[[np.ndarray], np.ndarray]
 
 
 class VisualEncoder:
@@ -23,12 +21,11 @@ class VisualEncoder:
       frames: how many a video encoder takes; None for an encoder of single frames.
     """
 
-    def __init__(self, name: str, crop: Crop | None = None):
+    def __init__(self, name: str):
         """Loads an encoder.
 
         Args:
           name: a local folder, or the name of a model that transformers then downloads.
-          crop: what is done to each frame first; None for nothing.
 
         Raises:
           UserError: there is no such encoder, or it takes no pictures.
@@ -41,15 +38,14 @@ class VisualEncoder:
         )
         # CLIP and its kind have an encoder of texts, too.
         self._model = getattr(model, "vision_model", model).eval()
-        self._crop = crop
         self.frames = getattr(self._model.config, "num_frames", None)
         self.width = self._model.config.hidden_size * (1 if self.frames else 2)
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray | None:
+    def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray | None:
         """Sums an utterance's frames up.
 
         Args:
-          frames: [n, height, width, 3] uint8.
+          frames: n times [height, width, 3] uint8, RGB, whose sizes may differ.
 
         Returns:
           [width] float32; None without a frame.
@@ -58,11 +54,10 @@ class VisualEncoder:
             return None
         if self.frames:
             # As many as it takes, evenly spaced; of fewer some are there twice.
-            frames = frames[np.linspace(0, len(frames) - 1, self.frames).round().astype(int)]
-        seen = [frame if self._crop is None else self._crop(frame) for frame in frames]
-        if self.frames:
-            return self._encode(seen)[0]
-        parts = [self._encode(seen[start : start + BATCH]) for start in range(0, len(seen), BATCH)]
+            places = np.linspace(0, len(frames) - 1, self.frames).round().astype(int)
+            return self._encode([frames[place] for place in places])[0]
+        starts = range(0, len(frames), BATCH)
+        parts = [self._encode(list(frames[start : start + BATCH])) for start in starts]
         rows = np.concatenate(parts)
         return np.concatenate([rows.mean(axis=0), rows.std(axis=0)]).astype(np.float32)
 

@@ -192,6 +192,9 @@ def test_an_encoder_that_is_a_program_is_refused(tmp_path):
 
 TEXT = {"encoder": "a", "weights": {"m.safetensors": "1"}, "pooling": "mean", "context": None}
 
+SIGHT = {k: v for k, v in TEXT.items() if k != "context"}
+SIGHT |= {"pooling": "summed up over time, 2 frames a second"}
+
 
 @pytest.mark.parametrize(
     "record, kind",
@@ -205,6 +208,10 @@ TEXT = {"encoder": "a", "weights": {"m.safetensors": "1"}, "pooling": "mean", "c
         ({"extractor": "timing"}, ""),
         ({"extractor": "eGeMAPSv02 functionals"}, "functionals"),
         ({"file": "video.npz", "sha256": "1"}, ""),
+        (SIGHT | {"faces": None}, "visual"),
+        (SIGHT | {"faces": {"sha256": "1"}}, "visual"),
+        (SIGHT | {"faces": {"sha256": 1}}, ""),
+        (SIGHT | {"faces": "1"}, ""),
     ],
 )
 def test_a_record_says_what_made_features(record, kind):

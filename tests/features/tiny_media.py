@@ -100,9 +100,12 @@ def grey(n, of):
     return 30 + 200 * n // of
 
 
-def write_clip(path, seconds=2.0, rate=10, tone=440.0, size=(48, 32), sound=True, picture=True):
-    """A clip whose frames get brighter, with a sine for sound."""
+def write_clip(
+    path, seconds=2.0, rate=10, tone=440.0, size=(48, 32), sound=True, picture=True, shown=None
+):
+    """A clip whose frames get brighter, or show one picture, with a sine for sound."""
     count, samples = round(seconds * rate), round(seconds * 16_000)
+    size = size if shown is None else shown.shape[1::-1]
     with av.open(str(path), "w") as container:
         if picture:
             video = container.add_stream("mpeg4", rate=rate)
@@ -112,6 +115,7 @@ def write_clip(path, seconds=2.0, rate=10, tone=440.0, size=(48, 32), sound=True
         if picture:
             for n in range(count):
                 pixels = np.full((size[1], size[0], 3), grey(n, count), np.uint8)
+                pixels = pixels if shown is None else shown
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
