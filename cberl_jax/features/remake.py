@@ -368,14 +368,19 @@ def keep_encoders(chosen: Mapping[str, str], target: Path) -> None:
         draft = target / f".{name}.{os.getpid()}.tmp"
         with explaining_failure(target):
             try:
-                if Path(folder).is_dir():
-                    shutil.copytree(folder, draft, copy_function=_link)
-                else:
-                    draft.mkdir(parents=True)
-                    _link(folder, os.fspath(draft / Path(folder).name))
+                _copy(Path(folder), draft)
                 os.replace(draft, target / name)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a folder, or a file into a new folder."""
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link)
+    else:
+        target.mkdir(parents=True)
+        _link(os.fspath(source), os.fspath(target / source.name))
 
 
 def _link(source: str, target: str) -> None:

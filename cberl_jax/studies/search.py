@@ -188,13 +188,16 @@ class _Worker:
             with trials.taking(0 if over else self.plan.points, total, self.kept) as batch:
                 if batch is None:
                     return
-                try:
-                    with Stopper(self.say).listening() as stopper:
-                        self._train(batch, stopper)
-                except TooLarge as error:
-                    self._refuse(batch, trials, error)
-                else:
-                    self._tell(batch, trials)
+                self._carry_out(batch, trials)
+
+    def _carry_out(self, batch: Batch, trials: Trials) -> None:
+        try:
+            with Stopper(self.say).listening() as stopper:
+                self._train(batch, stopper)
+        except TooLarge as error:
+            self._refuse(batch, trials, error)
+        else:
+            self._tell(batch, trials)
 
     def _members(self, batch: Batch) -> dict[int, list[Member]]:
         """The members of each point of a batch."""

@@ -166,10 +166,7 @@ class Trials:
         """A batch that no process works on, with its lock."""
         for name in dict.fromkeys(t.user_attrs.get(_BATCH) for t in self._list("RUNNING")):
             if name is None:
-                # A process died while it asked, before the point was whole: it is asked for anew.
-                for trial in self._list("RUNNING"):
-                    if _BATCH not in trial.user_attrs:
-                        self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+                self._forget_cut_off()
                 continue
             lock = take_lock(self._locks / name)
             if lock is None:
@@ -180,6 +177,12 @@ class Trials:
                 return Batch(name, {t.number: self._point(t) for t in left}), lock
             lock.close()
         return None, None
+
+    def _forget_cut_off(self) -> None:
+        """Ends the points of processes that died while they asked: they are asked for anew."""
+        for trial in self._list("RUNNING"):
+            if _BATCH not in trial.user_attrs:
+                self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
 
     def _ask(
         self, most: int, total: int | None, static: Mapping[str, Value] | None
