@@ -32,6 +32,7 @@ _FIXED = {
     "data.path": "a sweep is over one corpus; name it by --data",
     "data.allow_repeats": "a sweep is over one corpus; give --config.data.allow_repeats",
     "train.checkpoint_seconds": "changes no score; give --config.train.checkpoint_seconds",
+    "train.corpus_bytes": "changes no score; give --config.train.corpus_bytes",
     "train.select": "all points are compared by one metric; give --config.train.select",
 }
 _BOOLEANS = {"True": True, "true": True, "False": False, "false": False}

@@ -179,13 +179,20 @@ SETTINGS = {
     "train.metrics": Setting(
         "", "also show every member's curves in: tensorboard, wandb (joined by commas)"
     ),
+    "train.corpus_bytes": Setting(
+        0,
+        "bytes of a corpus's features on a device; rows of a larger one come from the host, in "
+        "blocks; 0 = by the device's memory",
+        0,
+        2**50,
+    ),
     "train.checkpoint_seconds": Setting(
         60.0, "time between checkpoints; 0 = after every epoch", 0.0
     ),
 }
-# No result depends on these: where the corpus lies, how it is read and by what its folds are made,
-# as contents and folds are checked; where a run lies that it starts from, since that is checked,
-# too; and what is written of a training, and when.
+# No result depends on these: where the corpus lies, on disk and in memory, how it is read and by
+# what its folds are made, as contents and folds are checked; where a run lies that it starts from,
+# since that is checked, too; and what is written of a training, and when.
 FREE_SETTINGS = (
     # No setting, but beside them in a run's config.json: how the features were made.
     "provenance",
@@ -200,6 +207,7 @@ FREE_SETTINGS = (
     "data.allow_seen",
     "data.allow_repeats",
     "train.checkpoint_seconds",
+    "train.corpus_bytes",
     "train.init",
     "train.metrics",
 )
@@ -341,7 +349,8 @@ def check_config(config: ConfigDict) -> None:
     """
     for name, value in flatten(config).items():
         check_value(name, value)
-    for name in ("data.train_share", "data.other_dev", "train.best_on_test"):
+    alone = ("data.train_share", "data.other_dev", "train.best_on_test", "train.corpus_bytes")
+    for name in alone:
         if with_folds(config) and flatten(config)[name] != SETTINGS[name].default:
             raise UserError(f"{name} cannot be set where folds are made (data.folds, data.fold_by)")
     model = config.model

@@ -115,6 +115,15 @@ def create_table(corpus: Corpus, standardiser: Standardiser, folds: int = 0) -> 
     return Table({m: np.stack([features[m] for features in each]) for m in present}, present)
 
 
+def own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
+    """The utterances that rows [R, L] hold as a table of R L, and the rows that point into it."""
+    used = rows.segment > 0
+    # As many as there are cells: the program's shapes hang on the rows' shape alone.
+    utterances = rows.index.reshape(-1)
+    own = np.arange(utterances.size, dtype=np.int32).reshape(rows.index.shape)
+    return table.take(utterances), rows._replace(index=np.where(used, own, 0))
+
+
 def create_domains(corpus: Corpus, minority: np.ndarray) -> Domains:
     """Splits the labelled train utterances by whether their class is a minority one."""
     usable = np.flatnonzero(corpus.in_split("train") & (corpus.label >= 0))

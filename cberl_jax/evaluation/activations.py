@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import create_table
+from cberl_jax.data.dataset import create_table, own_table
 from cberl_jax.data.packing import pack_dialogues
 from cberl_jax.data.standardize import Standardiser
 from cberl_jax.models.masking import no_masking
 from cberl_jax.training.epoch import Program, look_up
 from cberl_jax.training.fleet import compile_once
+from cberl_jax.training.streaming import MOST_BLOCK, cut_rows
 
 
 class Activations(NamedTuple):
@@ -60,17 +61,21 @@ def compute_activations(
         batches = jax.tree.map(lambda x: x.reshape(-1, program.rows, *x.shape[1:]), rows)
         return jax.lax.map(of_batch, batches)
 
-    arguments = (variables, create_table(corpus, standardiser), rows)
-    compiled = compile_once(forward, *arguments)
+    table = create_table(corpus, standardiser)
+    # A split may not fit the device.
+    blocks = cut_rows(table, rows, program.rows, 2 * MOST_BLOCK)
+    compiled = compile_once(forward, variables, *own_table(table, blocks[0]))
+    each = [jax.tree.map(np.asarray, compiled(variables, *own_table(table, b))) for b in blocks]
 
     used = rows.segment > 0
     order = np.argsort(rows.index[used])
 
-    def in_order(values):
-        values = np.asarray(values)
-        return values.reshape(*rows.index.shape, -1)[used][order]
+    def in_order(*parts):
+        values = np.concatenate(parts)
+        values = values.reshape(-1, rows.index.shape[1], values.shape[-1])
+        return values[: len(rows.index)][used][order]
 
-    return Activations(*jax.tree.map(in_order, compiled(*arguments)))
+    return Activations(*jax.tree.map(in_order, *each))
 
 
 def attention_within(inside: Activations, start: int, length: int, past: int) -> np.ndarray:

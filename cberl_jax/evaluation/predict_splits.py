@@ -14,12 +14,17 @@ from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.training.epoch import MemberState, predict
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import Members, Splits
+from cberl_jax.training.streaming import find_budget, stream_rows
 
 PREDICTED = ("dev", "test")
 
 
 def predict_splits(
-    fleet: Fleet, state: MemberState, splits: Splits, standardiser: Standardiser
+    fleet: Fleet,
+    state: MemberState,
+    splits: Splits,
+    standardiser: Standardiser,
+    corpus_bytes: int = 0,
 ) -> dict[str, np.ndarray]:
     """Probabilities of every seed for dev and test, in one program.
 
@@ -28,6 +33,7 @@ def predict_splits(
       state: the members' states on the host; the kept parameters are used.
       splits: of the corpus.
       standardiser: the train statistics that belong to the state.
+      corpus_bytes: the setting ``train.corpus_bytes``.
 
     Returns:
       Per split ``<split>.probability`` [S, n, C], ``<split>.label`` [n] int,
@@ -50,9 +56,17 @@ def predict_splits(
     variables = fleet.shard({**state.joint.variables, "params": state.joint.best})
     number = np.arange(members, dtype=np.int32) % len(corpora)
     table = create_table(corpus, standardiser, len(corpora) if folds else 0)
-    arguments = variables, fleet.replicate((table, rows)), fleet.shard(number)
-    function = fleet.compile("predict", of_member, arguments, keep=True)
-    packed = fleet.gather(function(*arguments), members)
+    spread = fleet.shard(number)
+
+    def predict_rows(shared):
+        arguments = variables, shared, spread
+        return fleet.compile("predict", of_member, arguments, keep=True)(*arguments)
+
+    budget = find_budget(table, corpus_bytes, folds is not None)
+    if budget:
+        packed = stream_rows(fleet, table, rows, budget, predict_rows, members)
+    else:
+        packed = fleet.gather(predict_rows(fleet.replicate((table, rows))), members)
     probability = np.zeros((members, len(corpus.label), len(corpus.classes)), np.float32)
     for fold in range(len(corpora)):
         own = jax.tree.map(lambda leaf, n=fold: leaf[n], rows) if folds else rows

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.dataset import Table, create_table
+from cberl_jax.data.dataset import Table, create_table, own_table
 from cberl_jax.data.matching import left_out, match_model
 from cberl_jax.data.packing import Rows, assign_rows, pack, turns_of
 from cberl_jax.data.provenance import check_provenance
@@ -305,7 +305,7 @@ class Model(Summarised):
         for rows in self._batches(corpus):
             used = rows.segment > 0
             utterances = rows.index[used]
-            here, own = _own_table(table, rows)
+            here, own = own_table(table, rows)
             shared = self._fleet.replicate((here, own))
             packed = self._compiled(rows.index.shape, shared)(self._spread, shared, self._number)
             probability[:, utterances] = self._fleet.gather(packed, len(self.seeds))[:, used]
@@ -334,15 +334,6 @@ class Model(Summarised):
         name = f"predict {shape}"
         arguments = (self._spread, shared, self._number)
         return self._fleet.compile(name, of_member, arguments, keep=True)
-
-
-def _own_table(table: Table, rows: Rows) -> tuple[Table, Rows]:
-    """The utterances that rows [R, L] hold as a table of R L, and the rows that point into it."""
-    used = rows.segment > 0
-    # As many as there are cells: the program's shapes hang on the rows' shape alone.
-    utterances = rows.index.reshape(-1)
-    own = np.arange(utterances.size, dtype=np.int32).reshape(rows.index.shape)
-    return table.take(utterances), rows._replace(index=np.where(used, own, 0))
 
 
 def _list_folders(source: FolderSource) -> list[str]:

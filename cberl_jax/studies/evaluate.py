@@ -30,7 +30,8 @@ def evaluate_run(workdir: str, data: str | None = None) -> dict[str, Any]:
     if data is not None:
         # The best epoch on the run's own test split is no figure of another corpus.
         states = [{n: v for n, v in state.items() if n != "best_on_test"} for state in states]
-    predictions = predict_splits(run.fleet, run.state, run.splits, run.standardiser)
+    corpus_bytes = run.config.train.corpus_bytes
+    predictions = predict_splits(run.fleet, run.state, run.splits, run.standardiser, corpus_bytes)
     return create_report(
         TrainingData(run.corpus, run.splits, run.generated),
         score_members(run.members, states, predictions, run.corpus.classes),

@@ -1,22 +1,18 @@
 """How many members fit the memory of a device, by what the compiler states."""
 
-import os
-
 import jax
 from ml_collections import ConfigDict
 
 from cberl_jax.errors import TooLarge
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.signals import Stopper
-from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.fleet import Fleet, memory_of_device
 from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Members, Prepared
 
 # Members on one device at most unless told otherwise: the programs gain nothing from more, and a
 # chunk's results are there earlier.
 MOST_MEMBERS = 64
-MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
-CPU_MEMORY_SHARE = 0.5
 
 
 def even_chunks(members: int, most: int, folds: int = 1) -> int:
@@ -31,27 +27,17 @@ def even_chunks(members: int, most: int, folds: int = 1) -> int:
     return folds * -(-seeds // -(-seeds // most))
 
 
-def memory_of_device() -> int:
-    """Bytes that a program may use on each of this process's devices."""
-    devices = jax.local_devices()
-    stats = devices[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(MEMORY_SHARE * stats["bytes_limit"])
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(CPU_MEMORY_SHARE * total) // len(devices)
-
-
 def _compile_first(
     prepared: Prepared, config: ConfigDict, members: Members, size: int, stopper: Stopper
-) -> Fleet:
-    """A fleet of ``size`` members whose programs are compiled, but not run."""
+) -> tuple[Fleet, list[tuple[int, int]]]:
+    """A fleet of ``size`` members whose programs are compiled, but not run; their memory."""
     fleet = Fleet(prepared.program, size)
     first = members.part(0, size)
     training = Training(prepared, config, first, fleet, None, stopper, None)
     training.load(fleet.create(first.seeds, first.hyper))
     for stage in fleet.stages:
         training.compile(stage)
-    return fleet
+    return fleet, [training.memory(stage) for stage in fleet.stages]
 
 
 def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper: Stopper) -> Fleet:
@@ -74,10 +60,9 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper:
     """
     most = MOST_MEMBERS * len(jax.devices())
     size = even_chunks(len(members.seeds), most, members.folds)
-    budget = processes.broadcast([memory_of_device()])[0]
+    budget = processes.broadcast([float(memory_of_device())])[0]
     while True:
-        fleet = _compile_first(prepared, config, members, size, stopper)
-        needs = [fleet.memory(stage) for stage in fleet.stages]
+        fleet, needs = _compile_first(prepared, config, members, size, stopper)
         if max(total for _, total in needs) <= budget:
             return fleet
         if size == members.folds:

@@ -29,7 +29,13 @@ def train_and_score(
     """
     state = training.execute()
     members, prepared = training.members, training.prepared
-    predictions = predict_splits(training.fleet, state, prepared.splits, prepared.standardiser)
+    predictions = predict_splits(
+        training.fleet,
+        state,
+        prepared.splits,
+        prepared.standardiser,
+        training.config.train.corpus_bytes,
+    )
     seeds = members.seeds[:: members.folds]
     training.workdir.write_predictions({"seed": seeds, **predictions})
     lines = score_members(members, member_states(state), predictions, prepared.corpus.classes)

@@ -2,12 +2,13 @@
 
 An epoch is one scan over batches of device-resident rows, dev evaluation and the choice of the kept
 parameters included. All randomness comes from (seed, stage, epoch), so that a run goes on after a
-restart as if nothing had happened.
+restart as if nothing had happened. ``streamed_epochs.py`` takes the same steps on rows that come
+from the host.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -226,7 +227,13 @@ def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _train_gan(program: Program, gan: GanState, data: Dataset, key: jax.Array, hyper: Hyper):
+def gan_keys(program: Program, state: MemberState) -> jax.Array:
+    """[gan_steps] the key of each step of the present GAN epoch."""
+    key = jax.random.fold_in(random_key(state.seed, GAN_STAGE), state.gan.epoch)
+    return jax.random.split(key, program.gan_steps)
+
+
+def _train_gan(program: Program, gan: GanState, data: Dataset, keys: jax.Array, hyper: Hyper):
     """The epoch's steps: new parameters, optimisers and average, and each step's terms."""
     maker, learn = program.gan.maker, LEARNERS[type(program.gan)]
 
@@ -240,9 +247,7 @@ def _train_gan(program: Program, gan: GanState, data: Dataset, key: jax.Array, h
         return (networks, average), record
 
     carry = ((gan.params, gan.optimizers), gan.average)
-    (networks, average), records = jax.lax.scan(
-        step, carry, jax.random.split(key, program.gan_steps)
-    )
+    (networks, average), records = jax.lax.scan(step, carry, keys)
     return *networks, average, records
 
 
@@ -255,8 +260,8 @@ def gan_epoch(
       The state and the record: mean terms, and ``dev_distance`` where there is a gate.
     """
     gan = state.gan
-    key = jax.random.fold_in(random_key(state.seed, GAN_STAGE), gan.epoch)
-    params, optimizers, average, records = _train_gan(program, gan, data, key, hyper)
+    keys = gan_keys(program, state)
+    params, optimizers, average, records = _train_gan(program, gan, data, keys, hyper)
     record = jax.tree.map(jnp.mean, records)
     sound = _finite((record, params)) & (gan.diverged == NEVER)
     broke = ~sound & (gan.diverged == NEVER)
@@ -327,12 +332,11 @@ def predict(
     return probability.reshape(-1, *probability.shape[2:])
 
 
-def _evaluate(
-    program: Program, variables: Any, table: Table, rows: Rows, place: Place
-) -> dict[str, jax.Array]:
-    probability = predict(program, variables, table, rows, place)
-    predicted = jnp.argmax(probability, axis=-1)
-    return scores(confusion_matrix(rows.label, predicted, probability.shape[-1]))
+def predict_classes(
+    program: Program, variables: Any, table: Table, rows: Rows, place: Place = _here
+) -> jax.Array:
+    """[R, L] int, the classes with the highest of the probabilities of ``predict``."""
+    return jnp.argmax(predict(program, variables, table, rows, place), axis=-1)
 
 
 def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.Array:
@@ -349,17 +353,70 @@ def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.A
     return drawn.reshape(utterances, classifiers)
 
 
-def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place):
-    """The epoch's steps: new variables, optimiser state, average, and each step's terms."""
-    joint = state.joint
-    key = jax.random.fold_in(random_key(state.seed, JOINT_STAGE), joint.epoch)
-    order_key, generate_key, step_key = jax.random.split(key, 3)
-    params = None if state.gan is None else state.gan.best
-    made = make_epoch(program.gan, params, data, hyper, generate_key)
+class Plan(NamedTuple):
+    """What the steps of one joint epoch have in common, drawn at its beginning.
+
+    Attributes:
+      order: [steps, B] int, the rows of each step.
+      made: the generated utterances; None where nothing is generated.
+      bootstrap: [N, K] weight of each utterance for each weak classifier.
+    """
+
+    order: jax.Array
+    made: Made | None
+    bootstrap: jax.Array
+
+
+def joint_keys(state: MemberState) -> jax.Array:
+    """The keys of the present joint epoch: of its order, of what is generated, of its steps."""
+    key = jax.random.fold_in(random_key(state.seed, JOINT_STAGE), state.joint.epoch)
+    return jax.random.split(key, 3)
+
+
+def draw_order(program: Program, state: MemberState, data: Dataset) -> jax.Array:
+    """[steps, B] int, the rows of each step of the present joint epoch."""
     rows = len(data.train.index)
-    batches = rows // program.rows
-    order = jax.random.permutation(order_key, rows).reshape(batches, program.rows)
-    bootstrap = _draw_bootstrap(program, state.seed, len(data.label))
+    order = jax.random.permutation(joint_keys(state)[0], rows)
+    return order.reshape(rows // program.rows, program.rows)
+
+
+def plan_epoch(program: Program, state: MemberState, data: Dataset, hyper: Hyper) -> Plan:
+    """Draws the order of a joint epoch and makes its generated utterances."""
+    params = None if state.gan is None else state.gan.best
+    made = make_epoch(program.gan, params, data, hyper, joint_keys(state)[1])
+    order = draw_order(program, state, data)
+    return Plan(order, made, _draw_bootstrap(program, state.seed, len(data.label)))
+
+
+def first_carry(state: MemberState) -> tuple[Any, Any, Any]:
+    """What the first step of a joint epoch starts from: variables, optimiser state, average."""
+    return state.joint.variables, state.joint.optimizer, state.joint.average
+
+
+def make_step(
+    program: Program,
+    state: MemberState,
+    data: Dataset,
+    hyper: Hyper,
+    plan: Plan,
+    place: Place = _here,
+) -> Callable[[Any, tuple[jax.Array, jax.Array]], tuple[Any, dict[str, jax.Array]]]:
+    """The step of a joint epoch, as ``lax.scan`` takes it.
+
+    Args:
+      program: the static settings.
+      state: the member's state at the beginning of the epoch.
+      data: the packed corpus.
+      hyper: numeric settings.
+      plan: of the epoch.
+      place: where the leading axis of a batch lies.
+
+    Returns:
+      A function of (variables, optimiser state, average) and of (the step's rows [B] int, its
+      number [] int) to the next such three, and the step's loss terms.
+    """
+    joint, step_key = state.joint, joint_keys(state)[2]
+    batches = len(plan.order)
     total = program.epochs * batches
     counts = class_mass(data, hyper)
     objective = Objective(program.model, counts, total, hyper, program.frozen)
@@ -369,10 +426,10 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
         chosen, number = inputs
         batch_rows = place(jax.tree.map(lambda x: x[chosen], data.train))
         batch = Batch(
-            look_up(data.table, batch_rows, made),
+            look_up(data.table, batch_rows, plan.made),
             batch_rows.label,
             batch_rows.weight * label_weight(data, batch_rows.label, hyper),
-            bootstrap[batch_rows.index],
+            plan.bootstrap[batch_rows.index],
         )
         done = (joint.epoch * batches + number).astype(jnp.float32)
         key = jax.random.fold_in(step_key, number)
@@ -386,9 +443,7 @@ def _train(program: Program, state: MemberState, data: Dataset, hyper: Hyper, pl
         )
         return (variables, optimizer, average), terms
 
-    carry = (joint.variables, joint.optimizer, joint.average)
-    carry, terms = jax.lax.scan(step, carry, (order, jnp.arange(batches)))
-    return *carry, terms
+    return step
 
 
 def joint_epoch(
@@ -410,11 +465,57 @@ def joint_epoch(
       The new state, and the record of the epoch: loss terms, ``dev_<metric>``, ``active``,
       and ``test_<metric>`` where test is looked at.
     """
+    plan = plan_epoch(program, state, data, hyper)
+    step = make_step(program, state, data, hyper, plan, place)
+    inputs = plan.order, jnp.arange(len(plan.order))
+    carry, steps = jax.lax.scan(step, first_carry(state), inputs)
+    averaged = averaged_variables(carry)
+    predicted = {
+        name: predict_classes(program, averaged, data.table, rows, place)
+        for name, rows in evaluated_rows(data).items()
+    }
+    return end_epoch(program, state, data, carry, steps, predicted)
+
+
+def averaged_variables(carry: tuple[Any, Any, Any]) -> dict:
+    """The variables that are evaluated, of a step's (variables, optimiser state, average)."""
+    variables, _, average = carry
+    return {**variables, "params": average}
+
+
+def evaluated_rows(data: Dataset) -> dict[str, Rows]:
+    """The rows that are looked at after every epoch: of dev, and of test where it is."""
+    return {"dev": data.dev} | ({} if data.test is None else {"test": data.test})
+
+
+def end_epoch(
+    program: Program,
+    state: MemberState,
+    data: Dataset,
+    carry: tuple[Any, Any, Any],
+    steps: Mapping[str, jax.Array],
+    predicted: Mapping[str, jax.Array],
+) -> tuple[MemberState, dict[str, jax.Array]]:
+    """What a joint epoch leaves, when its steps are done and dev is predicted.
+
+    Args:
+      program: the static settings.
+      state: the member's state at the beginning of the epoch.
+      data: the packed corpus; its features are not read.
+      carry: what the last step left.
+      steps: term -> [steps].
+      predicted: split -> [R, L] int, from ``predict_classes``.
+
+    Returns: as of ``joint_epoch``.
+    """
     joint = state.joint
-    variables, optimizer, average, steps = _train(program, state, data, hyper, place)
+    variables, optimizer, average = carry
     terms = jax.tree.map(jnp.mean, steps)
-    averaged = {**variables, "params": average}
-    dev = _evaluate(program, averaged, data.table, data.dev, place)
+    found = {
+        name: scores(confusion_matrix(rows.label, predicted[name], program.model.classes))
+        for name, rows in evaluated_rows(data).items()
+    }
+    dev = found["dev"]
     score = dev[program.select]
 
     broken_gan = jnp.bool_(False) if state.gan is None else state.gan.diverged != NEVER
@@ -425,8 +526,8 @@ def joint_epoch(
     best_epoch = jnp.where(better, joint.epoch, joint.best_epoch)
     patient = joint.epoch - best_epoch < program.patience
     on_test, seen = joint.on_test, {}
-    if data.test is not None:
-        test = _evaluate(program, averaged, data.table, data.test, place)
+    if "test" in found:
+        test = found["test"]
         seen = {f"test_{name}": value for name, value in test.items()}
         higher = learned & (test["weighted_f1"] > on_test["weighted_f1"])
         on_test = {name: jnp.where(higher, test[name], old) for name, old in on_test.items()}

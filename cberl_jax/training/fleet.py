@@ -18,6 +18,7 @@ No other file depends on the number of members or devices.
 
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ from cberl_jax.models.precision import with_precision
 from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
 
 Hyper = Mapping[str, np.ndarray]
+MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
+CPU_MEMORY_SHARE = 0.5
 
 
 def members_like(program: Program, seeds: np.ndarray, hyper: Hyper) -> MemberState:
@@ -105,6 +108,11 @@ class Fleet:
         return {name: with_precision(function, *how) for name, function in each.items()}
 
     @property
+    def members_per_device(self) -> int:
+        """Members that one device computes, copies included; with batches split, a part of each."""
+        return self._each
+
+    @property
     def _pmapped(self) -> bool:
         """Whether members are sharded by pmap."""
         return self.split == 1 and len(self.devices) > 1 and jax.process_count() == 1
@@ -154,6 +162,21 @@ class Fleet:
             lambda leaf: leaf.reshape(self._shards, self._each, *leaf.shape[1:]), self._pad(tree)
         )
         return jax.device_put(each, self._of_pmap)
+
+    def describe(self, tree: Any) -> Any:
+        """Shapes of what ``shard`` makes of all members' leaves, given those of one member."""
+        lead, sharding = (self.padded_members,), self._sharding("member")
+        if self._pmapped:
+            lead, sharding = (self._shards, self._each), self._of_pmap
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding),
+            tree,
+        )
+
+    def describe_one(self, tree: Any) -> Any:
+        """Shapes of one member's leaves, given those of all members from ``shard``."""
+        lead = 2 if self._pmapped else 1
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), tree)
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of a tree that all members read on every device."""
@@ -248,6 +271,16 @@ class Fleet:
         total = stats.argument_size_in_bytes + stats.temp_size_in_bytes
         total += stats.output_size_in_bytes - stats.alias_size_in_bytes
         return total // self._each, total
+
+
+def memory_of_device() -> int:
+    """Bytes that a program may use on each of this process's devices."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(MEMORY_SHARE * stats["bytes_limit"])
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(CPU_MEMORY_SHARE * total) // len(devices)
 
 
 def compile_once(function: Callable, *arguments: Any) -> Callable:

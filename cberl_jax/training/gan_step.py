@@ -52,15 +52,20 @@ def gan_optimizer(hyper: Hyper) -> optax.GradientTransformation:
     return optax.adam(hyper["gan.learning_rate"], b1=0.5)
 
 
-def draw_domains(key: jax.Array, data: Dataset, batch_size: int) -> tuple[Utterances, Utterances]:
-    """Draws a batch of each domain: sources uniformly, targets with equal shares of the classes."""
+def draw_indices(key: jax.Array, data: Dataset, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """[B] int of each domain: sources uniformly, targets with equal shares of the classes."""
     source_key, class_key, target_key = jax.random.split(key, 3)
     domains = data.domains
     source = domains.source[jax.random.randint(source_key, (batch_size,), 0, domains.sources)]
     group = jax.random.randint(class_key, (batch_size,), 0, domains.groups)
     place = jax.random.uniform(target_key, (batch_size,))
     place = place * domains.count[group].astype(place.dtype)
-    target = domains.target[domains.start[group] + place.astype(jnp.int32)]
+    return source, domains.target[domains.start[group] + place.astype(jnp.int32)]
+
+
+def draw_domains(key: jax.Array, data: Dataset, batch_size: int) -> tuple[Utterances, Utterances]:
+    """Draws a batch of each domain, as ``draw_indices`` does."""
+    source, target = draw_indices(key, data, batch_size)
 
     def look_up(index):
         present = {m: there[index] for m, there in data.table.present.items()}

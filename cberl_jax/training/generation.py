@@ -43,14 +43,28 @@ def make_epoch(
 
     Args: as of ``generate``, and the numeric settings.
     """
-    count, candidates = data.sources.shape
-    if not count:
+    if not len(data.sources):
         return None
     source_key, generate_key, place_key = jax.random.split(key, 3)
-    choice = jax.random.randint(source_key, (count,), 0, candidates)
-    source = data.sources[jnp.arange(count), choice]
+    source = _draw_one(data.sources, source_key)
     features = generate(gan, params, data, source, generate_key)
     return Made(source, features, _draw_places(data, place_key, hyper))
+
+
+def _draw_one(candidates: jax.Array, key: jax.Array) -> jax.Array:
+    """[M] one of the k candidates of each, [M, k]."""
+    count, most = candidates.shape
+    choice = jax.random.randint(key, (count,), 0, most)
+    return candidates[jnp.arange(count), choice]
+
+
+def draw_looked_up(data: Dataset, key: jax.Array) -> jax.Array:
+    """[M] or [2M] int, the utterances whose features ``make_epoch`` looks up, given its key."""
+    source_key, generate_key, _ = jax.random.split(key, 3)
+    source = _draw_one(data.sources, source_key)
+    if not data.neighbours.shape[1]:
+        return source
+    return jnp.concatenate([source, _draw_one(data.neighbours, jax.random.split(generate_key)[0])])
 
 
 def generate(
@@ -77,11 +91,8 @@ def generate(
 def _interpolate(data: Dataset, features: Mapping[str, jax.Array], key: jax.Array):
     """Moves each utterance a part of the way to one of its neighbours, modality -> [M, d_m]."""
     choice_key, way_key = jax.random.split(key)
-    count, nearest = data.neighbours.shape
-    choice = jax.random.randint(choice_key, (count,), 0, nearest)
-    towards = data.neighbours[jnp.arange(count), choice]
-    way = jax.random.uniform(way_key, (count, 1))
-    end = data.table.look_up(towards)
+    way = jax.random.uniform(way_key, (len(data.neighbours), 1))
+    end = data.table.look_up(_draw_one(data.neighbours, choice_key))
     return {m: x + way * (end[m] - x) for m, x in features.items()}
 
 

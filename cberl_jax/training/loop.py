@@ -26,6 +26,8 @@ from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.prepare import Members, Prepared
+from cberl_jax.training.streamed_epochs import Streamed
+from cberl_jax.training.streaming import find_budget
 from cberl_jax.training.transfer import take_over
 
 
@@ -110,6 +112,9 @@ class Training:
         self.started_at = self.done["joint"]
         self.workdir.keep_metrics(self.done)
         self.load(state)
+        if self.streamed is not None:
+            gigabytes = self.streamed.size / 1e9
+            self.progress.say(f"the corpus has {gigabytes:.3g} GB: its rows come from the host")
 
     def _begin(self, state: MemberState) -> MemberState:
         """What the members start from, given what was drawn."""
@@ -136,8 +141,18 @@ class Training:
     def load(self, state: MemberState) -> None:
         """Deals the members out to the devices, and their data and settings."""
         self.state = self.fleet.shard(state)
-        self.shared = self.fleet.replicate(self.prepared.data)
+        self.streamed = self._stream()
+        data = self.prepared.data if self.streamed is None else self.streamed.data
+        self.shared = self.fleet.replicate(data)
         self.hyper = self.fleet.shard(self.members.hyper)
+
+    def _stream(self) -> Streamed | None:
+        """What brings rows from the host; None where the corpus lies on the devices."""
+        data, asked = self.prepared.data, self.config.train.corpus_bytes
+        budget = find_budget(data.table, asked, self.prepared.folds is not None)
+        if not budget:
+            return None
+        return Streamed(self.fleet, data, len(self.members.seeds), budget)
 
     def save(self) -> None:
         """Begins to write a checkpoint, once per number of epochs."""
@@ -173,7 +188,13 @@ class Training:
         """The compiled epoch of one stage."""
         arguments = (self.state, self.shared, self.hyper)
         with self.clock.measure("compile_s"), self.stopper.all_saved():
+            if self.streamed is not None:
+                return self.streamed.compile(name, *arguments)
             return self.fleet.compile(name, self.fleet.stages[name], arguments)
+
+    def memory(self, name: str) -> tuple[int, int]:
+        """Bytes on one device that a compiled stage needs: per member, and for all of them."""
+        return (self.streamed or self.fleet).memory(name)
 
     def stage(self, name: str, epochs: int) -> None:
         """Runs what is left of one stage.

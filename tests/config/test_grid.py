@@ -75,6 +75,7 @@ def test_a_grid_keeps_the_order_of_its_arguments():
         (["data.allow_repeats=True"], "cannot be swept: .* --config.data.allow_repeats"),
         (["data.path=a.npz,b.npz"], "data.path cannot be swept: .* --data"),
         (["train.checkpoint_seconds=0,1"], "cannot be swept: .* --config.train.checkpoint_seconds"),
+        (["train.corpus_bytes=0,1"], "cannot be swept: .* --config.train.corpus_bytes"),
         (["train.select=accuracy,macro_f1"], "cannot be swept: .* --config.train.select"),
     ],
 )

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The known run and float64, single steps, members against single runs and resumed runs, parity
-# with PyTorch, and runs that resume from an older checkpoint or from their beginning.
+# The known run and float64, single steps, members against single runs and resumed runs, rows from
+# the host to the bit, parity with PyTorch, and runs that resume from an older checkpoint or from
+# their beginning.
 CASES = {
     "numerics": ["tests/training/test_numerics.py", "tests/test_losses.py"],
     "steps": ["tests/training/test_steps.py"],
     "members": ["tests/training/test_members.py"],
+    # Its slow tests, too.
+    "streaming": ["tests/training/test_streaming.py", "-m", ""],
     "parity": ["tests/training/test_torch_parity.py"],
     "resume": ["tests/runtime/test_durability.py", "-k", "newest_sound or from_the_beginning"],
 }
