@@ -2,9 +2,9 @@ r"""Measures speed and memory, also against PyTorch.
 
 cberl benchmark --config=meld --data=meld.npz --out=runs/bench
 
-Sections: the PyTorch reference, members at a time, the forms of attention, the distance to the
-machine's limit, the start, and growth with the corpus. PyTorch is compared with where it is
-installed and the repository is there: pip install -e ".[bench]".
+Sections: the PyTorch reference, members at a time, the forms of attention, rows from the host, the
+distance to the machine's limit, the start, and growth with the corpus. PyTorch is compared with
+where it is installed and the repository is there: pip install -e ".[bench]".
 
 ``--target=h100`` (or tpu-v5e, tpu-v6e) runs nothing: it compiles the training for a device that is
 not there, and says what the programs would need on it.

@@ -34,6 +34,13 @@ _ATTENTION: Columns = {
     "compilation s": lambda r: r["compile_s"],
     "program MB": lambda r: r["program_bytes"] / 1e6,
 }
+_STREAMING: Columns = {
+    "rows from the": lambda r: r["name"],
+    "members": lambda r: str(r["members"]),
+    "features on a device MB": lambda r: r["feature_bytes"] / 1e6,
+    "s an epoch": lambda r: r["epoch_s"],
+    "compilation s": lambda r: r["compile_s"],
+}
 _LIMIT: Columns = {
     "members": lambda r: str(r["members"]),
     "s an epoch": lambda r: r["epoch_s"],
@@ -71,6 +78,11 @@ def _section(title: str, text: str, columns: Columns, lines: Sequence[Line]) -> 
     return [f"## {title}", *([text] if text else []), format_table(list(columns), rows)]
 
 
+def _named(tables: Sequence[Mapping[str, Line]]) -> list[Line]:
+    """The lines of all tables, each with its name."""
+    return [{"name": name, **line} for table in tables for name, line in table.items()]
+
+
 def _start_lines(start: Line) -> list[Line]:
     return [
         {"until": title, "cold_s": start[f"cold_{stage}_s"], "warm_s": start[f"warm_{stage}_s"]}
@@ -92,13 +104,12 @@ def format_benchmark(result: Mapping[str, Any]) -> str:
             f"The same model without GAN stage and copies, {first['steps']} steps an epoch "
             f"({first['dialogues_a_step']} dialogues a step in PyTorch), in turns in one process."
         )
-        lines = [{"name": name, **line} for name, line in table.items()]
-        parts += _section("Against PyTorch", how, _REFERENCE, lines)
+        parts += _section("Against PyTorch", how, _REFERENCE, _named([table]))
     parts += _section("Members", "", _MEMBERS, result.get("members", []))
-    forms = result.get("attention", [])
-    lines = [{"name": name, **line} for table in forms for name, line in table.items()]
     how = "The two values of model.attention in turns in one process; nothing is generated."
-    parts += _section("Forms of attention", how, _ATTENTION, lines)
+    parts += _section("Forms of attention", how, _ATTENTION, _named(result.get("attention", [])))
+    how = "The same epochs, with rows from both in turns in one process; nothing is generated."
+    parts += _section("Rows from the host", how, _STREAMING, _named(result.get("streaming", [])))
     how = (
         "Time that the epoch's matrix products, and that its bytes, would need at the rates "
         "measured on this machine, as a share of the time it takes."

@@ -37,6 +37,8 @@ from cberl_jax.training.epoch import joint_epoch
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import peak_memory
 from cberl_jax.training.prepare import Prepared, list_members, load_data, prepare
+from cberl_jax.training.streamed_epochs import Streamed
+from cberl_jax.training.streaming import count_bytes
 
 REPEATS = 5
 CPU_MEMBERS = (1, 4, 16)
@@ -44,6 +46,8 @@ ACCELERATOR_MEMBERS = (1, 4, 16, 64, 256)
 # Simulated corpora: how many times MELD's size, and turns in a row.
 GROWTH_SIZES = (1, 4, 16)
 GROWTH_LENGTHS = (36, 112, 512)
+# Rows come from the host as if a device had room for this part of the features for each member.
+HOST_SHARE = 8
 # Trainer from a corpus, its settings and the dialogues in a step; one ``train_epoch()`` is one
 # epoch of the reference.
 Reference = Callable[[Prepared, Mapping[str, float], int], Any]
@@ -52,17 +56,27 @@ Reference = Callable[[Prepared, Mapping[str, float], int], Any]
 class Contestant:
     """S members of one program, ready to run epochs one after the other."""
 
-    def __init__(self, prepared: Prepared, config: ConfigDict, members: int):
-        """Compiles the stages and deals the members out to all devices."""
+    def __init__(self, prepared: Prepared, config: ConfigDict, members: int, budget: int = 0):
+        """Compiles the stages and deals the members out to all devices.
+
+        With a budget, rows come from the host: as many bytes of features lie on a device.
+        """
         self.members = list_members(config, range(members))
         self.fleet = Fleet(prepared.program, members)
         start = time.perf_counter()
         state = self.fleet.create(self.members.seeds, self.members.hyper)
         self.state = self.fleet.shard(state)
-        self.shared = self.fleet.replicate(prepared.data)
         self.hyper = self.fleet.shard(self.members.hyper)
-        arguments = (self.state, self.shared, self.hyper)
-        self.steps = {n: self.fleet.compile(n, e, arguments) for n, e in self.fleet.stages.items()}
+        if budget:
+            streamed = Streamed(self.fleet, prepared.data, members, budget)
+            self.shared = self.fleet.replicate(streamed.data)
+            arguments = (self.state, self.shared, self.hyper)
+            self.steps = {n: streamed.compile(n, *arguments) for n in self.fleet.stages}
+        else:
+            self.shared = self.fleet.replicate(prepared.data)
+            arguments = (self.state, self.shared, self.hyper)
+            stages = self.fleet.stages.items()
+            self.steps = {n: self.fleet.compile(n, stage, arguments) for n, stage in stages}
         self.compile_s = time.perf_counter() - start
 
     def __call__(self, stage: str = "joint") -> None:
@@ -166,6 +180,31 @@ def measure_attention(
             "member_epoch_s": statistics.median(values) / members,
             "compile_s": contestants[name].compile_s,
             "program_bytes": contestants[name].fleet.memory("joint")[1],
+        }
+        for name, values in seconds.items()
+    }
+
+
+def measure_streaming(
+    config: ConfigDict, members: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """The corpus on the devices, and its rows from the host, in turns; nothing is generated.
+
+    Returns:
+      Where the rows lie -> members, bytes of features on a device, median seconds of an epoch, and
+      of compilation.
+    """
+    config, prepared = _prepare(config, **{"augment.method": "none"})
+    size = count_bytes(prepared.data.table)
+    budgets = {"device": 0, "host": members * size // HOST_SHARE}
+    contestants = {n: Contestant(prepared, config, members, b) for n, b in budgets.items()}
+    seconds = time_in_turns(contestants, repeats)
+    return {
+        name: {
+            "members": members,
+            "feature_bytes": budgets[name] or size,
+            "epoch_s": statistics.median(values),
+            "compile_s": contestants[name].compile_s,
         }
         for name, values in seconds.items()
     }
@@ -362,7 +401,7 @@ def _own_process(function: Callable, *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-SECTIONS = ("reference", "members", "attention", "limit", "start", "growth")
+SECTIONS = ("reference", "members", "attention", "streaming", "limit", "start", "growth")
 
 
 def benchmark(
@@ -399,6 +438,7 @@ def benchmark(
         "reference": [(measure_reference, config, reference, repeats)] if reference else [],
         "members": [(measure_members, config, count, repeats) for count in counts],
         "attention": [(measure_attention, config, n, repeats) for n in (counts[0], counts[2])],
+        "streaming": [(measure_streaming, config, n, repeats) for n in (counts[0], counts[2])],
         "limit": [(measure_limit, config, count, repeats) for count in (counts[0], counts[2])],
         "start": [(measure_start, train, flags)],
         "growth": [(measure_growth, config, size, 36, repeats) for size in GROWTH_SIZES]

@@ -19,6 +19,7 @@ from cberl_jax.studies.benchmark import (
     measure_growth,
     measure_limit,
     measure_reference,
+    measure_streaming,
     time_in_turns,
 )
 from cberl_jax.training.prepare import load_data, prepare
@@ -84,6 +85,16 @@ def test_both_forms_of_attention_are_measured(config):
     report = {"machine": {"device": "this", "devices": 1, "cores": 2}, "repeats": 1}
     text = format_benchmark(report | {"attention": [found]})
     assert "## Forms of attention" in text and "| edges     | 2 " in text
+
+
+def test_rows_from_the_host_are_measured_beside_those_on_the_device(config):
+    found = measure_streaming(config, 2, repeats=1)
+    assert list(found) == ["device", "host"]
+    assert found["host"]["feature_bytes"] == found["device"]["feature_bytes"] // 4 > 0
+    assert all(row["epoch_s"] > 0 and row["compile_s"] > 0 for row in found.values())
+    report = {"machine": {"device": "this", "devices": 1, "cores": 2}, "repeats": 1}
+    text = format_benchmark(report | {"streaming": [found]})
+    assert "## Rows from the host" in text and "| host          | 2 " in text
 
 
 def test_growth_tells_utterances_and_rows(config):
