@@ -19,8 +19,7 @@ CASES = {
     "numerics": ["tests/training/test_numerics.py", "tests/test_losses.py"],
     "steps": ["tests/training/test_steps.py"],
     "members": ["tests/training/test_members.py"],
-    # Its slow tests, too.
-    "streaming": ["tests/training/test_streaming.py", "-m", ""],
+    "streaming": ["tests/training/test_streaming.py"],
     "parity": ["tests/training/test_torch_parity.py"],
     "resume": ["tests/runtime/test_durability.py", "-k", "newest_sound or from_the_beginning"],
 }
