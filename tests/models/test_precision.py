@@ -93,6 +93,7 @@ def test_an_accelerator_is_asked_for_it_with_every_product(precision, platform, 
     assert text.count("dot_general[") == text.count(stated) == 2
 
 
+@pytest.mark.slow
 def test_a_training_takes_the_precision_and_says_so(tmp_path):
     write_npz(tiny_corpus(), tmp_path / "corpus.npz")
     config = tiny_config(**BARE | {"data.path": str(tmp_path / "corpus.npz"), "train.epochs": 2})

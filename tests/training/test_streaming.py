@@ -80,6 +80,7 @@ def test_a_run_has_the_numbers_of_one_whose_corpus_lies_on_the_devices(method, c
     assert_same(streamed, there)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_rows_from_the_host(corpus, tmp_path):
     config = config_of(corpus, **{"augment.method": "smote", "train.checkpoint_seconds": 0.0})
     there = results(config, tmp_path / "there")
