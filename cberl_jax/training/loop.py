@@ -206,6 +206,8 @@ class Training:
         if self.done[name] >= epochs or self._all_stopped(name):
             return
         if not self.fleet.has_compiled(name):
+            # So that a signal can end a compilation at once.
+            self.checkpoints.wait()
             self.progress.say(f"compiling the {name} stage")
         step = self.compile(name)
         with self.progress.stage(name, self.done[name], epochs) as show:
