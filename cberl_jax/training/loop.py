@@ -217,6 +217,9 @@ class Training:
                     self.state, record = step(self.state, self.shared, self.hyper)
                     record = self.fleet.gather(record, len(self.members.seeds))
                 seconds = time.monotonic() - before
+                if self._is_due(seconds):
+                    # An epoch is shown as done once the checkpoint before it is whole.
+                    self.checkpoints.wait()
                 show(self._record(name, record))
                 self.done[name] += 1
                 self._pause(seconds)
@@ -231,12 +234,16 @@ class Training:
             self.checkpoints.wait()
             raise Interrupted(received)
 
+    def _is_due(self, seconds: float) -> bool:
+        """Whether a checkpoint is to be written after an epoch of so many seconds."""
+        late = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
+        # SIGTERM does not wait for the end of a long epoch: no other one is to be lost with it.
+        return late or seconds > GRACE_SECONDS
+
     def _agree(self, seconds: float) -> tuple[int, bool]:
         """The signal that any process received, 0 for none; whether a checkpoint is due."""
-        due = time.monotonic() - self.saved_at >= self.config.train.checkpoint_seconds
-        # SIGTERM does not wait for the end of a long epoch: no other one is to be lost with it.
-        due |= seconds > GRACE_SECONDS
-        every = processes.gather(np.asarray([self.stopper.received or 0, due]))
+        signal = self.stopper.received or 0
+        every = processes.gather(np.asarray([signal, self._is_due(seconds)]))
         # Clocks differ: the main process's counts.
         return int(every[:, 0].max()), bool(every[0, 1])
 
