@@ -98,6 +98,11 @@ class Checkpoints:
         if unfinished is not None:
             unfinished.result()
 
+    def close(self) -> None:
+        """Ends the thread, once nothing is being written; raises as ``wait``."""
+        with self._thread:
+            self.wait()
+
     @property
     def latest(self) -> int | None:
         """The newest checkpoint's step, or None where there is none; once it is written."""
@@ -248,4 +253,4 @@ def open_checkpoints(folder: pathlib.Path) -> Iterator[Checkpoints]:
         try:
             yield checkpoints
         finally:
-            checkpoints.wait()
+            checkpoints.close()
