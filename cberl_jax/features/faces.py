@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cberl_jax.errors import UserError
-from cberl_jax.features.kept import hash_file
 from cberl_jax.features.optional import load_library
+from cberl_jax.runtime.files import hash_file
 
 # A face is cut out as a square, by this share of its longer side wider on each side.
 MARGIN = 0.25

@@ -1,6 +1,5 @@
 """The folder of a tuned text encoder: the encoder, and a note of how it reads and was made."""
 
-import hashlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from cberl_jax.errors import UserError
 from cberl_jax.features.context import ALONE, Context, read_context
-from cberl_jax.runtime.files import explaining_failure, write_json
+from cberl_jax.runtime.files import explaining_failure, hash_file, write_json
 
 NOTE = "cberl_jax.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt")
@@ -98,12 +97,6 @@ def hash_weights(folder: str) -> dict[str, str]:
     """File -> sha256 of the weights in a folder and those below it; empty for no folder."""
     found = sorted(p for p in Path(folder).rglob("*") if p.suffix in _WEIGHTS and p.is_file())
     return {path.relative_to(folder).as_posix(): hash_file(path) for path in found}
-
-
-def hash_file(path: str | os.PathLike) -> str:
-    """The sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_harmless(folder: Path) -> None:

@@ -22,7 +22,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.features.context import ALONE, read_context
 from cberl_jax.features.encode import TextReader
 from cberl_jax.features.extract import make_corpus
-from cberl_jax.features.kept import check_harmless, hash_file, hash_weights, list_seeds
+from cberl_jax.features.kept import check_harmless, hash_weights, list_seeds
 from cberl_jax.features.provenance import hash_state
 from cberl_jax.features.sound_and_sight import (
     EGEMAPS,
@@ -34,7 +34,7 @@ from cberl_jax.features.sound_and_sight import (
 )
 from cberl_jax.features.text import PACKAGED, find_folder, load_encoder
 from cberl_jax.features.timing import timing_features
-from cberl_jax.runtime.files import expand, explaining_failure
+from cberl_jax.runtime.files import expand, explaining_failure, hash_file
 
 Records = Mapping[str, Mapping[str, Any]]
 TEXT, TIMING, FUNCTIONAL, SPEECH, SIGHT = "text", "timing", "functionals", "audio", "visual"

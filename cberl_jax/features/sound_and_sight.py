@@ -14,12 +14,13 @@ from cberl_jax.errors import UserError
 from cberl_jax.features import audio
 from cberl_jax.features.clips import Clips, Reading, Task, find_clips, make_rows
 from cberl_jax.features.faces import CROP, Faces
-from cberl_jax.features.kept import hash_file, hash_weights
+from cberl_jax.features.kept import hash_weights
 from cberl_jax.features.media import RATE
 from cberl_jax.features.optional import load_library
 from cberl_jax.features.provenance import describe_encoder, describe_extractor, name_file
 from cberl_jax.features.speech import LONGEST, SpeechEncoder
 from cberl_jax.features.vision import MOST_FRAMES, VisualEncoder
+from cberl_jax.runtime.files import hash_file
 
 EGEMAPS = "egemaps"
 # What a record calls it.

@@ -6,7 +6,6 @@ and adds up in a thread, so that the devices compute meanwhile.
 """
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import shutil
@@ -21,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from cberl_jax.errors import UserError
 from cberl_jax.runtime import processes
-from cberl_jax.runtime.files import explaining_failure, write_json
+from cberl_jax.runtime.files import explaining_failure, hash_file, write_json
 
 KEPT = 2
 
@@ -162,13 +161,8 @@ def _sums_file(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 def _add_up(checkpoint: pathlib.Path) -> dict[str, str]:
     """File of a checkpoint, by its path in it -> sha256 of its contents."""
-    sums = {}
-    for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            sums[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
-    return sums
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files}
 
 
 def find_damage(folder: pathlib.Path, step: int) -> str | None:

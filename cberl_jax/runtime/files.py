@@ -1,6 +1,7 @@
 """How files are written: whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -118,3 +119,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """The sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,8 +16,8 @@ from cberl_jax.data.provenance import find_difference
 from cberl_jax.errors import UserError
 from cberl_jax.features.extract import Sources, extract
 from cberl_jax.features.faces import Box, Faces
-from cberl_jax.features.kept import hash_file
 from cberl_jax.features.sound_and_sight import MediaSources
+from cberl_jax.runtime.files import hash_file
 
 ROOT = Path(__file__).parents[2]
 HEAD = "dialogue,speaker,text,split,label,audio"
