@@ -28,7 +28,19 @@ status=0
 "$python" -m pytest -n 0 -q -p no:cacheprovider tests/test_losses.py tests/models \
   tests/training/test_steps.py > "$out/tests.txt" 2>&1 || status=1
 tail -n 3 "$out/tests.txt"
-"$python" -m cberl_jax benchmark --config=meld --data="$corpus" --out="$out/benchmark" \
-  > "$out/benchmark.txt" 2>&1 || status=1
-tail -n 3 "$out/benchmark.txt"
+# measure NAME [FLAG...]: a benchmark with other settings, in $out/NAME.
+measure() {
+  local name=$1
+  shift
+  "$python" -m cberl_jax benchmark --config=meld --data="$corpus" --out="$out/$name" "$@" \
+    > "$out/$name.txt" 2>&1 || status=1
+  tail -n 3 "$out/$name.txt"
+}
+measure benchmark
+# What was never timed on a device: bfloat16 factors, larger batches, and on a
+# GPU the loop over steps as one launch (a command buffer).
+measure bfloat16 --sections=members --config.train.precision=bfloat16
+measure rows16 --sections=members --config.train.rows_per_batch=16
+XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer=+WHILE" \
+  measure command_buffers --sections=members
 exit "$status"

@@ -205,13 +205,13 @@ def _start_devices() -> None:
         return
     import jax
 
-    from cberl_jax.runtime.processes import in_cluster, is_main, start_processes
+    from cberl_jax.runtime.processes import divide_cpu, in_cluster, is_main, start_processes
 
     if values.cpu_devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", values.cpu_devices)
     elif values.coordinator is None and not in_cluster():
-        devices = _divide_cpu(_count_members())
+        devices = divide_cpu(_count_members())
         if devices > 1:
             jax.config.update("jax_num_cpu_devices", devices)
     start_processes(values.coordinator, values.num_processes, values.process_id)
@@ -230,18 +230,6 @@ def _count_members() -> int:
     if "folds" not in values or not (values.folds or values.fold_by):
         return seeds
     return seeds * (int(values.folds) if (values.folds or "").isdecimal() else 2)
-
-
-def _divide_cpu(members: int) -> int:
-    """How many devices the CPU is divided into: one per core where each gets a member.
-
-    A core that trains its own members waits for no other one. It changes nothing where jax finds an
-    accelerator, or where ``XLA_FLAGS`` say how many devices there are.
-    """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return cores if members >= cores else 1
 
 
 def define_workdir(what: str) -> None:

@@ -1,7 +1,8 @@
 """What a compiled program does, read from its text: kernels, loops, products, bytes.
 
 The text is XLA's optimised HLO, as ``compiled.as_text()`` gives it. Loops are multiplied by the
-trip counts that the compiler states.
+trip counts that the compiler states, or else by the bound that their counter is compared with, as
+the loops of jax count: from 0, by 1.
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
-_SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9a-z]+)?)\[([0-9,]*)\]")
+# With its layout: what has a memory space, S(1), is not in the device's main memory.
+_SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9a-z]+)?)\[([0-9,]*)\](\{[^}]*\})?")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|true_computation|false_computation)="
@@ -24,8 +26,10 @@ _BYTES = {"pred": 1, "s4": 1, "u4": 1, "token": 0, "opaque": 0}
 _FREE = frozenset(
     {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
     | {"call", "after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency"}
-    | {"async-done", "async-update", "copy-done", "domain"}
+    | {"async-done", "async-update", "copy-done", "slice-done", "domain"}
 )
+# Calls of a TPU's compiler that name or join memory.
+_NAMING = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 _COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 # Calls of the host, or data that goes there.
 _HOST = ("callback", "infeed", "outfeed", "send", "recv")
@@ -55,7 +59,7 @@ class Kernel(NamedTuple):
     Attributes:
       times: how often in one run of the program.
       flops: of its matrix products, each time.
-      size: bytes of its operands and result, each time.
+      size: bytes of its operands and result in the device's main memory, each time.
     """
 
     times: int
@@ -80,13 +84,14 @@ class Loop(NamedTuple):
 
 
 def _shapes(text: str) -> list[tuple[str, list[int]]]:
-    return [(kind, [int(n) for n in sizes.split(",") if n]) for kind, sizes in _SHAPE.findall(text)]
+    found = _SHAPE.findall(text)
+    return [(kind, [int(n) for n in sizes.split(",") if n]) for kind, sizes, _ in found]
 
 
 def _size(text: str) -> int:
-    """Bytes of a result."""
+    """Bytes of a result in the device's main memory."""
     total = 0
-    for kind, sizes in _shapes(text):
+    for kind, sizes in _shapes(_SHAPE.sub(lambda m: "" if "S(" in (m[3] or "") else m[0], text)):
         digits = re.search(r"\d+", kind)
         each = _BYTES.get(kind, int(digits[0]) // 8 if digits else 1)
         total += each * math.prod(sizes)
@@ -94,7 +99,13 @@ def _size(text: str) -> int:
 
 
 class Program:
-    """A compiled program, taken apart."""
+    """A compiled program, taken apart.
+
+    Attributes:
+      kernels: all of them.
+      loops: all of them.
+      unknown_loops: names of those whose rounds are not known, which count as one.
+    """
 
     def __init__(self, text: str):
         """Reads the program's text."""
@@ -110,6 +121,8 @@ class Program:
                 name, shape, opcode, rest = found.groups()
                 arguments = rest.split("), ", 1)[0]
                 own[name] = Instruction(name, shape, opcode, _OPERAND.findall(arguments), rest)
+        loops = [x for x in self.instructions() if x.opcode == "while"]
+        self.unknown_loops = [loop.name for loop in loops if self._trips(loop) is None]
         self.kernels = list(self._list_kernels(self._entry, 1))
         self.loops = list(self._list_loops(self._entry, 1))
 
@@ -121,7 +134,8 @@ class Program:
     def _runs(self, instruction: Instruction) -> list[tuple[str, int]]:
         """The computations of control flow that an instruction runs, and how often."""
         if instruction.opcode == "while":
-            return [(name, trip_count(instruction)) for name in self._called(instruction)]
+            trips = self._trips(instruction) or 1
+            return [(name, trips) for name in self._called(instruction)]
         if instruction.opcode in ("conditional", "call"):
             return [(name, 1) for name in self._called(instruction)]
         # Command buffers of a GPU, and what runs beside the rest.
@@ -129,13 +143,27 @@ class Program:
             return [(name, 1) for name in self._called(instruction)]
         return []
 
+    def _trips(self, loop: Instruction) -> int | None:
+        """The rounds of a loop; None where they are not known."""
+        stated = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
+        if stated:
+            return int(stated[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
+        own = self._computations.get(condition[1], {}) if condition else {}
+        compared = [x for x in own.values() if x.opcode == "compare"]
+        if len(compared) != 1 or "direction=LT" not in compared[0].text:
+            return None
+        bound = own.get(compared[0].operands[-1])
+        number = re.match(r"(\d+)\)", bound.text) if bound and bound.opcode == "constant" else None
+        return int(number[1]) if number else None
+
     def _list_kernels(self, computation: str, times: int) -> Iterator[Kernel]:
         own = self._computations[computation]
         for instruction in own.values():
             inner = self._runs(instruction)
             for name, rounds in inner:
                 yield from self._list_kernels(name, times * rounds)
-            if not inner and instruction.opcode not in _FREE:
+            if not inner and not _is_free(instruction):
                 yield Kernel(times, self._flops(instruction, own), self._moved(instruction, own))
 
     def _list_loops(self, computation: str, times: int) -> Iterator[Loop]:
@@ -152,15 +180,22 @@ class Program:
         total = 0.0
         for inner in (self._computations[name] for name in self._called(instruction)):
             total += sum(self._flops(one, inner) for one in inner.values())
-        contracted = _contracted(instruction)
-        if contracted is not None and instruction.operands[0] in own:
-            sizes = _shapes(own[instruction.operands[0]].shape)[0][1]
-            result = _shapes(instruction.shape)[0][1]
-            total += 2.0 * math.prod(result) * math.prod(sizes[axis] for axis in contracted)
-        return total
+        if not _is_product(instruction) or any(n not in own for n in instruction.operands[:2]):
+            return total
+        left, right = (_shapes(own[name].shape)[0][1] for name in instruction.operands[:2])
+        result = _shapes(instruction.shape)[0][1]
+        if instruction.opcode == "convolution":
+            return total + 2.0 * _count_convolution(instruction.text, left, right, result)
+        summed = math.prod(left[axis] for axis in _contracted(instruction))
+        return total + 2.0 * math.prod(result) * summed
 
     def _moved(self, instruction: Instruction, own: Mapping[str, Instruction]) -> int:
         """Bytes that an instruction reads and writes; of an array that it slices, the slices."""
+        if instruction.opcode in ("copy-start", "slice-start"):
+            # Its result is a tuple: the source, what is copied of it, a flag.
+            source, copied = (m[0] for m in list(_SHAPE.finditer(instruction.shape))[:2])
+            away = "S(" in source
+            return _size(copied) + (0 if away else _size(copied.partition("{")[0]))
         called = self._called(instruction) if instruction.opcode == "fusion" else []
         if not called:
             inner, given = own, dict.fromkeys(instruction.operands)
@@ -198,7 +233,7 @@ class Program:
         found: Counter = Counter()
         for own in self._computations.values():
             for one in own.values():
-                if _contracted(one) is not None:
+                if _is_product(one):
                     taken = {_shapes(own[n].shape)[0][0] for n in one.operands[:2] if n in own}
                     found[f"{', '.join(sorted(taken))} -> {_shapes(one.shape)[0][0]}"] += 1
         return found
@@ -223,18 +258,59 @@ class Program:
         return sum(f"{kind}[" in x.shape for x in self.instructions())
 
 
-def trip_count(loop: Instruction) -> int:
-    """The rounds of a loop, as the compiler states them; 1 where it does not."""
-    found = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
-    return int(found[1]) if found else 1
+def _is_free(instruction: Instruction) -> bool:
+    """Whether it starts nothing on a device."""
+    if instruction.opcode == "custom-call":
+        return any(f'custom_call_target="{name}"' in instruction.text for name in _NAMING)
+    return instruction.opcode in _FREE
 
 
-def _contracted(one: Instruction) -> list[int] | None:
-    """The axes of the first operand that a product sums over; None for anything else."""
+def _is_product(one: Instruction) -> bool:
+    """Whether it is a matrix product; a TPU has them as convolutions."""
+    if one.opcode == "custom-call":
+        return "gemm" in one.text.split("backend_config=")[0]
+    return one.opcode in ("dot", "convolution")
+
+
+def _contracted(one: Instruction) -> list[int]:
+    """The axes of the first operand that a product sums over."""
     if one.opcode == "dot":
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.text)
         return [int(axis) for axis in axes[1].split(",") if axis] if axes else []
-    if one.opcode == "custom-call" and "gemm" in one.text.split("backend_config=")[0]:
-        axes = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', one.text)
-        return [int(axis) for axis in json.loads(axes[1])] if axes else []
-    return None
+    axes = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', one.text)
+    return json.loads(axes[1]) if axes else []
+
+
+def _count_convolution(text: str, left: list[int], right: list[int], result: list[int]) -> int:
+    """The multiplications of a convolution, those with padding or holes left out.
+
+    A TPU's batched product is a convolution over its batch axes, whose window meets one entry.
+
+    Args:
+      text: its instruction: the window and the meaning of the axes.
+      left: sizes of the input.
+      right: sizes of the kernel.
+      result: sizes of the output.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
+    given = re.search(r"window=\{([^}]*)\}", text)
+    if labels is None:
+        return 0
+    inputs, kernel, outputs = labels.groups()
+    window = dict(part.split("=") for part in given[1].split()) if given else {}
+    count = result[outputs.index("b")] * result[outputs.index("f")] * right[kernel.index("i")]
+    for axis in (n for n in outputs if n.isdigit()):
+
+        def of(name: str, default: str, axis: int = int(axis)) -> str:
+            return window[name].split("x")[axis] if name in window else default
+
+        stride, holes, spread = (int(of(n, "1")) for n in ("stride", "lhs_dilate", "rhs_dilate"))
+        before = int(of("pad", "0_0").split("_")[0])
+        end = (left[inputs.index(axis)] - 1) * holes + 1
+        count *= sum(
+            0 <= place < end and place % holes == 0
+            for start in range(result[outputs.index(axis)])
+            for step in range(right[kernel.index(axis)])
+            for place in [start * stride + step * spread - before]
+        )
+    return count

@@ -11,6 +11,7 @@ Columns = Mapping[str, Callable[[Line], Any]]
 
 _REFERENCE: Columns = {
     "contestant": lambda r: r["name"],
+    "devices": lambda r: str(r["devices"]),
     "s an epoch": lambda r: r["epoch_s"],
     "fastest": lambda r: r["fastest_s"],
     "slowest": lambda r: r["slowest_s"],
@@ -19,6 +20,7 @@ _REFERENCE: Columns = {
 }
 _MEMBERS: Columns = {
     "members": lambda r: str(r["members"]),
+    "devices": lambda r: str(r["devices"]),
     "s an epoch": lambda r: r["epoch_s"],
     "s a member": lambda r: r["member_epoch_s"],
     "s a GAN epoch": lambda r: r["gan_epoch_s"],

@@ -42,6 +42,13 @@ def format_targets(results: Sequence[Mapping[str, Any]], targets: Mapping[str, A
         "as they run. What is not counted: caches, kernels that run side by side, waiting for the "
         "host.",
     ]
+    parts += [
+        f"{result['title']}, {line['stage']}: how often these loops run is not known; they count "
+        f"once, so that all figures are too low: {', '.join(line['unknown_loops'])}."
+        for result in results
+        for line in result["stages"]
+        if line["unknown_loops"]
+    ]
     listed = [
         f"- {own.title}: {own.launch * 1e6:g} us a launch, {own.flops / 1e12:g} TFLOP/s, "
         f"{own.bandwidth / 1e12:g} TB/s"

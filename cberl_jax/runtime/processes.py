@@ -20,6 +20,18 @@ HEARTBEAT_SECONDS = 30
 LOST_STATUS = 1
 
 
+def divide_cpu(members: int) -> int:
+    """How many devices the CPU is divided into: one per core where each gets a member.
+
+    A core that trains its own members waits for no other one. It changes nothing where jax finds an
+    accelerator, or where ``XLA_FLAGS`` say how many devices there are.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return cores if members >= cores else 1
+
+
 def start_processes(
     coordinator: str | None = None, number: int | None = None, own: int | None = None
 ) -> None:

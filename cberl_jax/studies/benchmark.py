@@ -32,6 +32,7 @@ from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simula
 from cberl_jax.models.mgnn import ATTENTIONS
 from cberl_jax.reports.benchmark import format_benchmark
 from cberl_jax.runtime.files import write_json, write_text
+from cberl_jax.runtime.processes import divide_cpu
 from cberl_jax.runtime.progress import print_now
 from cberl_jax.training.epoch import joint_epoch
 from cberl_jax.training.fleet import Fleet
@@ -54,7 +55,11 @@ Reference = Callable[[Prepared, Mapping[str, float], int], Any]
 
 
 class Contestant:
-    """S members of one program, ready to run epochs one after the other."""
+    """S members of one program, ready to run epochs one after the other.
+
+    They are trained on all devices, as the commands train them: on a CPU that is divided, members
+    that are fewer than its devices have one.
+    """
 
     def __init__(self, prepared: Prepared, config: ConfigDict, members: int, budget: int = 0):
         """Compiles the stages and deals the members out to all devices.
@@ -62,7 +67,10 @@ class Contestant:
         With a budget, rows come from the host: as many bytes of features lie on a device.
         """
         self.members = list_members(config, range(members))
-        self.fleet = Fleet(prepared.program, members)
+        devices = jax.devices()
+        if not _on_accelerator() and members < len(devices):
+            devices = devices[:1]
+        self.fleet = Fleet(prepared.program, members, devices)
         start = time.perf_counter()
         state = self.fleet.create(self.members.seeds, self.members.hyper)
         self.state = self.fleet.shard(state)
@@ -133,6 +141,7 @@ def measure_reference(
             "slowest_s": max(values),
             "per_member_s": statistics.median(values) / counts[name],
             "times_faster": rival * counts[name] / statistics.median(values),
+            "devices": len(contestants[name].fleet.devices) if name != "PyTorch" else 1,
             "steps": steps,
             "dialogues_a_step": dialogues,
         }
@@ -149,6 +158,7 @@ def measure_members(config: ConfigDict, members: int, repeats: int) -> dict[str,
     joint = statistics.median(seconds["joint"])
     return {
         "members": members,
+        "devices": len(contestant.fleet.devices),
         "epoch_s": joint,
         "member_epoch_s": joint / members,
         "gan_epoch_s": statistics.median(seconds["gan"]) if "gan" in seconds else 0.0,
@@ -394,13 +404,22 @@ def _on_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def _own_process(function: Callable, *arguments: Any) -> Any:
-    """Calls a function in a fresh process."""
+def _own_process(function: Callable, *arguments: Any, devices: int = 1) -> Any:
+    """Calls a function in a fresh process, in which a CPU is divided into so many devices."""
     fresh = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=fresh) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, fresh, _divide, (devices,)) as pool:
         return pool.submit(function, *arguments).result()
 
 
+def _divide(devices: int) -> None:
+    # One is the default, and XLA_FLAGS may say another number.
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+# Of these the CPU is divided into a device per core, as the commands do it; the others compare what
+# one device does.
+DIVIDED = ("reference", "members")
 SECTIONS = ("reference", "members", "attention", "streaming", "limit", "start", "growth")
 
 
@@ -448,7 +467,8 @@ def benchmark(
         result[section] = []
         for function, *arguments in plan[section]:
             say(f"measuring {section} {len(result[section]) + 1} of {len(plan[section])}")
-            result[section].append(_own_process(function, *arguments))
+            devices = divide_cpu(CPU_MEMBERS[-1]) if section in DIVIDED else 1
+            result[section].append(_own_process(function, *arguments, devices=devices))
         write_json(folder / "benchmark.json", result)
         write_text(folder / "benchmark.md", format_benchmark(result))
     return result

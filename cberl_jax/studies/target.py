@@ -101,7 +101,7 @@ def compile_for(config: ConfigDict, name: str, members: int, texts: pathlib.Path
       ``target``, ``members`` and ``stages``: a line each, from ``measure_program``.
 
     Raises:
-      UserError: the compiler is not installed, or the corpus is at fault.
+      UserError: the corpus is at fault.
     """
     target = TARGETS[name]
     config = ConfigDict(config.to_dict())
@@ -110,7 +110,7 @@ def compile_for(config: ConfigDict, name: str, members: int, texts: pathlib.Path
     config.model.unroll = model_settings(config, platform).unroll
     prepared = prepare(config, load_data(config))
     with _quiet_compiler():
-        device = _find_device(name, target)
+        device = _find_device(target)
         fleet = Fleet(prepared.program, members, [device])
         arguments = _describe_arguments(prepared, config, members, device)
         lines = []
@@ -150,8 +150,9 @@ def measure_program(program: Program, target: Target, steps: int) -> dict[str, A
 
     Returns:
       ``kernels`` in an epoch; ``step_kernels``; ``loops`` inside a step: trips and kernels a round;
-      ``products`` by types; ``collectives``; ``host_calls``; ``doubles``: results of 64-bit floats;
-      ``flops`` and ``bytes`` of an epoch; ``estimate_s`` of an epoch, and of it ``launch_s``.
+      ``unknown_loops``, whose rounds are not known; ``products`` by types; ``collectives``;
+      ``host_calls``; ``doubles``: results of 64-bit floats; ``flops`` and ``bytes`` of an epoch;
+      ``estimate_s`` of an epoch, and of it ``launch_s``.
     """
     outer = [loop for loop in program.loops if loop.trips == steps and loop.entered == 1]
     inner = [loop for loop in program.loops if outer and loop.entered == steps]
@@ -159,6 +160,7 @@ def measure_program(program: Program, target: Target, steps: int) -> dict[str, A
         "kernels": sum(kernel.times for kernel in program.kernels),
         "step_kernels": max((loop.kernels for loop in outer), default=None),
         "loops": [{"trips": loop.trips, "kernels": loop.kernels} for loop in inner],
+        "unknown_loops": program.unknown_loops,
         "products": dict(program.products()),
         "collectives": dict(program.collectives()),
         "host_calls": program.host_calls(),
@@ -175,17 +177,18 @@ def _seconds(kernel: Kernel, target: Target) -> float:
     return max(target.launch, kernel.flops / target.flops, kernel.size / target.bandwidth)
 
 
-def _find_device(name: str, target: Target) -> Any:
-    """The described device.
-
-    Raises:
-      UserError: the compiler is not installed.
-    """
+def _check_compiler(name: str) -> None:
+    """Refuses a target whose compiler is not installed."""
+    target = TARGETS[name]
     if importlib.util.find_spec(target.package) is None:
         raise UserError(
             f"--target={name}: its compiler is not installed: pip install "
             f"'cberl-jax[{target.extra}]'"
         )
+
+
+def _find_device(target: Target) -> Any:
+    """The described device."""
     if target.platform == "tpu":
         found = topologies.get_topology_desc(platform="tpu", topology_name=target.topology)
     else:
@@ -248,8 +251,11 @@ def measure_targets(config: ConfigDict, folder: str, names: list[str], members: 
       A line per target, from ``compile_for``.
 
     Raises:
-      UserError: as of ``compile_for``.
+      UserError: a compiler is not installed, which is found before anything is compiled or written;
+        else as of ``compile_for``.
     """
+    for name in names:
+        _check_compiler(name)
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     results = [compile_for(config, name, members, path) for name in names]

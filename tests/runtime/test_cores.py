@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny import NO_PARTS, TINY
 
-from cberl_jax.cli import _divide_cpu
+from cberl_jax.runtime.processes import divide_cpu
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 def test_each_core_has_members_of_its_own_or_all_work_on_one(monkeypatch, cores, seeds, devices):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
     monkeypatch.setenv("XLA_FLAGS", "")
-    assert _divide_cpu(seeds) == devices
+    assert divide_cpu(seeds) == devices
     # A person's own number wins.
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
-    assert _divide_cpu(seeds) == 1
+    assert divide_cpu(seeds) == 1
 
 
 @pytest.mark.slow

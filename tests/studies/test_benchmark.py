@@ -12,8 +12,10 @@ from tiny import NO_PARTS, tiny_config
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.reports.benchmark import format_benchmark
+from cberl_jax.runtime.processes import divide_cpu
 from cberl_jax.studies.benchmark import (
     Contestant,
+    benchmark,
     count_flops,
     measure_attention,
     measure_growth,
@@ -125,3 +127,18 @@ def test_pytorch_is_given_as_many_steps_an_epoch(config):
         assert row["times_faster"] == pytest.approx(
             found["PyTorch"]["epoch_s"] / row["per_member_s"]
         )
+    # A member has one of the devices, many have all.
+    assert [row["devices"] for row in found.values()] == [1, 1, len(jax.devices())]
+
+
+# A compilation in a fresh process.
+@pytest.mark.slow
+def test_the_command_measures_members_with_a_device_per_core(config, tmp_path):
+    if divide_cpu(16) == 1:
+        pytest.skip("needs two cores")
+    result = benchmark(config, str(tmp_path), [], sections=["members"], repeats=1)
+    assert [row["members"] for row in result["members"]] == [1, 4, 16]
+    cores = divide_cpu(16)
+    expected = [1, cores if cores <= 4 else 1, cores]
+    assert [row["devices"] for row in result["members"]] == expected
+    assert "| devices |" in (tmp_path / "benchmark.md").read_text()
