@@ -158,6 +158,16 @@ def test_links_lead_somewhere(document):
         assert len(links) > 6
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_row_of_a_table_is_under_its_head(document):
+    """A blank line would end the table, and the rows after it would be shown as text."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"^\|.*(?:\n\|.*)*", text, flags=re.MULTILINE):
+        head, line, *rows = [re.sub(r"`[^`]*`", "", row) for row in table.split("\n")]
+        assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", line), table
+        assert {row.count("|") for row in rows} <= {head.count("|")}, table
+
+
 def test_lines_are_no_longer_than_a_page_is_wide():
     for document in DOCUMENTS:
         prose = [x for x in document.read_text().splitlines() if not x.startswith(("|", "!", " "))]
