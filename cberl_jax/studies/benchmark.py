@@ -45,7 +45,7 @@ REPEATS = 5
 CPU_MEMBERS = (1, 4, 16)
 ACCELERATOR_MEMBERS = (1, 4, 16, 64, 256)
 # Simulated corpora: how many times MELD's size, and turns in a row.
-GROWTH_SIZES = (1, 4, 16)
+GROWTH_SIZES = (1, 4, 16, 64)
 GROWTH_LENGTHS = (36, 112, 512)
 # Rows come from the host as if a device had room for this part of the features for each member.
 HOST_SHARE = 8
