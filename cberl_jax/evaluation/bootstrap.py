@@ -48,18 +48,20 @@ def confusions(probability: np.ndarray, label: np.ndarray, dialogue: np.ndarray)
 
     Args:
       probability: [S, n, C].
-      label: [n] int; utterances below zero do not count.
+      label: [n] int; utterances below zero do not count, and nor do dialogues of these alone: to
+        draw them as well would make intervals too narrow.
       dialogue: [n] str.
 
     Returns:
-      [G, S, C, C] float, rows are true classes, columns predicted ones.
+      [G, S, C, C] float of the G dialogues that have labels, rows are true classes, columns
+      predicted ones.
     """
     members, _, classes = probability.shape
-    _, of_dialogue = np.unique(dialogue, return_inverse=True)
-    shape = (int(of_dialogue.max()) + 1, members, classes, classes)
     counted = np.flatnonzero(label >= 0)
+    names, of_dialogue = np.unique(dialogue[counted], return_inverse=True)
+    shape = (len(names), members, classes, classes)
     guess = probability.argmax(axis=-1)[:, counted]
-    place = (of_dialogue[counted], np.arange(members)[:, None], label[counted], guess)
+    place = (of_dialogue, np.arange(members)[:, None], label[counted], guess)
     flat = np.ravel_multi_index(np.broadcast_arrays(*place), shape)
     counts = np.bincount(flat.ravel(), minlength=int(np.prod(shape)))
     return counts.reshape(shape).astype(np.float64)

@@ -78,16 +78,16 @@ def check_comparable(first: Outcome, second: Outcome) -> None:
                 f"{first.name} and {second.name} cannot be compared: their test splits differ in "
                 f"{field}"
             )
-    if not has_several_dialogues(first):
+    if count_dialogues(first) < 2:
         raise UserError(
             f"{first.name} and {second.name} cannot be compared: their test split has labels in "
             "fewer than two dialogues, so nothing is known of others"
         )
 
 
-def has_several_dialogues(outcome: Outcome) -> bool:
-    """Whether at least two test dialogues have labels."""
-    return len(np.unique(outcome.dialogue[outcome.label >= 0])) > 1
+def count_dialogues(outcome: Outcome) -> int:
+    """How many test dialogues have labels: those that are drawn for intervals."""
+    return len(np.unique(outcome.dialogue[outcome.label >= 0]))
 
 
 def average(outcome: Outcome) -> Outcome:

@@ -21,7 +21,7 @@ from cberl_jax.evaluation.bootstrap import (
     summarise_named,
 )
 from cberl_jax.evaluation.compare import compare, holm
-from cberl_jax.evaluation.outcomes import Outcome, average, has_several_dialogues
+from cberl_jax.evaluation.outcomes import Outcome, average, count_dialogues
 from cberl_jax.metrics import FEWEST_SEEDS, summarise
 from cberl_jax.reports import latex
 from cberl_jax.reports.html import plain, write_page
@@ -150,7 +150,7 @@ def _compare_with(
 ) -> dict[str, dict[str, Any]] | None:
     """Metric -> difference to the reference, over the seeds that are sound in both."""
     common = np.intersect1d(outcome.seeds, reference.seeds)
-    if not len(common) or not has_several_dialogues(reference):
+    if not len(common) or count_dialogues(reference) < 2:
         return None
     pair = []
     for one in (outcome, reference):

@@ -9,7 +9,7 @@ import numpy as np
 
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation.bootstrap import FEWEST_UTTERANCES, confusions, named_scores
-from cberl_jax.evaluation.outcomes import Outcome
+from cberl_jax.evaluation.outcomes import Outcome, count_dialogues
 from cberl_jax.metrics import FEWEST_SEEDS
 from cberl_jax.reports import latex
 from cberl_jax.reports.html import plain
@@ -53,7 +53,7 @@ def _explain(first: Outcome, second: Outcome) -> list[str]:
     """What was drawn, and what the stars mean."""
     paired = np.array_equal(first.seeds, second.seeds)
     few = [one for one in (first, second) if len(one.seeds) < FEWEST_SEEDS]
-    number = len(np.unique(first.dialogue))
+    number = count_dialogues(first)
     parts = [
         f"Test split, {len(first.seeds)} and {len(second.seeds)} members, {number} dialogues. "
         "Square brackets: 95 % intervals for other dialogues (bootstrap, the same ones for both) "
@@ -131,7 +131,7 @@ def create_comparison(
             {"name": one.name, "members": len(one.seeds), "seeds": one.seeds.tolist()}
             for one in (first, second)
         ],
-        "dialogues": len(np.unique(first.dialogue)),
+        "dialogues": count_dialogues(first),
         "paired": bool(np.array_equal(first.seeds, second.seeds)),
         "lines": [dict(line) | {"star": has_star(line, first, second)} for line in lines],
     }

@@ -205,6 +205,20 @@ def test_scores_that_do_not_vary_have_no_interval():
     assert summarise_split(probability, label, dialogue, CLASSES)["accuracy"]["ci95"] is None
 
 
+def test_dialogues_without_a_label_change_no_interval():
+    """Three that have labels are no more certain where a hundred others have none."""
+    probability, label, dialogue = members_of(4, dialogues=3)
+    alone = summarise_split(probability, label, dialogue, CLASSES)
+    more, _, others = members_of(4, dialogues=100)
+    together = summarise_split(
+        np.concatenate([more, probability], axis=1),
+        np.concatenate([np.full(len(others), -1), label]),
+        np.concatenate([others - 100, dialogue]),
+        CLASSES,
+    )
+    assert together == alone and alone["accuracy"]["ci95"] is not None
+
+
 def test_drawn_scores_are_those_of_drawn_dialogues():
     probability, label, dialogue = members_of(2, dialogues=6)
     counts = confusions(probability, label, dialogue)
