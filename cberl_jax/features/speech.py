@@ -9,7 +9,7 @@ import numpy as np
 from cberl_jax.errors import UserError
 from cberl_jax.features.media import RATE
 from cberl_jax.features.optional import load_library
-from cberl_jax.features.pretrained import load_pretrained
+from cberl_jax.features.pretrained import check_whole, load_model, load_pretrained
 
 # Whisper takes 30 s at once; in the others attention costs the square of the length.
 LONGEST = 30.0
@@ -32,18 +32,19 @@ class SpeechEncoder:
             ``mean`` of all.
 
         Raises:
-          UserError: there is no such encoder or layer, or it takes no sound.
+          UserError: there is no such encoder or layer, it takes no sound, or it lacks weights.
         """
         transformers, self._torch = load_library("transformers"), load_library("torch")
-        self._model = load_pretrained(transformers.AutoModel, name, "an audio encoder")
+        self._model, lacking = load_model(name, "an audio encoder")
         self._prepare = load_pretrained(transformers.AutoFeatureExtractor, name, "an audio encoder")
         if getattr(self._prepare, "sampling_rate", RATE) != RATE:
             raise UserError(
                 f"{name}: takes {self._prepare.sampling_rate} samples a second; encoders of "
                 f"{RATE} are supported"
             )
-        self._model.eval()
         self._encoder = self._model.get_encoder() if _is_whisper(self._model) else self._model
+        part = "encoder." if _is_whisper(self._model) else ""
+        check_whole(name, "an audio encoder", [key for key in lacking if key.startswith(part)])
         hidden = self._encoder.config.hidden_size
         self.width = 2 * hidden
         layers = self._encoder.config.num_hidden_layers + 1

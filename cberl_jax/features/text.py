@@ -8,6 +8,7 @@ import numpy as np
 
 from cberl_jax.errors import UserError
 from cberl_jax.features.optional import load_library
+from cberl_jax.features.pretrained import drawing_alike
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -43,7 +44,9 @@ def load_encoder(name: str) -> "SentenceTransformer":
     path = find_folder(name)
     load_library("transformers").utils.logging.disable_progress_bar()
     try:
-        encoder = library.SentenceTransformer(path)
+        # Many lack a pooler, which nothing here reads; the hash of all weights is to stay the same.
+        with drawing_alike():
+            encoder = library.SentenceTransformer(path)
     # Damaged folders and unreachable hubs raise nearly anything.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]

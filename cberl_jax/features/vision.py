@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cberl_jax.features.optional import load_library
-from cberl_jax.features.pretrained import load_pretrained
+from cberl_jax.features.pretrained import POOLER, check_whole, load_model, load_pretrained
 
 # Frames of an utterance at most: those of a longer one lie further apart.
 MOST_FRAMES = 64
@@ -28,16 +28,21 @@ class VisualEncoder:
           name: a local folder, or the name of a model that transformers then downloads.
 
         Raises:
-          UserError: there is no such encoder, or it takes no pictures.
+          UserError: there is no such encoder, it takes no pictures, or it lacks weights.
         """
         transformers, self._torch = load_library("transformers"), load_library("torch")
-        model = load_pretrained(transformers.AutoModel, name, "a visual encoder")
+        model, lacking = load_model(name, "a visual encoder")
         # Without the backend it would look for torchvision, and warn.
         self._prepare = load_pretrained(
             transformers.AutoImageProcessor, name, "a visual encoder", backend="pil"
         )
         # CLIP and its kind have an encoder of texts, too.
-        self._model = getattr(model, "vision_model", model).eval()
+        self._model = getattr(model, "vision_model", model)
+        part = "" if self._model is model else "vision_model."
+        lacking = [key.removeprefix(part) for key in lacking if key.startswith(part)]
+        check_whole(name, "a visual encoder", [k for k in lacking if not k.startswith(POOLER)])
+        # Models that were tuned to classify pictures often come without a pooler.
+        self._pools = not lacking
         self.frames = getattr(self._model.config, "num_frames", None)
         self.width = self._model.config.hidden_size * (1 if self.frames else 2)
 
@@ -66,7 +71,7 @@ class VisualEncoder:
         pixels = self._prepare(frames, return_tensors="pt")["pixel_values"]
         with self._torch.inference_mode():
             found = self._model(pixel_values=pixels)
-        pooled = getattr(found, "pooler_output", None)
-        # Without a token for the whole, the mean of all.
+        pooled = getattr(found, "pooler_output", None) if self._pools else None
+        # Without an output for the whole, the mean of all.
         pooled = found.last_hidden_state.mean(dim=1) if pooled is None else pooled
         return pooled.float().numpy()

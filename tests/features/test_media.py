@@ -107,6 +107,62 @@ def test_a_video_encoder_takes_its_number_of_frames(tmp_path, clip):
     np.testing.assert_allclose(encoder(frames[:1]), encoder(frames[[0, 0, 0, 0]]), atol=1e-6)
 
 
+def save_less(model, folder, *less):
+    """Saves a model without some of its weights, as files of other tasks lack them."""
+    held = {k: v for k, v in model.state_dict().items() if not k.startswith(less)}
+    assert len(held) < len(model.state_dict())
+    model.save_pretrained(folder, state_dict=held)
+
+
+def test_a_pooler_that_a_folder_lacks_is_not_drawn_at_random(tmp_path, clip):
+    import torch
+
+    folder, frames = tiny_media.vit(tmp_path / "e"), read_frames(Span(clip), 2, 64)
+    model = VisualEncoder(folder)._model
+    save_less(model, folder, "pooler.")
+    encoder = VisualEncoder(folder)
+    pixels = encoder._prepare(list(frames), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        tokens = model(pixel_values=pixels).last_hidden_state.mean(dim=1).numpy()
+    row = encoder(frames)
+    np.testing.assert_allclose(row, [*tokens.mean(axis=0), *tokens.std(axis=0)], atol=1e-6)
+    np.testing.assert_array_equal(VisualEncoder(folder)(frames), row)
+
+
+@pytest.mark.parametrize(
+    ("make", "encoder", "less"),
+    [
+        (tiny_media.vit, VisualEncoder, "embeddings.cls_token"),
+        (tiny_media.clip, VisualEncoder, "vision_model.embeddings.class_embedding"),
+        (tiny_media.wav2vec, SpeechEncoder, "feature_projection.projection.weight"),
+        (tiny_media.whisper, SpeechEncoder, "encoder.conv1.weight"),
+    ],
+)
+def test_an_encoder_that_lacks_weights_is_refused(tmp_path, make, encoder, less):
+    import transformers
+
+    folder = make(tmp_path / "e")
+    save_less(transformers.AutoModel.from_pretrained(folder), folder, less)
+    with pytest.raises(UserError, match=f"e: lacks weights .* such as .*{less.split('.')[-1]}"):
+        encoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "encoder", "less"),
+    [
+        (tiny_media.clip, VisualEncoder, "text_model."),
+        (tiny_media.wav2vec, SpeechEncoder, "masked_spec_embed"),
+        (tiny_media.whisper, SpeechEncoder, "decoder."),
+    ],
+)
+def test_weights_that_nothing_reads_may_be_missing(tmp_path, make, encoder, less):
+    import transformers
+
+    folder = make(tmp_path / "e")
+    save_less(transformers.AutoModel.from_pretrained(folder), folder, less)
+    encoder(folder)
+
+
 def test_a_crop_is_what_the_encoder_sees(tmp_path, clip):
     folder, frames = tiny_media.vit(tmp_path / "e"), read_frames(Span(clip), 2, 64)
     encoder = VisualEncoder(folder)

@@ -16,6 +16,7 @@ from cberl_jax.data.readers.transcripts import read_transcripts
 from cberl_jax.errors import UserError
 from cberl_jax.features.context import Context, embed, make_inputs
 from cberl_jax.features.extract import Sources, extract
+from cberl_jax.features.provenance import hash_state
 from cberl_jax.features.text import load_encoder
 from cberl_jax.features.tuning import Loss, Tuning
 
@@ -52,6 +53,20 @@ def run(encoder, tuning, tuned="tuned", context=CONTEXT):
         context=context,
     )  # fmt: skip
     return extract(sources, "out.npz", said.append).features["text"], "\n".join(said)
+
+
+@needs_encoder
+def test_an_encoder_that_lacks_a_pooler_is_known_again(tmp_path):
+    """As RoBERTa is published; otherwise its tuning would not go on, nor a run find it."""
+    import torch
+    import transformers
+
+    folder = write_encoder(tmp_path / "e")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    before = torch.random.get_rng_state()
+    names = {hash_state(load_encoder(str(folder))) for _ in range(2)}
+    assert len(names) == 1 and torch.equal(torch.random.get_rng_state(), before)
 
 
 @needs_encoder
