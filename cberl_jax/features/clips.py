@@ -225,12 +225,13 @@ def make_rows(
 def _identify(
     spans: Sequence[Span | None], tasks: Mapping[str, Task], reading: Reading
 ) -> list[str]:
-    """All that the rows depend on: encoders, and size and time of every file."""
+    """All that the rows depend on: encoders, and place, size and time of every file."""
     digest = hashlib.sha256()
-    for span in spans:
+    for number, span in enumerate(spans):
         if span is not None:
             stat = span.path.stat()
-            own = [str(span.path), span.start, str(span.end), stat.st_size, stat.st_mtime_ns]
+            own = [number, str(span.path), span.start, str(span.end), stat.st_size]
+            own.append(stat.st_mtime_ns)
             digest.update(json.dumps(own).encode())
     how = [str(value) for value in reading[:3]]
     each = [f"{name}: {task.identity}" for name, task in tasks.items()]

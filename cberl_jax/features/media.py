@@ -14,7 +14,7 @@ RATE = 16_000
 
 
 class Span(NamedTuple):
-    """A part of a file: the whole of it, or from ``start`` to ``end`` seconds."""
+    """A part of a file: the whole of it, or from ``start`` to ``end`` seconds of its beginning."""
 
     path: Path
     start: float = 0.0
@@ -68,17 +68,28 @@ def read_frames(span: Span, rate: float, most: int) -> np.ndarray:
         if not container.streams.video:
             return np.zeros((0, 0, 0, 3), np.uint8)
         stream = container.streams.video[0]
-        end = min(span.end, _length(container, stream))
-        times = _times(span.start, end, rate, most)
+        first = _begin(container)
+        start, end = first + span.start, min(first + span.end, _end(container, stream))
+        # Of a whole file it may say that it lasts no time.
+        if start >= end and span.start > 0:
+            return np.zeros((0, 0, 0, 3), np.uint8)
+        times = _times(start, end, rate, most)
         shown = list(_shown_at(times, _decode(container, stream, span.start)))
     return np.stack(shown) if shown else np.zeros((0, 0, 0, 3), np.uint8)
 
 
-def _length(container: Any, stream: Any) -> float:
-    """Seconds that a video lasts, as far as the file says."""
+def _begin(container: Any) -> float:
+    """The time of a file's beginning in seconds: in some formats a file does not begin at zero."""
+    return max(0.0, (container.start_time or 0) / 1e6)
+
+
+def _end(container: Any, stream: Any) -> float:
+    """The time of a video's end in seconds, as far as the file says."""
     if stream.duration is not None:
         return float((stream.start_time or 0) + stream.duration) * float(stream.time_base)
-    return math.inf if container.duration is None else container.duration / 1e6
+    if container.duration is None:
+        return math.inf
+    return _begin(container) + container.duration / 1e6
 
 
 def _times(start: float, end: float, rate: float, most: int) -> Iterator[float]:
@@ -94,7 +105,8 @@ def _decode(container: Any, stream: Any, start: float) -> Iterator[Any]:
     """The frames of a stream, from the last one that can be decoded by itself before ``start``."""
     try:
         if start > 0:
-            container.seek(int(start / stream.time_base), stream=stream)
+            time = _begin(container) + start
+            container.seek(int(time / stream.time_base), stream=stream)
         yield from container.decode(stream)
     except (OSError, ValueError) as error:
         raise Unreadable(_why(error)) from error
@@ -134,7 +146,8 @@ def read_sound(span: Span, longest: float) -> np.ndarray:
         if not container.streams.audio:
             return np.zeros(0, np.float32)
         stream = container.streams.audio[0]
-        end = min(span.end, span.start + longest)
+        start = _begin(container) + span.start
+        end = start + min(span.end - span.start, longest)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
         parts, first = [], None
         for frame in _decode(container, stream, span.start):
@@ -146,5 +159,5 @@ def read_sound(span: Span, longest: float) -> np.ndarray:
     if not parts:
         return np.zeros(0, np.float32)
     samples, begin = np.concatenate(parts), first or 0.0
-    here = [max(0, round((time - begin) * RATE)) for time in (span.start, end) if time < math.inf]
+    here = [max(0, round((time - begin) * RATE)) for time in (start, end) if time < math.inf]
     return samples[slice(*here)].astype(np.float32)

@@ -141,6 +141,15 @@ def test_a_call_goes_on_where_another_one_ended(spans, tmp_path, monkeypatch):
     assert made.broken == whole.broken
 
 
+def test_rows_are_not_given_to_other_utterances(spans, tmp_path):
+    """The table has changed since the call before: its last turn, without a clip, is the first."""
+    folder, moved = tmp_path / "part", [spans[-1], *spans[:-1]]
+    before = make_rows(spans, tasks(), Reading(), folder, lambda line: None)
+    after = make_rows(moved, tasks(), Reading(), folder, lambda line: None)
+    for name, rows in before.rows.items():
+        np.testing.assert_array_equal(after.rows[name], np.roll(rows, 1, axis=0))
+
+
 @pytest.mark.parametrize("what", ["encoder", "clip", "rate"])
 def test_rows_of_anything_else_are_made_anew(spans, tmp_path, what):
     folder, calls = tmp_path / "part", []

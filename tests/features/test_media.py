@@ -10,6 +10,7 @@ from cberl_jax.errors import UserError
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
+import av  # noqa: E402
 import tiny_media  # noqa: E402
 
 from cberl_jax.features.media import (  # noqa: E402
@@ -46,7 +47,46 @@ def test_a_part_of_a_video_is_what_is_shown_in_it(clip):
     expected = [tiny_media.grey(n, 20) for n in range(10, 16)]
     np.testing.assert_allclose(brightness(frames), expected, atol=4)
     assert len(read_frames(Span(clip, 1.9, 60.0), rate=10, most=64)) == 1
-    assert len(read_frames(Span(clip, 50.0, 60.0), rate=10, most=64)) <= 1
+
+
+def test_a_part_after_the_end_has_neither_picture_nor_sound(tmp_path, clip):
+    """Times in milliseconds, say, must not give every utterance the last frame."""
+    for path in (clip, tiny_media.write_clip(tmp_path / "a.mkv")):
+        part = Span(path, 50.0, 60.0)
+        assert not len(read_frames(part, rate=10, most=64)) and not len(read_sound(part, 30))
+
+
+def test_times_count_from_the_beginning_of_a_file(tmp_path):
+    """A recorded stream begins at any time, here at 100 s; brightness and pitch tell the second."""
+    path, rate = tmp_path / "a.ts", 25
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg2video", rate=rate)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        audio = container.add_stream("mp2", rate=32_000, layout="mono")
+        for second in range(4):
+            for n in range(rate):
+                pixels = np.full((32, 48, 3), 50 * second + 25, np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = (100 + second) * rate + n
+                container.mux(video.encode(frame))
+            wave = np.sin(2 * np.pi * 500 * (second + 1) * np.arange(32_000) / 32_000) / 2
+            frame = av.AudioFrame.from_ndarray(wave.astype(np.float32)[None], "fltp", "mono")
+            frame.sample_rate, frame.pts = 32_000, (100 + second) * 32_000
+            container.mux(audio.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    with av.open(str(path)) as container:
+        assert container.start_time > 99e6
+    frames = read_frames(Span(path), rate=1, most=64)
+    np.testing.assert_allclose(brightness(frames), [25, 75, 125, 175], atol=4)
+    for second in range(3):
+        part = Span(path, second + 0.2, second + 0.8)
+        frames = read_frames(part, rate=5, most=64)
+        np.testing.assert_allclose(brightness(frames), 3 * [50 * second + 25], atol=4)
+        sound = read_sound(part, 30)
+        assert len(sound) == pytest.approx(0.6 * RATE, abs=1)
+        pitch = np.argmax(np.abs(np.fft.rfft(sound))) / 0.6
+        assert pitch == pytest.approx(500 * (second + 1), abs=5)
 
 
 def test_a_long_clip_has_frames_from_all_of_it(clip):
