@@ -126,14 +126,17 @@ def check_clips(
         # A part of a video is cut by its times.
         elif np.isinf(span.end) and seconds > max(TIMES * said, said + SECONDS):
             long.append(f"{span.path.name}: {seconds:.0f} s, by its times {said:.0f} s")
+    counts = f"{MOST_FRAMES} frames from all of it and the first {LONGEST:g} s of sound count"
+    if flag == "--audio_dir":
+        # openSMILE reads files of sound whole.
+        counts = f"All of it counts for eGeMAPS, the first {LONGEST:g} s for speech encoders"
     faults = (
         Fault("clips that are not there", clips.missing, "Their utterances lack them."),
         Fault("clips that cannot be decoded", tuple(broken), "Their utterances lack them."),
         Fault(
             "clips much longer than their utterance",
             tuple(long),
-            f"{MOST_FRAMES} frames from all of it and the first {LONGEST:g} s of sound count; take "
-            "the file away if it is of something else.",
+            f"{counts}; take the file away if it is of something else.",
         ),
     )
     return [fault for fault in faults if fault.places]

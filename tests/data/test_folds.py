@@ -183,8 +183,11 @@ def test_features_that_have_seen_labels_are_refused_by_what_the_file_says():
     def made(**record):
         return dataclasses.replace(CORPUS, provenance={"text": record})
 
-    for record in ({"encoder": "e", "tuning": None}, {"tuning": {"seed": 0}, "crossfit": 5}, {}):
+    fitted = {"tuning": {"seed": 0, "transcript": "1f"}, "crossfit": 5}
+    for record in ({"encoder": "e", "tuning": None}, fitted | {"transcript": "1f"}, {}):
         check_unseen(made(**record))
+    with pytest.raises(UserError, match="text are of encoders that were cross-fitted on another"):
+        check_unseen(made(**fitted, transcript="2e"))
     with pytest.raises(UserError, match="features text are of an encoder that was tuned on labels"):
         check_unseen(made(tuning={"seed": 0}, crossfit=0))
     every = {name: {"extractor": "x"} for name in CORPUS.features}

@@ -60,6 +60,10 @@ def test_clips_that_are_absent_broken_or_too_long_are_found(tmp_path):
         "a1.mp4: 8 s, by its times 1 s",
     )
     assert "Their utterances lack them." in str(by_name["clips that are not there"])
+    assert "64 frames from all of it" in str(by_name["clips much longer than their utterance"])
+    media = MediaSources(audio_folders=[tmp_path])
+    long = str(check(Sources([path], media=media), lambda line: None)[-1])
+    assert "All of it counts for eGeMAPS" in long and "frames" not in long
 
 
 @pytest.mark.skipif("CBERL_DATA" not in os.environ, reason="CBERL_DATA is not set")
