@@ -19,6 +19,7 @@ from cberl_jax.config.settings import (
 )
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.folds import OF_FOLDS, describe_folds
+from cberl_jax.data.provenance import check_provenance
 from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
 from cberl_jax.errors import UserError
 from cberl_jax.models.mgnn import BLOCKS
@@ -329,7 +330,7 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
 
     Raises:
       UserError: there is no finished run, or it is of another version, or the corpus has other
-        classes or feature widths.
+        classes or feature widths, or features that were made otherwise.
     """
     folder, config, stored = read_settings(workdir)
     if data is not None:
@@ -343,6 +344,7 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
             f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
             f"those of the run ({stored['classes']}, {stored['widths']})"
         )
+    check_provenance(corpus, stored.get("provenance", {}))
     trained = restore_members(folder, config, stored)
     splits = split_corpus(config, corpus)
     if describe_folds(splits.folds) != {n: stored[n] for n in OF_FOLDS if n in stored}:

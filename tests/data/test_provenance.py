@@ -12,6 +12,7 @@ from cberl_jax.data.provenance import check_provenance
 from cberl_jax.data.readers.npz import read_npz
 from cberl_jax.errors import UserError
 from cberl_jax.serving.model import load
+from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.train import train_and_evaluate
 
 MADE = {
@@ -98,3 +99,11 @@ def test_a_run_keeps_it_and_does_not_predict_other_features(corpus, tmp_path):
     assert len(model.predict(with_record(corpus))) == len(model.predict(corpus))
     with pytest.raises(UserError, match="made otherwise than those of the run"):
         model.predict(with_record(corpus, context={"past": 8}))
+    with_record(corpus, context={"past": 8}).save(tmp_path / "other.npz")
+    with pytest.raises(UserError, match="other.npz.* made otherwise than those of the run"):
+        evaluate_run(str(tmp_path / "run"), str(tmp_path / "other.npz"))
+    corpus.save(tmp_path / "unknown.npz")
+    known, unknown = (
+        evaluate_run(str(tmp_path / "run"), data) for data in (None, str(tmp_path / "unknown.npz"))
+    )
+    assert known["test"] == unknown["test"]
