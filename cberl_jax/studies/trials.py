@@ -354,11 +354,16 @@ class Trials:
         trials = self._list("COMPLETE")
         if len(trials) < 10 or len({trial.value for trial in trials}) < 2:
             return {}
-        random = np.random.default_rng(seed)
+        random, done = np.random.default_rng(seed), 0
         shares: dict[str, list[float]] = {name: [] for name in self._distributions}
-        for _ in range(repeats):
+        while done < repeats:
+            drawn = [trials[n] for n in random.integers(len(trials), size=len(trials))]
+            if len({trial.value for trial in drawn}) < 2:
+                # Of points that all score the same nothing can be said, and Optuna fails.
+                continue
+            done += 1
             study = self._optuna.create_study(direction="maximize")
-            study.add_trials([trials[n] for n in random.integers(len(trials), size=len(trials))])
+            study.add_trials(drawn)
             evaluator = self._optuna.importance.FanovaImportanceEvaluator(n_trees=16, seed=seed)
             found = self._optuna.importance.get_param_importances(study, evaluator=evaluator)
             for name, own in shares.items():

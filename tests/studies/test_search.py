@@ -285,6 +285,15 @@ def test_the_setting_that_matters_is_the_important_one(tmp_path):
     assert np.sum(list(found.values()), axis=0) == pytest.approx(np.ones(4))
 
 
+def test_points_that_score_the_same_but_one_have_an_importance(tmp_path):
+    """As on few dev dialogues; a third of the repeats would hold equal scores alone."""
+    trials = open_trials(tmp_path, "random", {"loss.gamma": Range(0.0, 3.0)})
+    with trials.taking(12, None, None) as batch:
+        for number in batch.points:
+            trials.tell(number, 0.6 if number == 5 else 0.5, {"scores": [0.5]})
+    assert trials.measure_importance(repeats=6) == {"loss.gamma": [1.0] * 6}
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
