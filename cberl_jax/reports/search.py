@@ -200,7 +200,7 @@ def write_best_config(path: pathlib.Path, config: ConfigDict, report: Mapping[st
     text = f'''"""Settings that a search found: point {report["winner"]} of {len(report["points"])}.
 
 Dev {TITLES[report["select"]]}: {found} when it was found, the mean of {report["seeds"]} seeds;
-{second:.3f} with {report["best_seeds"]} other seeds. The run of these is in {BEST}/.
+{second:.3f} with {_count_sound(report)} other seeds. The run of these is in {BEST}/.
 Made by cberl-jax {report["provenance"]["versions"]["cberl-jax"]} on {report["provenance"]["date"]}.
 """
 
@@ -220,6 +220,12 @@ def _winner_scores(report: Mapping[str, Any]) -> tuple[float | None, float]:
     """The winner's dev score when it was found, and the one with other seeds."""
     place = report["finalists"].index(report["winner"])
     return _score_of(report, report["winner"]), report["again"][place]["mean"]
+
+
+def _count_sound(report: Mapping[str, Any]) -> int:
+    """Members of the winner's second training that did not diverge: its scores are theirs."""
+    again = report["again"][report["finalists"].index(report["winner"])]
+    return sum(score is not None for score in again["scores"])
 
 
 def _score_of(report: Mapping[str, Any], number: int) -> float | None:
@@ -423,8 +429,9 @@ def _test_paragraphs(report: Mapping[str, Any]) -> list[str]:
         for name, own in ((MEMBERS, report["test"]), (AVERAGE, report["ensemble"]))
     ]
     head = ["winner", *(f"test {TITLES[metric]}" for metric in METRICS)]
-    parts.append(format_table(head, rows, f"the winner on test, {report['best_seeds']} seeds."))
-    parts.append(describe_intervals(report["best_seeds"]))
+    sound = _count_sound(report)
+    caption = f"the winner on test, {sound} seed{'s' if sound > 1 else ''}."
+    parts += [format_table(head, rows, caption), describe_intervals(sound)]
     if looks == 1:
         parts.append("Test was read once, for the winner, after the choice.")
     else:

@@ -18,6 +18,8 @@ from cberl_jax.config.space import Range, read_space
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
+from cberl_jax.metrics import METRICS
+from cberl_jax.reports.search import Finalists, Searched, create_search_report, format_scores
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
@@ -283,6 +285,19 @@ def test_the_setting_that_matters_is_the_important_one(tmp_path):
     found = trials.measure_importance(repeats=4)
     assert min(found["loss.gamma"]) > 0.9 and max(found["optim.dropout"]) < 0.1
     assert np.sum(list(found.values()), axis=0) == pytest.approx(np.ones(4))
+
+
+def test_intervals_are_told_by_the_members_that_are_left():
+    """Of four seeds of the winner one diverged: three say nothing of other seeds."""
+    told = {"number": 5, "point": {"loss.gamma": 1.0}, "batch": "b", "score": 0.5}
+    told |= {"details": {"scores": [0.5]}}
+    finalists = Finalists([5], [[0.4, None, 0.5, 0.6]], [], "too few")
+    searched = Searched(tiny_config(), {"loss.gamma": Range(0.0, 3.0)}, "random", 1, 4)
+    report = create_search_report(searched, [told], finalists, {}, {"versions": {}})
+    scores = {name: {"mean": 0.5, "std": 0.1, "ci95": [0.4, 0.6]} for name in METRICS}
+    text = format_scores(report | {"test": scores, "ensemble": scores, "looks": [{}]})
+    assert "the winner on test, 3 seeds." in text and "other dialogues alone" in text
+    assert "for other seeds" not in text
 
 
 def test_points_that_score_the_same_but_one_have_an_importance(tmp_path):
