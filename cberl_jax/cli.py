@@ -302,7 +302,8 @@ def define_folds() -> None:
     flags.DEFINE_boolean(
         "allow_seen",
         None,
-        "Make folds though features were tuned on labels; short for --config.data.allow_seen.",
+        "Make folds, or draw another dev, of features that were tuned on labels; short for "
+        "--config.data.allow_seen.",
     )
 
 

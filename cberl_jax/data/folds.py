@@ -140,9 +140,10 @@ def _by_speaker(corpus: Corpus) -> np.ndarray:
 def check_unseen(corpus: Corpus) -> None:
     """Refuses features that an encoder made that was tuned on the labels of the train split.
 
-    Every fold is tested; in train of the file it has been seen. Cross-fitted features are made by
-    encoders that have not seen the labels of their own dialogues, but of the table alone that they
-    were cross-fitted on: of another one, which may hold the same dialogues, all encoders make them.
+    Every fold is tested, or dialogues of train judge as another dev split. Cross-fitted features
+    are made by encoders that have not seen the labels of their own dialogues, but of the table
+    alone that they were cross-fitted on: of another one, which may hold the same dialogues, all
+    encoders make them.
 
     Raises:
       UserError: the corpus says of itself that it has such features.
@@ -155,16 +156,17 @@ def check_unseen(corpus: Corpus) -> None:
         if not record.get("crossfit"):
             raise corpus.error(
                 f"its features {name} are of an encoder that was tuned on labels of its train "
-                "split, so that it has seen what the folds test: make them by an encoder that is "
-                "not tuned, or by cberl extract --finetune --crossfit=5; --allow_seen takes them "
-                "all the same."
+                "split, so that it has seen what folds test, or another dev split judges by: make "
+                "them by an encoder that is not tuned, or by cberl extract --finetune "
+                "--crossfit=5; --allow_seen takes them all the same."
             )
         learnt = tuning.get("transcript") if isinstance(tuning, dict) else None
         if learnt != record.get("transcript"):
             raise corpus.error(
                 f"its features {name} are of encoders that were cross-fitted on another table, so "
-                "that some may have seen what the folds test: cross-fit on this one by cberl "
-                "extract --finetune=FOLDER --crossfit=5; --allow_seen takes them all the same."
+                "that some may have seen what folds test, or another dev split judges by: "
+                "cross-fit on this one by cberl extract --finetune=FOLDER --crossfit=5; "
+                "--allow_seen takes them all the same."
             )
 
 

@@ -128,8 +128,9 @@ def load_data(config: ConfigDict) -> Corpus:
     """Reads the corpus that the settings name, and of it what they choose.
 
     Raises:
-      UserError: a setting is wrong, the corpus cannot be read or is not sound, or its splits share
-        dialogues and ``data.allow_repeats`` is off.
+      UserError: a setting is wrong, the corpus cannot be read or is not sound, its splits share
+        dialogues and ``data.allow_repeats`` is off, or another dev split is to be drawn from train
+        whose labels an encoder has seen and ``data.allow_seen`` is off.
     """
     check_config(config)
     if not config.data.path:
@@ -139,6 +140,8 @@ def load_data(config: ConfigDict) -> Corpus:
     if not (config.data.allow_repeats or with_folds(config)):
         check_repeats(corpus)
     corpus = select_modalities(select_views(corpus, config.data.views), config.data.modalities)
+    if config.data.other_dev and not config.data.allow_seen:
+        check_unseen(corpus)
     kept = keep_train_share(corpus, config.data.train_share)
     kept = with_other_dev(kept, config.data.other_dev)
     if kept is not corpus:

@@ -14,6 +14,7 @@ from cberl_jax.errors import UserError
 from cberl_jax.serving.model import load
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.training.prepare import load_data
 
 MADE = {
     "encoder": "runs/encoder", "weights": {"a.safetensors": "12"}, "context": {"past": 5},
@@ -86,6 +87,19 @@ def test_what_does_not_decide_the_features_may_differ(corpus, changes):
     check_provenance(with_record(corpus, **changes), {"text": MADE})
     check_provenance(corpus, {"text": MADE})
     check_provenance(with_record(corpus), {"audio": MADE})
+
+
+def test_another_dev_split_is_not_drawn_of_what_an_encoder_has_seen(corpus, tmp_path):
+    with_record(corpus, tuning={"seed": 0}).save(tmp_path / "tuned.npz")
+    config = tiny_config(**NO_PARTS)
+    config.data.path, config.data.other_dev = str(tmp_path / "tuned.npz"), 1
+    with pytest.raises(UserError, match="tuned.npz.*tuned on labels .* another dev split judges"):
+        load_data(config)
+    config.data.allow_seen = True
+    other = load_data(config)
+    assert not np.array_equal(other.split, corpus.split)
+    config.data.allow_seen, config.data.other_dev = False, 0
+    np.testing.assert_array_equal(load_data(config).split, corpus.split)
 
 
 def test_a_run_keeps_it_and_does_not_predict_other_features(corpus, tmp_path):
