@@ -281,6 +281,12 @@ def read_rows(source: str) -> Iterator[tuple[str, list[str]]]:
             f"{source}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save the file "
             "again as CSV in UTF-8."
         ) from error
+    if "\0" in text:
+        # numpy drops it where it ends a string, and two names become one.
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(
+            f"{source}: line {line} holds the character NUL; save the file again as CSV in UTF-8."
+        )
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
@@ -425,10 +431,14 @@ def _seconds(cell: str, place: str) -> float:
     if not cell:
         return math.nan
     match = _TIME.fullmatch(cell)
-    if match is None:
+    sign, *larger, last = match.groups() if match else ("", None, None, "nan")
+    hours, minutes = (None if part is None else int(part) for part in larger)
+    seconds = float(last.replace(",", "."))
+    # Of 60 and more beside a larger unit they are frames, or parts of another one.
+    slips = (minutes is not None and seconds >= 60) or (hours is not None and minutes >= 60)
+    if match is None or slips:
         raise UserError(
             f"{place}: the time {cell[:40]!r} is neither a number of seconds nor h:mm:ss.fff."
         )
-    sign, hours, minutes, seconds = match.groups()
-    total = 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds.replace(",", "."))
+    total = 3600 * (hours or 0) + 60 * (minutes or 0) + seconds
     return -total if sign else total

@@ -116,6 +116,10 @@ HEAD = "dialogue,speaker,text\n"
         ),
         ("dialogue,speaker,text,start\na,A,hi,soon\n", "line 2: the time 'soon' is neither"),
         ("dialogue,speaker,text,start\na,A,hi,1:2:3:4\n", "line 2: the time '1:2:3:4' is neither"),
+        # Minutes, seconds and hundredths.
+        ("dialogue,speaker,text,start\na,A,hi,0:12:75\n", "line 2: the time '0:12:75' is neither"),
+        ("dialogue,speaker,text,start\na,A,hi,1:60:00\n", "line 2: the time '1:60:00' is neither"),
+        (HEAD + "a,A,hi\na,A\0,hi\n", "line 3 holds the character NUL"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_line(tmp_path, text, message):
