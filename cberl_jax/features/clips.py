@@ -20,11 +20,12 @@ import numpy as np
 
 from cberl_jax.data.readers.transcripts import Transcript, Turn
 from cberl_jax.errors import UserError
+from cberl_jax.features.audio import ENDINGS as SOUNDS
 from cberl_jax.features.folders import check_owners, folder_of_each
 from cberl_jax.features.media import Span, Unreadable, read_frames, read_sound
 from cberl_jax.runtime.files import replacing, write_json
 
-ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".wav", ".flac", ".ogg", ".mp3")
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg")
 # Clips that are decoded before they are needed, for each thread.
 AHEAD = 2
 # Clips whose rows are written together.
@@ -93,7 +94,8 @@ def find_clips(transcript: Transcript, folders: Sequence[str | os.PathLike], fla
 
     Args:
       transcript: the utterances. A file is called as the table says (in MELD ``dia0_utt0``), or as
-        the dialogue; then start and end of the utterance have to be known.
+        the dialogue; then start and end of the utterance have to be known. Of a video and a sound
+        of one name the flag says which is meant.
       folders: one for all tables, or one for each of them in their order.
       flag: that names the folders, for messages.
 
@@ -101,7 +103,8 @@ def find_clips(transcript: Transcript, folders: Sequence[str | os.PathLike], fla
       UserError: a folder is missing, no utterance has a clip, or two have the same one.
     """
     own = folder_of_each(transcript, folders, flag)
-    spans = [_find(folder, turn) for folder, turn in zip(own, transcript.turns)]
+    endings = SOUNDS + VIDEOS if flag == "--audio_dir" else VIDEOS + SOUNDS
+    spans = [_find(folder, turn, endings) for folder, turn in zip(own, transcript.turns)]
     missing = [t.audio or t.dialogue for t, span in zip(transcript.turns, spans) if span is None]
     check_owners(
         transcript,
@@ -111,25 +114,25 @@ def find_clips(transcript: Transcript, folders: Sequence[str | os.PathLike], fla
     )
     if all(span is None for span in spans):
         raise UserError(
-            f"{own[0]}: holds no clip of the transcript, such as {missing[0]}{ENDINGS[0]}."
+            f"{own[0]}: holds no clip of the transcript, such as {missing[0]}{endings[0]}."
         )
     return Clips(spans, tuple(missing))
 
 
-def _find(folder: Path, turn: Turn) -> Span | None:
-    own = _file(folder, turn.audio)
+def _find(folder: Path, turn: Turn, endings: Sequence[str]) -> Span | None:
+    own = _file(folder, turn.audio, endings)
     if own is not None:
         return Span(own)
-    whole = _file(folder, turn.dialogue)
+    whole = _file(folder, turn.dialogue, endings)
     if whole is None or math.isnan(turn.start + turn.end) or turn.end <= turn.start:
         return None
     return Span(whole, turn.start, turn.end)
 
 
-def _file(folder: Path, name: str) -> Path | None:
+def _file(folder: Path, name: str, endings: Sequence[str]) -> Path | None:
     if not name:
         return None
-    names = [folder / name, *(folder / f"{name}{ending}" for ending in ENDINGS)]
+    names = [folder / name, *(folder / f"{name}{ending}" for ending in endings)]
     return next((path for path in names if path.is_file()), None)
 
 

@@ -82,6 +82,16 @@ def test_a_video_per_dialogue_is_cut_by_the_times(tmp_path):
     np.testing.assert_allclose(made.rows["audio"][[0, 2], 1], [0.5, 1.0], atol=0.05)
 
 
+def test_of_a_video_and_a_sound_of_one_name_the_flag_says_which(tmp_path):
+    """Sounds that were cleaned, say, beside the videos that they are from."""
+    transcript = read_transcripts([write_meld(tmp_path / "train.csv", ((0, 1),))])
+    for ending in (".mp4", ".wav"):
+        (tmp_path / f"dia0_utt0{ending}").touch()
+    for flag, ending in (("--audio_dir", ".wav"), ("--video_dir", ".mp4")):
+        (span,) = find_clips(transcript, [tmp_path], flag).spans
+        assert span.path.suffix == ending
+
+
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     transcript = read_transcripts([write_meld(tmp_path / "train.csv")])
     for folders, message in (
