@@ -117,15 +117,20 @@ def _shown_at(times: Iterator[float], frames: Iterator[Any]) -> Iterator[np.ndar
     wanted, last = next(times, None), None
     for frame in frames:
         while wanted is not None and last is not None and frame.time > wanted:
-            yield last.to_ndarray(format="rgb24")
+            yield _picture(last)
             wanted = next(times, None)
         if wanted is None:
             return
         last = frame
     # The last frame is shown until the end.
     while wanted is not None and last is not None:
-        yield last.to_ndarray(format="rgb24")
+        yield _picture(last)
         wanted = next(times, None)
+
+
+def _picture(frame: Any) -> np.ndarray:
+    """[height, width, 3] uint8, RGB, upright: a phone turns its videos by a note in the file."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
 def read_sound(span: Span, longest: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Frames and sound of clips, and what pretrained encoders make of them."""
 
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -87,6 +88,22 @@ def test_times_count_from_the_beginning_of_a_file(tmp_path):
         assert len(sound) == pytest.approx(0.6 * RATE, abs=1)
         pitch = np.argmax(np.abs(np.fft.rfft(sound))) / 0.6
         assert pitch == pytest.approx(500 * (second + 1), abs=5)
+
+
+def test_a_video_that_was_held_upright_is_seen_upright(tmp_path):
+    """A player turns it by the matrix of its track: here by 90 degrees, clockwise."""
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:, :24] = 255
+    path = tiny_media.write_clip(tmp_path / "a.mp4", 0.5, sound=False, shown=picture)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44
+    one = 1 << 16
+    matrix = (0, one, 0, -one, 0, 0, 32 * one, 0, 1 << 30)
+    content[start : start + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(content)
+    (frame,) = read_frames(Span(path), rate=2, most=64)
+    assert frame.shape == (48, 32, 3)
+    np.testing.assert_allclose([frame[:20].mean(), frame[28:].mean()], [255, 0], atol=4)
 
 
 def test_a_long_clip_has_frames_from_all_of_it(clip):
