@@ -43,6 +43,9 @@ class VisualEncoder:
         check_whole(name, "a visual encoder", [k for k in lacking if not k.startswith(POOLER)])
         # Models that were tuned to classify pictures often come without a pooler.
         self._pools = not lacking
+        if hasattr(self._model.config, "mask_ratio"):
+            # ViT-MAE hides patches, other ones at each call, unless it is told not to.
+            self._model.config.mask_ratio = 0.0
         self.frames = getattr(self._model.config, "num_frames", None)
         self.width = self._model.config.hidden_size * (1 if self.frames else 2)
 

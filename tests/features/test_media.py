@@ -164,6 +164,15 @@ def test_a_video_encoder_takes_its_number_of_frames(tmp_path, clip):
     np.testing.assert_allclose(encoder(frames[:1]), encoder(frames[[0, 0, 0, 0]]), atol=1e-6)
 
 
+def test_an_encoder_that_learnt_from_hidden_patches_sees_them_all(tmp_path, clip):
+    """ViT-MAE would hide three quarters of them, drawn anew for each picture."""
+    frames = read_frames(Span(clip), 10, 64)
+    whole, ordered = VisualEncoder(tiny_media.vit_mae(tmp_path / "e")), frames[::-1]
+    row = whole(frames)
+    np.testing.assert_allclose(whole(ordered), row, atol=1e-5)
+    np.testing.assert_allclose(whole(frames), row, atol=1e-5)
+
+
 def save_less(model, folder, *less):
     """Saves a model without some of its weights, as files of other tasks lack them."""
     held = {k: v for k, v in model.state_dict().items() if not k.startswith(less)}

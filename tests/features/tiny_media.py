@@ -37,6 +37,12 @@ def vit(folder):
     return save(folder, seeded(lambda: tf.ViTModel(config)), tf.ViTImageProcessorPil(size=size))
 
 
+def vit_mae(folder):
+    config = tf.ViTMAEConfig(**TRANSFORMER, **PICTURES)
+    size = {"height": SIZE, "width": SIZE}
+    return save(folder, seeded(lambda: tf.ViTMAEModel(config)), tf.ViTImageProcessorPil(size=size))
+
+
 def clip(folder):
     config = tf.CLIPConfig(
         vision_config=TRANSFORMER | PICTURES,
