@@ -56,6 +56,28 @@ def check_provenance(corpus: Corpus, wanted: Mapping[str, Mapping[str, Any]]) ->
         )
 
 
+def list_looking_ahead(corpus: Corpus) -> list[str]:
+    """The features of which the file says that they were made with a look at later turns."""
+    return [name for name in corpus.features if _looks_ahead(corpus.provenance.get(name, {}))]
+
+
+def _looks_ahead(record: Mapping[str, Any]) -> bool:
+    context = record.get("context")
+    future = context.get("future") if isinstance(context, dict) else 0
+    return record.get("causal") is False or bool(future)
+
+
+def warn_of_later_turns(corpus: Corpus) -> list[str]:
+    """What to know where a model is to see no future of features that do."""
+    ahead = list_looking_ahead(corpus)
+    if not ahead:
+        return []
+    return [
+        f"the features {', '.join(ahead)} look at later turns, so that this causal model has seen "
+        "something of them all the same; make features for it by cberl extract --causal"
+    ]
+
+
 def find_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
     """What of ``COMPARED`` two records contradict each other in; None where both agree."""
     for key in COMPARED:

@@ -15,6 +15,7 @@ import yaml
 from ml_collections import ConfigDict
 
 from cberl_jax.data.corpus import SPLITS, UNLABELLED, Corpus
+from cberl_jax.data.provenance import list_looking_ahead
 from cberl_jax.data.readers.known import CORPORA
 from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.metrics import FEWEST_SEEDS, METRICS
@@ -168,6 +169,10 @@ def _describe_model(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any
 def _describe_use(config: ConfigDict, corpus: Corpus) -> str:
     sight = "turns before it" if config.model.causal else "turns before and after it"
     live = "can follow a conversation live" if config.model.causal else "is not for live use"
+    ahead = list_looking_ahead(corpus)
+    if config.model.causal and ahead:
+        sight += f", and by its features {plain(', '.join(ahead))} with later ones"
+        live = "is not for live use"
     return (
         "Research on emotions in conversations. Features have to come from the extractors that "
         f"made the training data's. An utterance is judged with the {sight}, so the model {live}. "

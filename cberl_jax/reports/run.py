@@ -10,6 +10,7 @@ from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.folds import warn_of_seen
 from cberl_jax.data.notices import HEADING, notices
+from cberl_jax.data.provenance import warn_of_later_turns
 from cberl_jax.evaluation.bootstrap import summarise_models
 from cberl_jax.metrics import (
     METRICS,
@@ -111,7 +112,7 @@ def create_report(
         "corpus": corpus.name,
         "classes": list(corpus.classes),
         "members": list(members),
-        "notices": splits_notices(splits),
+        "notices": splits_notices(splits, causal),
         **_score_test(corpus, members, predictions),
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
         "best_on_test": _best_on_test(sound),
@@ -140,9 +141,16 @@ def _score_test(
     return summarise_models(own, label, dialogue, corpus.classes)
 
 
-def splits_notices(splits: Splits) -> list[str]:
-    """What in the data is worth a look; what holds for one fold alone names it."""
+def splits_notices(splits: Splits, causal: bool) -> list[str]:
+    """What in the data is worth a look; what holds for one fold alone names it.
+
+    Args:
+      splits: of the corpus.
+      causal: whether members are to see no later turn.
+    """
     each = [notices(own) for own in splits.corpora]
+    if causal:
+        each = [own + warn_of_later_turns(splits.corpora[0]) for own in each]
     if splits.folds:
         each = [own + warn_of_seen(splits.corpora[0]) for own in each]
     found = dict.fromkeys(line for own in each for line in own)

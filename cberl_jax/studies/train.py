@@ -70,7 +70,7 @@ def train_and_evaluate(
             progress.say("this run is finished")
             return folder.read_report()
         if not list_steps(folder.checkpoints):
-            for notice in splits_notices(prepared.splits):
+            for notice in splits_notices(prepared.splits, config.model.causal):
                 progress.say(f"worth a look: {notice}")
         return _train(folder, config, prepared, seeds, progress, pictures)
 

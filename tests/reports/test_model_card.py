@@ -12,7 +12,7 @@ from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.metrics import evaluate_predictions
 from cberl_jax.reports.model_card import NOT_FOR, format_model_card, write_model_card
-from cberl_jax.reports.run import TrainingData, create_report
+from cberl_jax.reports.run import TrainingData, create_report, splits_notices
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.prepare import Splits
 
@@ -120,6 +120,25 @@ def test_a_card_names_the_parts_in_use_and_whether_the_model_is_for_live_use(cor
     assert "is not for live use" in format_model_card(
         tiny_config(), Splits(None, (corpus,)), report
     )
+
+
+def test_a_causal_model_of_features_that_look_ahead_is_not_for_live_use(corpus):
+    """The file says so: timing with the gap to the next turn, text read with turns after it."""
+    causal = tiny_config(**{"model.causal": True})
+    for record, ahead in (
+        ({"extractor": "timing", "causal": False}, True),
+        ({"encoder": "e", "context": {"past": 5, "future": 2}}, True),
+        ({"extractor": "timing", "causal": True}, False),
+        ({"encoder": "e", "context": None}, False),
+    ):
+        made = dataclasses.replace(corpus, provenance={"text": record})
+        splits = Splits(None, (made,))
+        card = format_model_card(causal, splits, create_scored(made, [0]))
+        assert ("by its features text with later ones" in card) == ahead
+        assert ("can follow a conversation live" in card) != ahead
+        told = [line for line in splits_notices(splits, True) if "look at later turns" in line]
+        assert len(told) == ahead
+        assert not any("later turns" in line for line in splits_notices(splits, False))
 
 
 def test_a_run_without_a_sound_member_has_no_card(corpus, tmp_path):
