@@ -11,6 +11,8 @@ from cberl_jax.features.optional import load_library
 
 # What speech encoders are trained on, in samples a second.
 RATE = 16_000
+# Sound is decoded from so many seconds before a part on: in Matroska a packet is found late.
+EARLIER = 1.0
 
 
 class Span(NamedTuple):
@@ -155,7 +157,7 @@ def read_sound(span: Span, longest: float) -> np.ndarray:
         end = start + min(span.end - span.start, longest)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
         parts, first = [], None
-        for frame in _decode(container, stream, span.start):
+        for frame in _decode(container, stream, max(0.0, span.start - EARLIER)):
             if frame.time is not None and frame.time >= end:
                 break
             first = frame.time if first is None else first

@@ -122,6 +122,19 @@ def test_sound_is_mono_at_the_rate_of_the_encoders(clip):
     np.testing.assert_allclose(part, sound[RATE // 2 : RATE], atol=0.05)
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_the_sound_of_a_part_is_whole(tmp_path, ending):
+    path = tiny_media.write_clip(tmp_path / f"a{ending}", 4.0)
+    whole = read_sound(Span(path), 30)
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        begin = float(stream.start_time * stream.time_base)
+    for start in (0.3, 1.0, 1.7, 2.5):
+        part = read_sound(Span(path, start, start + 1), 30)
+        first = round((start - begin) * RATE)
+        np.testing.assert_allclose(part, whole[first : first + RATE], atol=0.02)
+
+
 def test_what_a_file_lacks_is_empty(tmp_path):
     mute = tiny_media.write_clip(tmp_path / "mute.mp4", sound=False)
     blind = tiny_media.write_clip(tmp_path / "blind.mp4", picture=False)
