@@ -118,11 +118,13 @@ def check_clips(
     say(f"opening {len(pairs)} clips")
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
         each = list(pool.map(_measure, [span for _, span in pairs]))
-    broken, long = [], []
+    broken, long, late = [], [], []
     for (turn, span), (seconds, why) in zip(pairs, each):
         said = turn.end - turn.start
         if why:
             broken.append(f"{span.path.name}: {why}")
+        elif span.start and span.start >= seconds:
+            late.append(f"{turn.place}: at {span.start:.0f} s, {span.path.name} has {seconds:.0f}")
         # A part of a video is cut by its times.
         elif np.isinf(span.end) and seconds > max(TIMES * said, said + SECONDS):
             long.append(f"{span.path.name}: {seconds:.0f} s, by its times {said:.0f} s")
@@ -137,6 +139,11 @@ def check_clips(
             "clips much longer than their utterance",
             tuple(long),
             f"{counts}; take the file away if it is of something else.",
+        ),
+        Fault(
+            "utterances after the end of their dialogue's file",
+            tuple(late),
+            "They lack it. Their times may be in another unit than seconds.",
         ),
     )
     return [fault for fault in faults if fault.places]

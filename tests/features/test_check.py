@@ -66,6 +66,16 @@ def test_clips_that_are_absent_broken_or_too_long_are_found(tmp_path):
     assert "All of it counts for eGeMAPS" in long and "frames" not in long
 
 
+def test_an_utterance_after_the_end_of_its_video_is_found(tmp_path):
+    """Times in milliseconds."""
+    path = tmp_path / "conv.csv"
+    path.write_text("dialogue,speaker,text,start,end\na,Ann,Hi.,0,500\na,Bob,No.,600,900\n")
+    tiny_media.write_clip(tmp_path / "a.mp4", 1.0)
+    found = check(Sources([path], media=MediaSources(video_folders=[tmp_path])), lambda line: None)
+    (late,) = [fault for fault in found if fault.what.startswith("utterances after the end")]
+    assert late.places == (f"{path}: line 3: at 600 s, a.mp4 has 1",)
+
+
 @pytest.mark.skipif("CBERL_DATA" not in os.environ, reason="CBERL_DATA is not set")
 def test_the_known_faults_of_melds_tables_are_found():
     folder = pathlib.Path(os.environ["CBERL_DATA"]) / "meld_csv"
