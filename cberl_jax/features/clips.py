@@ -24,6 +24,7 @@ from cberl_jax.features.audio import ENDINGS as SOUNDS
 from cberl_jax.features.folders import check_owners, folder_of_each
 from cberl_jax.features.media import Span, Unreadable, read_frames, read_sound
 from cberl_jax.runtime.files import replacing, write_json
+from cberl_jax.version import __version__
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg")
 # Clips that are decoded before they are needed, for each thread.
@@ -228,7 +229,7 @@ def make_rows(
 def _identify(
     spans: Sequence[Span | None], tasks: Mapping[str, Task], reading: Reading
 ) -> list[str]:
-    """All that the rows depend on: encoders, and place, size and time of every file."""
+    """All that the rows depend on: version, encoders, and place, size and time of every file."""
     digest = hashlib.sha256()
     for number, span in enumerate(spans):
         if span is not None:
@@ -238,7 +239,7 @@ def _identify(
             digest.update(json.dumps(own).encode())
     how = [str(value) for value in reading[:3]]
     each = [f"{name}: {task.identity}" for name, task in tasks.items()]
-    return [digest.hexdigest(), str(len(spans)), *how, *each]
+    return [__version__, digest.hexdigest(), str(len(spans)), *how, *each]
 
 
 def _encode(

@@ -160,12 +160,14 @@ def test_rows_are_not_given_to_other_utterances(spans, tmp_path):
         np.testing.assert_array_equal(after.rows[name], np.roll(rows, 1, axis=0))
 
 
-@pytest.mark.parametrize("what", ["encoder", "clip", "rate"])
-def test_rows_of_anything_else_are_made_anew(spans, tmp_path, what):
+@pytest.mark.parametrize("what", ["encoder", "clip", "rate", "version"])
+def test_rows_of_anything_else_are_made_anew(spans, tmp_path, monkeypatch, what):
     folder, calls = tmp_path / "part", []
     make_rows(spans, tasks(), Reading(), folder, lambda line: None)
     if what == "clip":
         tiny_media.write_clip(spans[0].path, 0.4)
+    if what == "version":
+        monkeypatch.setattr(of_clips, "__version__", "9.9.9")
     changed = tasks(calls, "2" if what == "encoder" else "1")
     reading = Reading(rate=5.0) if what == "rate" else Reading()
     make_rows(spans, changed, reading, folder, lambda line: None)
