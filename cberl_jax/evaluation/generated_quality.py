@@ -318,6 +318,7 @@ def project(values: np.ndarray) -> tuple[np.ndarray, str]:
         return np.zeros((len(values), 2)), "PCA"
     if len(values) < FEWEST_FOR_TSNE or spread < 1e-6:
         return PCA(2, svd_solver="full").fit_transform(values), "PCA"
-    # On a busy machine threads that wait for each other take far longer than one.
+    # On a busy machine threads that wait for each other take far longer than one. Half of
+    # scikit-learn's steps keep neighbours as well (trustworthiness 0.926 and 0.925 on MELD).
     with threadpool_limits(1):
-        return TSNE(random_state=0).fit_transform(values), "t-SNE"
+        return TSNE(max_iter=500, random_state=0).fit_transform(values), "t-SNE"
