@@ -37,8 +37,8 @@ measure() {
   tail -n 3 "$out/$name.txt"
 }
 measure benchmark
-# What was never timed on a device: bfloat16 factors, larger batches, and on a
-# GPU the loop over steps as one launch (a command buffer).
+# What was never timed on a device: bfloat16 factors, larger batches, and on a GPU the loop over
+# steps as one launch (a command buffer).
 measure bfloat16 --sections=members --config.train.precision=bfloat16
 measure rows16 --sections=members --config.train.rows_per_batch=16
 XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer=+WHILE" \

@@ -73,8 +73,8 @@ def warn_of_later_turns(corpus: Corpus) -> list[str]:
     if not ahead:
         return []
     return [
-        f"the features {', '.join(ahead)} look at later turns, so that this causal model has seen "
-        "something of them all the same; make features for it by cberl extract --causal"
+        f"the features {', '.join(ahead)} look at later turns, so that this causal model depends "
+        "on them all the same; make features for it by cberl extract --causal"
     ]
 
 

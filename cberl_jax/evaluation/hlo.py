@@ -91,10 +91,12 @@ def _shapes(text: str) -> list[tuple[str, list[int]]]:
 def _size(text: str) -> int:
     """Bytes of a result in the device's main memory."""
     total = 0
-    for kind, sizes in _shapes(_SHAPE.sub(lambda m: "" if "S(" in (m[3] or "") else m[0], text)):
+    for kind, sizes, layout in _SHAPE.findall(text):
+        if "S(" in layout:
+            continue
         digits = re.search(r"\d+", kind)
         each = _BYTES.get(kind, int(digits[0]) // 8 if digits else 1)
-        total += each * math.prod(sizes)
+        total += each * math.prod(int(n) for n in sizes.split(",") if n)
     return total
 
 
@@ -293,24 +295,24 @@ def _count_convolution(text: str, left: list[int], right: list[int], result: lis
       result: sizes of the output.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
-    given = re.search(r"window=\{([^}]*)\}", text)
-    if labels is None:
-        return 0
     inputs, kernel, outputs = labels.groups()
+    given = re.search(r"window=\{([^}]*)\}", text)
     window = dict(part.split("=") for part in given[1].split()) if given else {}
     count = result[outputs.index("b")] * result[outputs.index("f")] * right[kernel.index("i")]
-    for axis in (n for n in outputs if n.isdigit()):
+    axes = sorted(label for label in outputs if label.isdigit())
 
-        def of(name: str, default: str, axis: int = int(axis)) -> str:
-            return window[name].split("x")[axis] if name in window else default
+    def each(name: str, default: int) -> list[int]:
+        # Of padding, low_high, the low one: the other adds entries at the end.
+        values = window[name].split("x") if name in window else [str(default)] * len(axes)
+        return [int(value.split("_")[0]) for value in values]
 
-        stride, holes, spread = (int(of(n, "1")) for n in ("stride", "lhs_dilate", "rhs_dilate"))
-        before = int(of("pad", "0_0").split("_")[0])
+    options = (each("stride", 1), each("lhs_dilate", 1), each("rhs_dilate", 1), each("pad", 0))
+    for axis, stride, holes, spread, before in zip(axes, *options):
         end = (left[inputs.index(axis)] - 1) * holes + 1
-        count *= sum(
-            0 <= place < end and place % holes == 0
+        places = (
+            start * stride + step * spread - before
             for start in range(result[outputs.index(axis)])
             for step in range(right[kernel.index(axis)])
-            for place in [start * stride + step * spread - before]
         )
+        count *= sum(0 <= place < end and place % holes == 0 for place in places)
     return count

@@ -430,15 +430,16 @@ def _seconds(cell: str, place: str) -> float:
     """Seconds of a time, nan for an empty cell."""
     if not cell:
         return math.nan
+    refusal = UserError(
+        f"{place}: the time {cell[:40]!r} is neither a number of seconds nor h:mm:ss.fff."
+    )
     match = _TIME.fullmatch(cell)
-    sign, *larger, last = match.groups() if match else ("", None, None, "nan")
-    hours, minutes = (None if part is None else int(part) for part in larger)
+    if match is None:
+        raise refusal
+    sign, hours, minutes, last = match.groups()
     seconds = float(last.replace(",", "."))
     # Of 60 and more beside a larger unit they are frames, or parts of another one.
-    slips = (minutes is not None and seconds >= 60) or (hours is not None and minutes >= 60)
-    if match is None or slips:
-        raise UserError(
-            f"{place}: the time {cell[:40]!r} is neither a number of seconds nor h:mm:ss.fff."
-        )
-    total = 3600 * (hours or 0) + 60 * (minutes or 0) + seconds
+    if (minutes is not None and seconds >= 60) or (hours is not None and int(minutes) >= 60):
+        raise refusal
+    total = 3600 * int(hours or 0) + 60 * int(minutes or 0) + seconds
     return -total if sign else total
