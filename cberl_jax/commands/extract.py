@@ -141,13 +141,17 @@ def main() -> None:
     from cberl_jax.data.notices import describe_with_notices
     from cberl_jax.features.context import create_context
     from cberl_jax.features.extract import Sources, check, extract, parse_encoders, parse_vectors
-    from cberl_jax.features.sound_and_sight import MediaSources
+    from cberl_jax.features.sound_and_sight import EGEMAPS, MediaSources
     from cberl_jax.features.tuning import Loss, Tuning
     from cberl_jax.runtime.progress import print_now
 
     given = flags.FLAGS
     _check_use(_OF_TUNING, "finetune")
     _check_use(_OF_TEXT, "text_encoder")
+    _check_use(("frames_per_second",), "visual_encoder")
+    audio_encoders = parse_encoders(given.audio_encoder, "audio")
+    if given["audio_layer"].present and set(audio_encoders.values()) <= {EGEMAPS}:
+        raise UserError("--audio_layer changes nothing without a speech encoder: --audio_encoder.")
     if given["finetune_gamma"].present and given.finetune_loss != "focal":
         raise UserError("--finetune_gamma changes nothing without --finetune_loss=focal.")
     sources = Sources(
@@ -156,7 +160,7 @@ def main() -> None:
         media=MediaSources(
             audio_folders=_paths(given.audio_dir),
             video_folders=_paths(given.video_dir),
-            audio_encoders=parse_encoders(given.audio_encoder, "audio"),
+            audio_encoders=audio_encoders,
             audio_layer=given.audio_layer,
             visual_encoders=parse_encoders(given.visual_encoder, "visual"),
             frame_rate=given.frames_per_second,

@@ -28,7 +28,14 @@ Point = Mapping[str, Value]
 # Settings whose values are several names, which a grid joins by +.
 _NAMES = ("data.modalities", "data.views")
 # What a sweep does not vary, why, and where it is given instead.
+_LABELS = ("data.classes", "data.corpus", "data.bins")
+_DEV = (
+    *("data.splits", "data.dev_share", "data.other_dev"),
+    *("data.folds", "data.fold_by", "data.fold_dev"),
+)
 _FIXED = {
+    **{name: f"all points need the same classes; give --config.{name}" for name in _LABELS},
+    **{name: f"all points need the same dev dialogues; give --config.{name}" for name in _DEV},
     "data.path": "a sweep is over one corpus; name it by --data",
     "data.allow_repeats": "a sweep is over one corpus; give --config.data.allow_repeats",
     "train.checkpoint_seconds": "changes no score; give --config.train.checkpoint_seconds",

@@ -81,7 +81,9 @@ def _bring_in_order(path: pathlib.Path, rows: Rows, run: Outcome) -> np.ndarray:
     for number, key in enumerate(zip(rows.dialogue, rows.utterance)):
         try:
             named = (str(key[0]), int(key[1]))
-        except ValueError:
+            if named[1] != float(key[1]):
+                raise ValueError
+        except (ValueError, OverflowError):
             raise UserError(
                 f"{path}: utterance {key[1]!r} of dialogue {key[0]!r} is no turn number, from 0"
             ) from None

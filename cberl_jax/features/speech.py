@@ -14,6 +14,8 @@ from cberl_jax.features.pretrained import check_whole, load_model, load_pretrain
 # Whisper takes 30 s at once; in the others attention costs the square of the length.
 LONGEST = 30.0
 MEAN = "mean"
+# They cut longer sounds off and fill shorter ones up, and classify sounds of any kind.
+_OF_FIXED_LENGTH = ("audio-spectrogram-transformer", "clap")
 
 
 class SpeechEncoder:
@@ -41,6 +43,11 @@ class SpeechEncoder:
             raise UserError(
                 f"{name}: takes {self._prepare.sampling_rate} samples a second; encoders of "
                 f"{RATE} are supported"
+            )
+        if self._model.config.model_type in _OF_FIXED_LENGTH:
+            raise UserError(
+                f"{name}: {self._model.config.model_type} takes pieces of one fixed length; name "
+                "an encoder of speech of any length, such as wav2vec 2.0, HuBERT, WavLM or Whisper"
             )
         self._encoder = self._model.get_encoder() if _is_whisper(self._model) else self._model
         part = "encoder." if _is_whisper(self._model) else ""

@@ -1,9 +1,10 @@
-"""Pictures by an image or video encoder of transformers: CLIP, DINOv2, ViT, VideoMAE and others."""
+"""Pictures by an encoder of images or videos of transformers: CLIP, DINOv2, ResNet, VideoMAE..."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from cberl_jax.errors import UserError
 from cberl_jax.features.optional import load_library
 from cberl_jax.features.pretrained import POOLER, check_whole, load_model, load_pretrained
 
@@ -47,7 +48,12 @@ class VisualEncoder:
             # ViT-MAE hides patches, other ones at each call, unless it is told not to.
             self._model.config.mask_ratio = 0.0
         self.frames = getattr(self._model.config, "num_frames", None)
-        self.width = self._model.config.hidden_size * (1 if self.frames else 2)
+        config = self._model.config
+        # Convolutional networks (ResNet, ConvNeXt) name a width per stage.
+        widths = getattr(config, "hidden_sizes", None) or [getattr(config, "hidden_size", None)]
+        if widths[-1] is None:
+            raise UserError(f"{name}: its settings do not say how wide its outputs are")
+        self.width = widths[-1] * (1 if self.frames else 2)
 
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray | None:
         """Sums an utterance's frames up.
@@ -75,6 +81,9 @@ class VisualEncoder:
         with self._torch.inference_mode():
             found = self._model(pixel_values=pixels)
         pooled = getattr(found, "pooler_output", None) if self._pools else None
-        # Without an output for the whole, the mean of all.
-        pooled = found.last_hidden_state.mean(dim=1) if pooled is None else pooled
-        return pooled.float().numpy()
+        if pooled is None:
+            # Without an output for the whole, the mean of all patches [n, patches, hidden], or of
+            # all places [n, hidden, height, width].
+            hidden = found.last_hidden_state
+            pooled = hidden.mean(dim=1) if hidden.ndim == 3 else hidden.mean(dim=(2, 3))
+        return pooled.flatten(1).float().numpy()

@@ -94,8 +94,9 @@ def create_search_report(
 
     Returns:
       The contents of ``search.json`` but ``test``, ``ensemble`` and ``looks``. ``winner`` is the
-      number of the point that is best by its second scores, None where no point has any; ``best``,
-      its settings, is None.
+      number of the point that is best by its second scores, where one with fewer members that
+      diverged comes before any with more; None where no point has any. ``best``, its settings, is
+      None.
     """
     points = [
         {
@@ -110,8 +111,9 @@ def create_search_report(
         for own in told
     ]
     second = [_summarise(own) for own in finalists.again]
-    means = [-math.inf if own["mean"] is None else own["mean"] for own in second]
-    place = int(np.argmax(means)) if max(means, default=-math.inf) > -math.inf else None
+    place = max(range(len(second)), key=lambda place: _rank(second[place]), default=None)
+    if place is not None and second[place]["mean"] is None:
+        place = None
     return {
         "select": searched.config.train.select,
         "sampler": searched.sampler,
@@ -147,6 +149,12 @@ def create_search_report(
         },
         "provenance": dict(provenance),
     }
+
+
+def _rank(again: Mapping[str, Any]) -> tuple[int, float]:
+    """Greater for a better point: fewer members that diverged, then a higher mean."""
+    mean = -math.inf if again["mean"] is None else again["mean"]
+    return -again["scores"].count(None), mean
 
 
 def _summarise(scores: Sequence[float | None]) -> dict[str, Any]:
@@ -250,8 +258,8 @@ def _finalist_table(report: Mapping[str, Any]) -> str:
         change = NOTHING if first is None or mean is None else f"{mean - first:+.3f}"
         others = [_format_again(second) for second in report["on_others"][place : place + 1]]
         row = [name, found, _format_again(again), change, *others]
-        rows.append((-math.inf if mean is None else mean, row))
-    rows.sort(key=lambda row: -row[0])
+        rows.append((_rank(again), row))
+    rows.sort(key=lambda row: row[0], reverse=True)
     metric = TITLES[report["select"]]
     caption = (
         f"dev {metric} when a point was found (mean of {report['seeds']} seeds) and again (mean of "
@@ -284,14 +292,14 @@ def _describe_other_dev(report: Mapping[str, Any]) -> str:
             f"Others were not tried: {report['no_other_dev']}."
         )
     place = report["finalists"].index(report["winner"])
-    means = [-math.inf if own["mean"] is None else own["mean"] for own in report["on_others"]]
-    rank = 1 + sum(mean > means[place] for mean in means)
+    ranks = [_rank(own) for own in report["on_others"]]
+    number = 1 + sum(rank > ranks[place] for rank in ranks)
     said = (
         "The last column has scores on dev dialogues that chose no settings: there the winner is "
-        f"number {rank} of {len(means)}."
+        f"number {number} of {len(ranks)}."
     )
     own = report["again"][place]["mean"]
-    if means[place] - own > _MUCH_BETTER:
+    if ranks[place][1] - own > _MUCH_BETTER:
         said += (
             " **They are far higher than on the usual dev dialogues: the features were probably "
             "made with the labels of train, and then that column says nothing.**"

@@ -77,6 +77,9 @@ def test_a_grid_keeps_the_order_of_its_arguments():
         (["train.checkpoint_seconds=0,1"], "cannot be swept: .* --config.train.checkpoint_seconds"),
         (["train.corpus_bytes=0,1"], "cannot be swept: .* --config.train.corpus_bytes"),
         (["train.select=accuracy,macro_f1"], "cannot be swept: .* --config.train.select"),
+        (["data.bins=-3,0,3"], "cannot be swept: all points need the same classes"),
+        (["data.other_dev=0,1"], "cannot be swept: all points need the same dev dialogues"),
+        (["data.folds=3,5"], "cannot be swept: all points need the same dev dialogues"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_its_text_in_one_sentence(arguments, message):

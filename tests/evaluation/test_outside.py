@@ -166,12 +166,15 @@ def test_files_that_are_none_are_refused(run, tmp_path):
     with pytest.raises(UserError, match="ragged.csv: line 2 has another number of columns"):
         read_predictions(tmp_path / "ragged.csv", run)
     known = {"dialogue": run.dialogue, "utterance": run.utterance}
+    whole = known | {"label": run.label}
     for arrays, message in (
         ({"utterance": run.utterance}, "needs the arrays dialogue"),
         (known, "needs the arrays"),
         (known | {"probability": run.probability[:, :5]}, "do not fit together"),
         (known | {"probability": run.probability[:, :, :2]}, "one column per class"),
         (known | {"label": np.full(len(run.label), 3)}, "there is no class '3'"),
+        (whole | {"utterance": run.utterance + 0.5}, "utterance 0.5 of dialogue 'd0' is no turn"),
+        (whole | {"utterance": np.full(len(run.label), np.inf)}, "utterance inf .* is no turn"),
     ):
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(UserError, match=message):

@@ -131,6 +131,8 @@ def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
         (["--crossfit=5"], "--crossfit changes nothing without --finetune"),
         (["--text_encoder=", "--context_past=2"], "--context_past changes nothing without --text"),
         (["--finetune=x", "--finetune_gamma=2"], "--finetune_gamma changes nothing without --fine"),
+        (["--frames_per_second=4"], "--frames_per_second changes nothing without --visual_encoder"),
+        (["--audio_layer=mean"], "--audio_layer changes nothing without a speech encoder"),
     ],
 )
 def test_flags_that_would_change_nothing_are_refused(folder, flags, message):

@@ -154,7 +154,9 @@ def test_a_broken_clip_is_named_as_such(tmp_path, clip, content):
         measure(path)
 
 
-@pytest.mark.parametrize("make", [tiny_media.vit, tiny_media.clip])
+@pytest.mark.parametrize(
+    "make", [tiny_media.vit, tiny_media.clip, tiny_media.resnet, tiny_media.convnext]
+)
 def test_an_image_encoder_gives_mean_and_deviation_over_frames(tmp_path, clip, make):
     encoder = VisualEncoder(make(tmp_path / "e"))
     frames = read_frames(Span(clip), 10, 64)
@@ -287,6 +289,7 @@ def test_whisper_gives_the_frames_of_the_sound_and_not_of_the_silence_after_it(t
         ),
         (lambda f: SpeechEncoder(tiny_media.wav2vec(f), "last"), "--audio_layer=last"),
         (lambda f: SpeechEncoder(tiny_media.wav2vec(f, rate=8000)), "takes 8000 samples a second"),
+        (lambda f: SpeechEncoder(tiny_media.spectrogram(f)), "takes pieces of one fixed length"),
         (lambda f: SpeechEncoder(str(f)), "cannot be loaded as an audio encoder"),
         (lambda f: VisualEncoder(tiny_media.wav2vec(f)), "cannot be loaded as a visual encoder"),
         (lambda f: SpeechEncoder(tiny_media.vit(f)), "cannot be loaded as an audio encoder"),

@@ -66,6 +66,28 @@ def videomae(folder):
     return save(folder, seeded(lambda: tf.VideoMAEModel(config)), processor)
 
 
+def resnet(folder):
+    config = tf.ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, HIDDEN], depths=[1, 1], layer_type="basic"
+    )
+    size = {"height": SIZE, "width": SIZE}
+    processor = tf.ViTImageProcessorPil(size=size)
+    return save(folder, seeded(lambda: tf.ResNetModel(config)), processor)
+
+
+def convnext(folder):
+    config = tf.ConvNextConfig(hidden_sizes=[4, HIDDEN], depths=[1, 1], num_stages=2)
+    processor = tf.ConvNextImageProcessorPil(size={"shortest_edge": 384})
+    return save(folder, seeded(lambda: tf.ConvNextModel(config)), processor)
+
+
+def spectrogram(folder):
+    """Spectrograms of ten seconds, as an Audio Spectrogram Transformer takes them."""
+    config = tf.ASTConfig(**TRANSFORMER, num_mel_bins=16, max_length=32)
+    extractor = tf.ASTFeatureExtractor(num_mel_bins=16, max_length=32)
+    return save(folder, seeded(lambda: tf.ASTModel(config)), extractor)
+
+
 def wav2vec(folder, rate=16_000):
     config = tf.Wav2Vec2Config(
         **TRANSFORMER | {"num_hidden_layers": 2},

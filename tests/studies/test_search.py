@@ -300,6 +300,26 @@ def test_intervals_are_told_by_the_members_that_are_left():
     assert "for other seeds" not in text
 
 
+def test_a_point_with_a_member_that_diverged_does_not_win():
+    """Seven of eight seeds lost, and the one left with the highest score of all."""
+    again = [[0.9, *[None] * 7], [0.4] * 8, [0.5] * 8, [None] * 8]
+    told = [
+        {"number": n, "point": {"loss.gamma": n / 4}, "batch": "b", "score": 0.5}
+        | {"details": {"scores": [0.5]}}
+        for n in range(4)
+    ]
+    finalists = Finalists([0, 1, 2, 3], again, again, "")
+    searched = Searched(tiny_config(), {"loss.gamma": Range(0.0, 3.0)}, "random", 1, 8)
+    report = create_search_report(searched, told, finalists, {}, {"versions": {}})
+    assert report["winner"] == 2
+    scores = {name: {"mean": 0.5, "std": 0.1, "ci95": [0.4, 0.6]} for name in METRICS}
+    text = format_scores(report | {"test": scores, "ensemble": scores, "looks": [{}]})
+    places = [text.index(words) for words in ("0.500 ±", "0.400 ±", "7 diverged", "all diverged")]
+    assert places == sorted(places)
+    lost = Finalists([3], again[3:], [], "too few")
+    assert create_search_report(searched, told, lost, {}, {"versions": {}})["winner"] is None
+
+
 def test_points_that_score_the_same_but_one_have_an_importance(tmp_path):
     """As on few dev dialogues; a third of the repeats would hold equal scores alone."""
     trials = open_trials(tmp_path, "random", {"loss.gamma": Range(0.0, 3.0)})
