@@ -191,7 +191,10 @@ class Fleet:
         if jax.process_count() > 1:
             tree = multihost_utils.process_allgather(tree, tiled=True)
         elif self._pmapped:
-            tree = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+            # What lies on several devices is put together in memory of its own.
+            return jax.tree.map(
+                lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:members], tree
+            )
         # A copy: the device's own memory may be given to the next epoch.
         return jax.tree.map(lambda leaf: np.array(leaf[:members]), tree)
 
