@@ -59,10 +59,10 @@ FINALISTS = 10
 FEWEST_DEV, TRAIN_PER_DEV = 10, 4
 # Points in a batch at most, and batches of a search at least, where no number is asked for: the
 # sampler learns from a batch what it needs for the next one.
-MOST_POINTS, FEWEST_BATCHES = 32, 8
-# Static settings are kept until training took so many times as long as compiling, but not so long
-# that fewer of their combinations would be tried.
-TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 6
+MOST_POINTS, FEWEST_BATCHES = 32, 16
+# Other static settings are tried once training took so many times as long as compiling, but often
+# enough that this many of their combinations are tried.
+TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 8
 
 
 class Plan(NamedTuple):
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
       hours: after which no batch begins; None for any time.
       seeds: per point, from 0; its score is their mean.
       sampler: one of ``trials.SAMPLERS``.
-      batch: points that are trained together; by default an eighth of all, at most 32.
+      batch: points that are trained together; by default a sixteenth of all, at most 32.
       best_seeds: of each of the best points when they are trained again.
       storage: URL of the study; by default a file in the folder.
       seed: of the sampler.
@@ -163,9 +163,10 @@ class _Worker:
     def __init__(self, config: ConfigDict, folder: Workdir, plan: Plan, execution: Execution):
         self.config, self.folder, self.plan, self.execution = config, folder, plan, execution
         self.say = execution.progress.say
-        # Those in use, what was spent on them in seconds, and how many points were trained.
         self.static: dict[str, Value] | None = None
+        # Seconds of all batches, and of the one in progress until it trains.
         self.compile_s = self.train_s = self.fitting_s = 0.0
+        # Points since other static settings were tried.
         self.trained = 0
         self.fleet: Fleet | None = None
         # Number of members -> the fleet of a rung.
@@ -173,19 +174,24 @@ class _Worker:
         # Of the batch in progress: point -> the epoch after which it was stopped, and its score.
         self.stopped: dict[str, tuple[int, float]] = {}
 
-    @property
-    def kept(self) -> dict[str, Value] | None:
-        """The static settings of the next batch; None where others may be drawn."""
+    def _choose_static(self, trials: Trials) -> dict[str, Value] | None:
+        """The static settings of the next batch; None where others are to be tried."""
         enough = self.train_s >= TRAIN_PER_COMPILE * self.compile_s
         total = self.plan.trials
         enough |= total is not None and self.trained * FEWEST_PROGRAMS >= total
-        return None if enough else self.static
+        if enough:
+            return None
+        # The program of the best ones was compiled before: the compilation cache has it.
+        return trials.find_best_static() or self.static
 
     def work(self, trials: Trials, total: int | None, until: float | None) -> None:
         """Takes batches as long as there are any, or time is left."""
         while True:
             over = until is not None and time.monotonic() >= until
-            with trials.taking(0 if over else self.plan.points, total, self.kept) as batch:
+            static = self._choose_static(trials)
+            if static is None:
+                self.trained = 0
+            with trials.taking(0 if over else self.plan.points, total, static) as batch:
                 if batch is None:
                     return
                 self._carry_out(batch, trials)
@@ -238,8 +244,7 @@ class _Worker:
         """Makes a program of other static settings the one in use."""
         self.shared = point_config(self.config, static_settings(point))
         self.prepared: Prepared = prepare_members(self.shared, load_data(self.shared))
-        self.static, self.fleet, self.compile_s, self.train_s = static, None, 0.0, 0.0
-        self.trained, self.narrower = 0, {}
+        self.static, self.fleet, self.narrower = static, None, {}
 
     def _fit(self, group: Group, begun: Sequence[int], asked: Sequence[Member]) -> int:
         """Makes a fleet that trains the chunks that were begun, and a whole batch if that fits."""

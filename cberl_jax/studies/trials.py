@@ -26,8 +26,8 @@ from cberl_jax.runtime.locks import take_lock
 SAMPLERS = ("tpe", "random", "qmc", "cmaes")
 JOURNAL = "search.journal"
 LOCKS = "search_locks"
-# Batches whose static settings are drawn evenly before TPE chooses by what came of them.
-RANDOM_BATCHES = 5
+# Batches before TPE chooses static settings by what came of them.
+FIRST_BATCHES = 5
 # What the trials of a study hold besides their scores.
 _BATCH = "batch"
 
@@ -244,32 +244,69 @@ class Trials:
                 )
             return samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
-    def _choose_static(self, seed: int) -> dict[str, Value]:
-        """The static settings of a new batch.
+    def _score_batches(self) -> list[tuple[dict[str, Value], float]]:
+        """The static settings of each batch, and the mean score of the better half of its points.
 
-        TPE chooses them in a study of its own, in which a batch is one point, scored by the better
-        half of its points. Among single points those of a few batches would seem well explored in
-        one place, and no other one would be tried. The other samplers draw evenly.
+        Among single points those of a few batches would seem well explored in one place, and no
+        other one would be tried.
+        """
+        scores: dict[str, list[Told]] = {}
+        for own in self.told():
+            scores.setdefault(own.batch, []).append(own)
+        batches = []
+        for each in scores.values():
+            ranked = sorted((own.score for own in each if own.score is not None), reverse=True)
+            if ranked:
+                static, _ = split_point(each[0].point)
+                batches.append((static, float(np.mean(ranked[: -(-len(ranked) // 2)]))))
+        return batches
+
+    def find_best_static(self) -> dict[str, Value] | None:
+        """The static settings of the best batch, for TPE; None where no batch has a score.
+
+        Nor do the other samplers ask for any: theirs are drawn evenly, whatever came of them.
+        """
+        batches = self._score_batches()
+        if self._sampling.sampler != "tpe" or not batches:
+            return None
+        return max(batches, key=lambda batch: batch[1])[0]
+
+    def _choose_static(self, seed: int) -> dict[str, Value]:
+        """The static settings of a new batch, other ones than before where TPE chooses.
+
+        A search has few batches for many combinations. So at first each value that no batch had is
+        tried once, in place of the best batch's: a gain is kept at once. Then TPE chooses, in a
+        study of its own in which a batch is one point. The other samplers draw evenly.
         """
         static, _ = split_point(self._distributions)
         samplers, create = self._optuna.samplers, self._optuna.trial.create_trial
+        best = self.find_best_static()
+        untried = self._list_untried(static) if best else []
+        if best and untried:
+            name, value = untried[np.random.default_rng(seed).integers(len(untried))]
+            return {**best, name: value}
         with self._quietly():
             sampler = samplers.RandomSampler(seed=seed)
             if self._sampling.sampler == "tpe":
                 sampler = samplers.TPESampler(
-                    multivariate=True, n_startup_trials=RANDOM_BATCHES, seed=seed
+                    multivariate=True, n_startup_trials=FIRST_BATCHES, seed=seed
                 )
         batches = self._optuna.create_study(direction="maximize", sampler=sampler)
-        scores: dict[str, list[Told]] = {}
-        for own in self.told():
-            scores.setdefault(own.batch, []).append(own)
-        for each in scores.values():
-            ranked = sorted((own.score for own in each if own.score is not None), reverse=True)
-            if ranked:
-                value = float(np.mean(ranked[: -(-len(ranked) // 2)]))
-                params = {name: each[0].point[name] for name in static}
-                batches.add_trial(create(params=params, distributions=static, value=value))
+        for params, value in self._score_batches():
+            batches.add_trial(create(params=params, distributions=static, value=value))
         return batches.ask(static).params
+
+    def _list_untried(self, static: Mapping[str, Any]) -> list[tuple[str, Value]]:
+        """Values of static settings that no batch has, of the settings with the fewest tried."""
+        points = [self._point(trial) for trial in self._list() if _BATCH in trial.user_attrs]
+        left = []
+        for name, own in static.items():
+            met = {point[name] for point in points}
+            # Of a range its ends.
+            choices = getattr(own, "choices", None) or (own.low, own.high)
+            left += [(len(met), name, value) for value in choices if value not in met]
+        fewest = min((count for count, *_ in left), default=0)
+        return [(name, value) for count, name, value in left if count == fewest]
 
     def _list(self, state: str | None = None) -> list[Any]:
         states = None if state is None else [self._optuna.trial.TrialState[state]]

@@ -234,6 +234,37 @@ def test_tpe_tries_all_static_settings_and_then_the_best(tmp_path):
     assert seen[14:].count(16) >= 4
 
 
+def test_static_values_take_their_turns_in_place_of_the_best_ones(tmp_path):
+    """One value changes at a time, and a gain is kept."""
+    space = {
+        "loss.gamma": Range(0.0, 3.0),
+        "model.classifier_hidden": [2, 4, 8],
+        "model.layers": Range(1, 3),
+        "model.graph": [True, False],
+    }
+    first = {"loss.gamma": 1.0, "model.classifier_hidden": 2, "model.layers": 1}
+    trials = open_trials(tmp_path, "tpe", space, first | {"model.graph": True})
+    assert trials.find_best_static() is None
+
+    def score(own):
+        return 0.1 * own["model.classifier_hidden"] - 0.1 * own["model.layers"]
+
+    seen = []
+    for _ in range(5):
+        with trials.taking(2, None, None) as batch:
+            for number, point in batch.points.items():
+                trials.tell(number, score(point), {"scores": [score(point)]})
+        own = {name: value for name, value in point.items() if name != "loss.gamma"}
+        if seen:
+            assert sum(own[name] != value for name, value in max(seen, key=score).items()) == 1
+        seen.append(own)
+        assert trials.find_best_static() == max(seen, key=score)
+    # A second value of each setting comes before a third one of any.
+    values = [[len({own[name] for own in seen[:count]}) for name in own] for count in (4, 5)]
+    assert values == [[2, 2, 2], [3, 2, 2]]
+    assert open_trials(tmp_path, "random", space).find_best_static() is None
+
+
 def test_static_settings_are_kept_if_asked(tmp_path):
     trials = open_trials(tmp_path)
     for _ in range(3):
