@@ -7,7 +7,7 @@ chunks, as if they had been trained alone. A run that grows is put together in t
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,18 +66,11 @@ def write_run(
             keep_encoders(chosen, folder.encoders)
         if folder.finished:
             return
-        parts = [
-            (
-                Workdir(chunks / name, create=False),
-                [x["place"] for x in lines if x["chunk"] == name],
-            )
-            for name in dict.fromkeys(line["chunk"] for line in lines)
-        ]
-        trained = [restore_members(chunk, config, chunk.read_config()) for chunk, _ in parts]
+        parts = _list_parts(chunks, lines)
+        trained = [restore_members(p.chunk, config, p.chunk.read_config()) for p in parts]
         standardiser = trained[0].standardiser
-        folds = len(prepared.each)
-        # Where a seed's models of all folds lie in the states.
-        models = [[place * folds + n for place in own for n in range(folds)] for _, own in parts]
+        # A seed's models of all folds lie side by side.
+        models = [part.of_models(len(prepared.each)) for part in parts]
         state = _gather([t.state for t in trained], models)
         # A chunk ends with its last member: those of the others have stopped, and only count on.
         epoch = np.full_like(state.joint.epoch, state.joint.epoch.max())
@@ -87,18 +80,18 @@ def write_run(
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
         processes.wait_for_others(f"{path} is empty")
         with open_checkpoints(folder.checkpoints) as checkpoints:
-            step = max(list_steps(chunk.checkpoints)[0] for chunk, _ in parts)
+            step = max(list_steps(part.chunk.checkpoints)[0] for part in parts)
             checkpoints.save(step, state, standardiser)
         predictions = _gather_predictions(parts)
         folder.write_predictions(predictions)
-        start = parts[0][0].start_file
-        if start.exists():
-            folder.write_json(folder.start_file, parts[0][0].read_json(start))
+        first = parts[0].chunk
+        if first.start_file.exists():
+            folder.write_json(folder.start_file, first.read_json(first.start_file))
         folder.keep_metrics({})
-        folder.append_metrics(list(_renumber([chunk for chunk, _ in parts], models)))
+        folder.append_metrics(list(_renumber(models)))
         members = [{k: v for k, v in line.items() if k not in _OF_A_SWEEP} for line in lines]
         run = TrainedRun(folder, config, prepared, state)
-        together = [len(places) for _, places in parts]
+        together = [len(part.places) for part in parts]
         report_on(run, members, predictions, {}, progress, execution.pictures, together)
 
 
@@ -115,31 +108,58 @@ def _clear(path: pathlib.Path, identity: Mapping[str, Any]) -> None:
     processes.wait_for_others(f"{path} is free")
 
 
-def _gather(trees: Sequence[Any], places: Sequence[Sequence[int]]) -> Any:
-    """One tree of some members of several trees; leaves [members, ...]."""
-    chosen = [jax.tree.map(lambda leaf, p=p: leaf[p], tree) for tree, p in zip(trees, places)]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chosen)
+class _Part(NamedTuple):
+    """What a run takes out of one chunk.
+
+    Attributes:
+      chunk: its folder.
+      places: of the members in the chunk.
+      numbers: of the same members in the run.
+    """
+
+    chunk: Workdir
+    places: list[int]
+    numbers: list[int]
+
+    def of_models(self, folds: int) -> "_Part":
+        """The same for models, of which each member has one per fold."""
+        return self._replace(
+            places=[place * folds + n for place in self.places for n in range(folds)],
+            numbers=[number * folds + n for number in self.numbers for n in range(folds)],
+        )
 
 
-def _gather_predictions(
-    parts: Sequence[tuple[Workdir, Sequence[int]]],
-) -> dict[str, np.ndarray]:
+def _list_parts(chunks: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> list[_Part]:
+    """The chunks that the members of a run lie in, which may take turns."""
+    parts = []
+    for name in dict.fromkeys(line["chunk"] for line in lines):
+        own = [number for number, line in enumerate(lines) if line["chunk"] == name]
+        places = [lines[number]["place"] for number in own]
+        parts.append(_Part(Workdir(chunks / name, create=False), places, own))
+    return parts
+
+
+def _gather(trees: Sequence[Any], parts: Sequence[_Part]) -> Any:
+    """One tree of the members of a run out of those of its chunks; leaves [members, ...]."""
+    order = np.argsort(np.concatenate([part.numbers for part in parts]))
+    chosen = [
+        jax.tree.map(lambda leaf, p=part.places: leaf[p], tree) for tree, part in zip(trees, parts)
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *chosen)
+
+
+def _gather_predictions(parts: Sequence[_Part]) -> dict[str, np.ndarray]:
     """The arrays of ``predictions.npz``: those with a member axis of the chosen members."""
-    stored = [chunk.read_predictions() for chunk, _ in parts]
-    places = [own for _, own in parts]
+    stored = [part.chunk.read_predictions() for part in parts]
     of_members = [n for n in stored[0] if n == "seed" or n.endswith(".probability")]
-    chosen = _gather([{n: arrays[n] for n in of_members} for arrays in stored], places)
+    chosen = _gather([{n: arrays[n] for n in of_members} for arrays in stored], parts)
     return {**stored[0], **chosen}
 
 
-def _renumber(
-    chunks: Sequence[Workdir], models: Sequence[Sequence[int]]
-) -> Iterator[dict[str, Any]]:
+def _renumber(models: Sequence[_Part]) -> Iterator[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` of the chosen models of each chunk."""
-    first = 0
-    for chunk, places in zip(chunks, models):
-        number = {place: first + n for n, place in enumerate(places)}
-        first += len(places)
-        for line in chunk.read_metrics():
+    for part in models:
+        number = dict(zip(part.places, part.numbers))
+        for line in part.chunk.read_metrics():
             if line["member"] in number:
                 yield {**line, "member": number[line["member"]]}

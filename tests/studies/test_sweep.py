@@ -154,6 +154,22 @@ def test_the_best_point_is_a_run_of_its_own(corpus, tmp_path):
     assert resumed["members"] == found["members"]
 
 
+def test_members_keep_their_numbers_where_chunks_take_turns(corpus, tmp_path):
+    """Seed 1 was there first; the seeds before and after it are trained together later."""
+    settings, folder = config(corpus, **NO_PARTS), tmp_path / "sweep"
+    for seeds in ([1], [0, 1, 2]):
+        sweep(settings, str(folder), seeds, {}, Execution(progress=QUIET, pictures=False))
+    best = Workdir(folder / "best", create=False)
+    members = best.read_report()["members"]
+    assert [member["seed"] for member in members] == best.read_predictions()["seed"].tolist()
+    again = evaluate_run(str(best.path))["members"]
+    for line, member in zip(again, members, strict=True):
+        assert line["test"]["macro_f1"] == pytest.approx(member["test"]["macro_f1"])
+    assert len({member["dev"]["macro_f1"] for member in members}) == 3
+    lines = best.read_metrics()
+    assert {(x["member"], x["seed"]) for x in lines} == {(n, n) for n in range(3)}
+
+
 @pytest.fixture(scope="module")
 def small_sweep(corpus, tmp_path_factory):
     """A finished sweep of two points: its folder and report, and how to do it in a folder."""
