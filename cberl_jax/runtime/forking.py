@@ -26,7 +26,8 @@ def fork(source: str | os.PathLike, target: Workdir, identity: Mapping[str, Any]
       identity: of the new run (``run_identity``).
 
     Raises:
-      UserError: the new run could not go on from what the old one has, or there is nothing.
+      UserError: the new run could not go on from what the old one has, or there is nothing, or no
+        epoch would be left for its settings.
     """
     old = Workdir(source, create=False)
     listed = list_differences(old.read_config(), identity, MAY_DIFFER | OF_A_FOLDER)
@@ -38,8 +39,17 @@ def fork(source: str | os.PathLike, target: Workdir, identity: Mapping[str, Any]
     steps = [s for s in list_steps(old.checkpoints) if find_damage(old.checkpoints, s) is None]
     if not steps:
         raise UserError(f"{old.checkpoints}: holds no sound checkpoint to fork")
+    gan = max((x["epoch"] + 1 for x in old.read_metrics() if x["stage"] == "gan"), default=0)
+    done, epochs = steps[0] - min(gan, steps[0]), identity["train.epochs"]
+    if done >= epochs:
+        raise UserError(
+            f"{old.path}: has done {done} epochs, and train.epochs is {epochs}, so that nothing "
+            f"would be trained with the other settings; give --config.train.epochs={done + 1} or "
+            "more"
+        )
     copy_checkpoint(old.checkpoints, target.checkpoints, steps[0])
     _copy_file(old.metrics_file, target.metrics_file)
+    target.write_json(target.fork_file, {"epochs": steps[0]})
 
 
 def _copy_file(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -37,7 +37,7 @@ WHAT = "the workdir"
 # What runs, sweeps and ablations write, and the log that a shell or a scheduler writes beside them.
 OWN_FILES = (
     *("config.json", "metrics.jsonl", "tensorboard", "wandb", "checkpoints", ENCODERS),
-    "predictions.npz",
+    *("predictions.npz", "fork.json"),
     *("report.*", "report_*.png", "MODEL_CARD.md", "corpus.npz"),
     *(
         "chunks",
@@ -175,6 +175,7 @@ class Workdir:
         self.report_page = self.path / "report.html"
         self.model_card = self.path / "MODEL_CARD.md"
         self.start_file = self.path / "init.json"
+        self.fork_file = self.path / "fork.json"
         self.corpus_file = self.path / "corpus.npz"
         self.encoders = self.path / ENCODERS
 
@@ -242,6 +243,11 @@ class Workdir:
                 )
             return
         self.write_json(self.config_file, config)
+
+    @property
+    def forked_after(self) -> int | None:
+        """Epochs that another run had done when this one was forked of it; None if it was not."""
+        return self.read_json(self.fork_file)["epochs"] if self.fork_file.exists() else None
 
     @property
     def finished(self) -> bool:

@@ -23,7 +23,7 @@ from cberl_jax.runtime.curves import Writer, open_event_files, open_wandb
 from cberl_jax.runtime.progress import Epoch, Progress
 from cberl_jax.runtime.signals import GRACE_SECONDS, Stopper
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.training.epoch import MemberState
+from cberl_jax.training.epoch import NEVER, MemberState
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.prepare import Members, Prepared
 from cberl_jax.training.streamed_epochs import Streamed
@@ -104,6 +104,8 @@ class Training:
         else:
             like = members_like(self.prepared.program, seeds, hyper)
             state, _ = self.checkpoints.restore(like, self.prepared.standardiser)
+            if self.workdir.forked_after == self.checkpoints.latest:
+                state = self._let_go_on(state)
         # All members have done equally many epochs: the stopped ones count on.
         self.done["joint"] = int(state.joint.epoch[0])
         self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
@@ -115,6 +117,15 @@ class Training:
         if self.streamed is not None:
             gigabytes = self.streamed.size / 1e9
             self.progress.say(f"the corpus has {gigabytes:.3g} GB: its rows come from the host")
+
+    def _let_go_on(self, state: MemberState) -> MemberState:
+        """The state of another run: what had stopped early is to learn with these settings, too."""
+        joint = state.joint
+        lost = joint.diverged != NEVER
+        count = int(np.sum(joint.stopped & ~lost))
+        if count:
+            self.progress.say(f"{count} members that had stopped early go on")
+        return state.replace(joint=joint.replace(stopped=lost))
 
     def _begin(self, state: MemberState) -> MemberState:
         """What the members start from, given what was drawn."""

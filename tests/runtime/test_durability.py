@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import BARE, QUIET, TINY, tiny_config
+from tiny import BARE, NO_PARTS, QUIET, TINY, tiny_config
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
@@ -512,6 +512,24 @@ def test_a_fork_starts_where_the_other_run_is_with_other_settings(stopped, corpu
     # The same command again finds the fork finished.
     train(longer, fork, Progress(said.append), forked=str(stopped))
     assert said[-1] == "this run is finished"
+
+
+def test_a_fork_trains_members_that_had_stopped_early_and_has_epochs_for_it(corpus, tmp_path):
+    """Else a report would state settings that nothing was trained with."""
+    early, fork, said = tmp_path / "early", tmp_path / "fork", []
+    patient = {"train.patience": 1, "train.epochs": 9}
+    train(config_of(corpus, **patient, **NO_PARTS), early)
+    done = max(line["epoch"] for line in Workdir(early).read_metrics()) + 1
+    assert done < 9
+    short = config_of(corpus, **patient | NO_PARTS | {"loss.gamma": 3.0, "train.epochs": done})
+    with pytest.raises(UserError, match=f"has done {done} epochs.*train.epochs={done + 1} or more"):
+        train(short, fork, forked=str(early))
+    assert not (fork / "config.json").exists()
+    changed = config_of(corpus, **patient | NO_PARTS | {"loss.gamma": 3.0, "train.patience": 9})
+    train(changed, fork, Progress(said.append), forked=str(early))
+    assert "2 members that had stopped early go on" in said
+    lines = Workdir(fork).read_metrics()
+    assert {(x["member"], x["epoch"]) for x in lines} >= {(n, 8) for n in range(2)}
 
 
 def test_what_decides_the_parameters_shapes_cannot_differ_in_a_fork(stopped, corpus, tmp_path):
