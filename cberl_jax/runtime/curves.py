@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 # Of a line of metrics, what is not a curve.
-NAMES = ("stage", "epoch", "member", "seed")
+NAMES = ("stage", "epoch", "member", "seed", "fold")
 # Takes the number of epochs that were done before this one, and its lines of metrics.
 Writer = Callable[[int, Sequence[Mapping[str, Any]]], None]
 

@@ -17,6 +17,7 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.runtime import progress as progress_module
+from cberl_jax.runtime.curves import open_event_files
 from cberl_jax.runtime.progress import Epoch, LiveProgress, Progress, spell_seconds
 from cberl_jax.studies.train import train_and_evaluate
 
@@ -141,6 +142,14 @@ def test_tensorboard_shows_what_the_metrics_file_holds_also_of_a_run_that_went_o
         assert len(curves) == len(wanted) and len({x["epoch"] for x in own}) == 4
         for tag, step, value in curves:
             assert value == pytest.approx(wanted[tag, step], rel=1e-6)
+
+
+def test_the_name_of_a_fold_is_no_curve(tmp_path):
+    pytest.importorskip("tensorboardX")
+    line = {"stage": "joint", "epoch": 0, "member": 0, "seed": 0, "fold": "1", "total": 0.5}
+    with open_event_files(tmp_path, 1, 0) as write:
+        write(0, [line])
+    assert read_curves(tmp_path / "member_000") == [("joint/total", 0, 0.5)]
 
 
 def read_wandb(path):
