@@ -166,6 +166,8 @@ def take_over(
             path in old and _shape(path, new[path]) == _shape(path, old[path]) for path in paths
         ):
             reason = "another shape"
+        if not reason and any(_count_seen(path, new) != _count_seen(path, old) for path in paths):
+            reason = "another model.subspace"
         part = next(name for name, modules in PARTS.items() if layer[0] in modules)
         for path in paths:
             leaf, taken = new[path], 0
@@ -200,6 +202,11 @@ def _layer(path: Path) -> Path:
 
 def _is_of_classes(path: Path) -> bool:
     return path[:2] == ("params", "ensemble") and path[-1] in _OF_CLASSES
+
+
+def _count_seen(path: Path, leaves: Mapping[Path, np.ndarray]) -> int:
+    """How many features each classifier sees, of the leaf that says it; of others 0."""
+    return int(np.count_nonzero(leaves[path][0, 0])) if path[-1] == "subspaces" else 0
 
 
 def _shape(path: Path, leaf: np.ndarray) -> tuple[int, ...]:

@@ -107,6 +107,18 @@ def test_a_layer_of_another_shape_is_fresh_as_a_whole():
     assert lines[-1].taken == 0 and "ensemble: another shape" in lines[-1].why
 
 
+def test_classifiers_of_another_subspace_are_fresh():
+    """Else they would see the share of the features that the other run had asked for."""
+    new, start = drawn(CORPUS, 1), start_of(CORPUS, 1)
+    theirs = start.variables["constants"]["ensemble"]["subspaces"]
+    theirs[..., ::2] = 0.0
+    _, lines = take_over(new, np.array([0]), start, CORPUS, 0)
+    assert lines[-1].taken == 0 and lines[-1].why == "ensemble: another model.subspace"
+    new["constants"]["ensemble"]["subspaces"][..., 1::2] = 0.0
+    _, lines = take_over(new, np.array([0]), start, CORPUS, 0)
+    assert lines[-1].fresh == 0
+
+
 def test_shared_modalities_keep_the_statistics_that_their_weights_were_learnt_with():
     start = start_of(CORPUS)
     moved = dataclasses.replace(CORPUS, features={m: 3 * x + 1 for m, x in CORPUS.features.items()})
