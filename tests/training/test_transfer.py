@@ -209,10 +209,16 @@ def test_it_starts_where_the_other_run_ended(large):
     [
         ({"train.init": "nowhere"}, "nowhere: holds no run"),
         ({"train.freeze": "head"}, "there is no part 'head'"),
+        (
+            {"train.init": "large", "train.freeze": "ensemble", "model.classifier_hidden": 6},
+            r"of ensemble (\d+) of \1 parameters are not those of large \(ensemble: another shape",
+        ),
         ({"train.freeze": "fusion,bilstm,graph,ensemble"}, "nothing is left to train"),
     ],
 )
 def test_a_bad_start_is_refused(large, tmp_path, changes, message):
+    if changes.get("train.init") == "large":
+        changes = changes | {"train.init": str(large / "large")}
     with pytest.raises(UserError, match=message):
         train_and_evaluate(
             settings(large / "mine.npz", **changes), str(tmp_path / "r"), [0], QUIET, False
