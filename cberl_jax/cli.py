@@ -302,8 +302,8 @@ def define_folds() -> None:
     flags.DEFINE_boolean(
         "allow_seen",
         None,
-        "Make folds, or draw another dev, of features that were tuned on labels; short for "
-        "--config.data.allow_seen.",
+        "Make folds, or draw another dev, of features that were tuned on labels, or start from a "
+        "run by other splits; short for --config.data.allow_seen.",
     )
 
 

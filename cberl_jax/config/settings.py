@@ -90,7 +90,9 @@ SETTINGS = {
     ),
     "data.fold_dev": Setting(0.15, "share of a fold's other dialogues that is dev", 1e-6, 0.5),
     "data.allow_seen": Setting(
-        False, "make folds, or draw another dev, of features that were tuned on labels of train"
+        False,
+        "make folds, or draw another dev, of features that were tuned on labels of train, or start "
+        "from a run that was trained by other splits",
     ),
     "data.allow_repeats": Setting(False, "accept dialogues of train that are in dev or test too"),
     "augment.method": Setting("gan", f"what fills minority classes up: {', '.join(AUGMENTATIONS)}"),

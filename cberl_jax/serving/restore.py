@@ -37,7 +37,7 @@ from cberl_jax.training.prepare import (
     load_data,
     split_corpus,
 )
-from cberl_jax.training.transfer import Start
+from cberl_jax.training.transfer import Start, list_held_out
 
 
 class Trained(NamedTuple):
@@ -294,6 +294,7 @@ def read_start(workdir: str | os.PathLike[str]) -> Start:
         tuple(stored["classes"]),
         trained.standardiser,
         stored.get("provenance", {}),
+        list_held_out(folder.read_predictions()),
     )
 
 

@@ -20,6 +20,7 @@ from cberl_jax.config.settings import Value, with_folds
 from cberl_jax.config.space import Space, check_feasible, complete, own_point, static_choices
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.folds import check_unseen
+from cberl_jax.data.holdout import with_other_dev
 from cberl_jax.errors import FolderBusy, TooLarge, UserError
 from cberl_jax.metrics import select_score
 from cberl_jax.reports.provenance import create_provenance
@@ -52,6 +53,7 @@ from cberl_jax.training.epoch import NEVER, MemberState
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import Prepared, load_data
 from cberl_jax.training.run_folder import open_workdir, study_identity
+from cberl_jax.training.transfer import Start, check_splits
 
 # How many points are trained again.
 FINALISTS = 10
@@ -400,7 +402,7 @@ def search(
         with open_workdir(workdir, identity) as folder:
             # Nobody else is at work: what is left is of processes that died.
             trials = work(folder)
-            return _conclude(config, folder, plan, execution, trials, prepared.corpus)
+            return _conclude(config, folder, plan, execution, trials, prepared)
     except FolderBusy:
         execution.progress.say("done here; others are at work, and the last one writes the report.")
         return None
@@ -418,7 +420,7 @@ def _best_points(config: ConfigDict, space: Space, told: Sequence[Told]) -> list
     return first + [point for point in best[len(first) :] if point.point == own]
 
 
-def explain_no_other_dev(config: ConfigDict, corpus: Corpus) -> str:
+def explain_no_other_dev(config: ConfigDict, corpus: Corpus, start: Start | None = None) -> str:
     """Why the best points are not trained with other dialogues as dev; empty where they are."""
     if with_folds(config):
         return "the dev dialogues of the folds differ already"
@@ -432,6 +434,11 @@ def explain_no_other_dev(config: ConfigDict, corpus: Corpus) -> str:
         check_unseen(corpus)
     except UserError:
         return "an encoder of the features was tuned on the labels of train"
+    try:
+        if start is not None:
+            check_splits(start, [with_other_dev(corpus, 1)])
+    except UserError:
+        return "the run that members start from has learnt from the dialogues of train"
     return ""
 
 
@@ -441,15 +448,15 @@ def _conclude(
     plan: Plan,
     execution: Execution,
     trials: Trials,
-    corpus: Corpus,
+    prepared: Prepared,
 ) -> dict[str, Any]:
     """Trains the best points again and writes the report, with the run of the winner."""
-    told, say = trials.told(), execution.progress.say
+    told, say, corpus = trials.told(), execution.progress.say, prepared.corpus
     finalists = _best_points(config, plan.space, told)
     points = [complete(own.point, config) for own in finalists]
     # None of the seeds that chose these points.
     seeds = range(plan.seeds, plan.seeds + plan.best_seeds)
-    no_other_dev = explain_no_other_dev(config, corpus)
+    no_other_dev = explain_no_other_dev(config, corpus, prepared.start)
     other_dev = {"data.other_dev": config.data.other_dev + 1}
     others = [] if no_other_dev else [point | other_dev for point in points]
     if points:

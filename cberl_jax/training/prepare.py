@@ -39,7 +39,12 @@ from cberl_jax.models.cberl import CBERL
 from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.training.epoch import Program
-from cberl_jax.training.transfer import Start, shared_modalities, start_standardiser
+from cberl_jax.training.transfer import (
+    Start,
+    check_splits,
+    shared_modalities,
+    start_standardiser,
+)
 
 # The remedies with networks of their own.
 TRAINED = ("gan", "flow")
@@ -226,9 +231,12 @@ def prepare(config: ConfigDict, corpus: Corpus, start: Start | None = None) -> P
 
     Raises:
       UserError: dev has no labelled utterance, or test has none and is to be looked at
-        (``train.best_on_test``); or folds cannot be made.
+        (``train.best_on_test``); or folds cannot be made; or what members start from has learnt
+        from their dev or test and ``data.allow_seen`` is off.
     """
     folds, corpora = split_corpus(config, corpus)
+    if start is not None and not config.data.allow_seen:
+        check_splits(start, corpora)
     if folds is None:
         return _prepare(config, corpus, start)
     # Every dialogue is in train of some fold.

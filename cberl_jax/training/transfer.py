@@ -35,6 +35,8 @@ class Start(NamedTuple):
       classes: names of its classes.
       standardiser: its train statistics.
       features: name of features -> how they were made, where that is known.
+      held_out: dialogue of its dev or test -> its split there, and the class of each turn, empty
+        where there is none.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Start(NamedTuple):
     classes: tuple[str, ...]
     standardiser: Standardiser
     features: Mapping[str, Mapping[str, Any]] = {}
+    held_out: Mapping[str, tuple[str, tuple[str, ...]]] = {}
 
 
 class Taken(NamedTuple):
@@ -63,6 +66,53 @@ class Taken(NamedTuple):
     def __str__(self) -> str:
         why = f" ({self.why})" if self.why else ""
         return f"{self.part}: {self.taken} parameters are taken over, {self.fresh} are fresh{why}"
+
+
+def list_held_out(stored: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """``Start.held_out`` of the arrays of a run's ``predictions.npz``."""
+    names, found = [*stored["classes"].tolist(), ""], {}
+    for split in ("dev", "test"):
+        turns: dict[str, list[str]] = {}
+        pairs = zip(stored[f"{split}.dialogue"].tolist(), stored[f"{split}.label"].tolist())
+        for dialogue, label in pairs:
+            turns.setdefault(dialogue, []).append(names[label])
+        found |= {dialogue: (split, tuple(own)) for dialogue, own in turns.items()}
+    return found
+
+
+def check_splits(start: Start, corpora: Sequence[Corpus]) -> None:
+    """Refuses splits by which members would be tested on what the run has learnt from.
+
+    What is known of the run's corpus is its dev and test. Where a corpus holds most of that, it is
+    the same one, and where these dialogues are in other splits, so are those of the run's train.
+
+    Args:
+      start: the run.
+      corpora: the new corpus, with the splits of each fold.
+
+    Raises:
+      UserError: naming a dialogue and its splits.
+    """
+    for corpus in corpora:
+        names, first = (*corpus.classes, ""), corpus.start
+        places = {name: place for place, name in enumerate(corpus.dialogue.tolist())}
+        known = []
+        for dialogue, (split, turns) in start.held_out.items():
+            place = places.get(dialogue)
+            if place is None:
+                continue
+            own = corpus.label[first[place] : first[place] + corpus.length[place]]
+            if tuple(names[label] for label in own) == turns:
+                known.append((dialogue, split, str(corpus.split[place])))
+        moved = [own for own in known if own[1] != own[2]]
+        if moved and 2 * len(known) > len(start.held_out):
+            dialogue, there, here = moved[0]
+            raise UserError(
+                f"{start.name}: was trained on dialogues of {corpus.source} by other splits "
+                f"({dialogue!r} was in {there} there and is in {here} here), so that members would "
+                "be tested on what it has learnt from; start from a run on another corpus, keep "
+                "its splits, or accept it by --allow_seen (data.allow_seen in a config)"
+            )
 
 
 def shared_modalities(start: Start, corpus: Corpus, components: int) -> tuple[str, ...]:

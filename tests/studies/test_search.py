@@ -23,6 +23,7 @@ from cberl_jax.reports.search import Finalists, Searched, create_search_report, 
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.serving.restore import read_start
 from cberl_jax.studies import fitting
 from cberl_jax.studies.group import Group, create_member
 from cberl_jax.studies.points import Execution
@@ -146,6 +147,9 @@ def test_the_best_points_are_trained_with_other_dev_dialogues_too(tmp_path):
     # Where they cannot be, the reason is said.
     tuned = dataclasses.replace(made, provenance={"text": {"tuning": {"epochs": 3}, "crossfit": 0}})
     assert "tuned on the labels" in explain_no_other_dev(small, tuned)
+    start = read_start(tmp_path / "search" / "best")
+    assert "start from has learnt" in explain_no_other_dev(small, made, start)
+    assert explain_no_other_dev(small, made) == ""
     small.data.folds = "3"
     assert "folds" in explain_no_other_dev(small, made)
 

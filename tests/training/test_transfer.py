@@ -12,9 +12,10 @@ from cberl_jax.data.standardize import fit_standardiser
 from cberl_jax.errors import UserError
 from cberl_jax.serving.restore import read_start
 from cberl_jax.studies.evaluate import evaluate_run
+from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.fleet import members_like
-from cberl_jax.training.prepare import create_program, list_members
+from cberl_jax.training.prepare import create_program, list_members, load_data
 from cberl_jax.training.transfer import (
     Start,
     shared_modalities,
@@ -224,6 +225,21 @@ def test_a_bad_start_is_refused(large, tmp_path, changes, message):
             settings(large / "mine.npz", **changes), str(tmp_path / "r"), [0], QUIET, False
         )
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("changes", [{"data.folds": "3"}, {"data.other_dev": 1}])
+def test_a_start_that_has_learnt_from_dev_or_test_is_refused(large, tmp_path, changes):
+    start = {"train.init": str(large / "large")}
+    with pytest.raises(UserError, match="tested on what it has learnt from.*--allow_seen"):
+        train_and_evaluate(
+            settings(large / "large.npz", **start | changes), str(tmp_path / "r"), [0], QUIET, False
+        )
+    assert not (tmp_path / "r").exists()
+    for path, allowed in (("large.npz", {}), ("mine.npz", changes)):
+        config = settings(large / path, **start | allowed)
+        assert prepare_members(config, load_data(config)).start.name == "large"
+    config = settings(large / "large.npz", **start | changes | {"data.allow_seen": True})
+    assert prepare_members(config, load_data(config)).start.name == "large"
 
 
 def test_a_corpus_without_a_shared_modality_is_refused(large, tmp_path):
