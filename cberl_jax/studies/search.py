@@ -4,6 +4,7 @@ Points of a batch share their static settings, so that one program trains them a
 are trained once more with seeds that chose nothing; test is read for the winner of these alone.
 """
 
+import math
 import re
 import shutil
 import time
@@ -347,7 +348,9 @@ class _Worker:
         for number, members in self._members(batch).items():
             if members[0].point in self.stopped:
                 epoch, reached = self.stopped[members[0].point]
-                trials.stop(number, epoch, reached, {"scores": [], **spent})
+                # One with a member that diverged counts as such, not as worse than others.
+                lost = [] if math.isfinite(reached) else [None]
+                trials.stop(number, epoch, reached, {"scores": lost, **spent})
                 spent = {}
                 continue
             own = [lines[member] for member in members]

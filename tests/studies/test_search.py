@@ -172,11 +172,13 @@ def test_the_score_of_a_point_is_that_of_its_members_alone(corpus, tmp_path):
     assert point["score"] == pytest.approx(np.mean(point["scores"]))
 
 
-def test_points_that_diverge_are_told_as_worst(corpus, tmp_path):
+@pytest.mark.parametrize("halving", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_points_that_diverge_are_told_as_worst(corpus, tmp_path, halving):
     space = {"optim.clip": [1.0, 1e30], "optim.learning_rate": [1e-3, 1e30]}
     plan = Plan(space, trials=6, seeds=1, batch=6, best_seeds=1, sampler="random")
+    plan = plan._replace(halving=halving)
     report = search(config(corpus), str(tmp_path / "search"), plan, HOW)
-    lost = [own for own in report["points"] if own["score"] is None]
+    lost = [own for own in report["points"] if own["score"] is None and not own["stopped"]]
     assert report["diverged"] == len(lost) > 0
     assert {own["settings"]["optim.learning_rate"] for own in lost} == {1e30}
     assert not {own["number"] for own in lost} & set(report["finalists"])
