@@ -218,7 +218,7 @@ def show_conversation(
         text=text if any(line and can_draw(line) for line in text) else None,
         truth=[names[label] for label in corpus.label[whole][part]],
         guess=[names[label] for label in guess[part]],
-        attention=attention[part, part],
+        attention=attention,
     )
 
 

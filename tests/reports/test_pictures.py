@@ -129,7 +129,10 @@ def test_attention_is_cut_out_of_the_window_by_hand():
 def test_arcs_are_the_heavy_edges():
     attention = np.asarray([[0.2, 0.8, 0.0], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]])
     # Alike were 1/2 in the first row and 1/3 in the others; 1.25 times that 0.625 and 0.417.
-    assert choose_arcs(attention) == [(1, 0, 0.8), (0, 1, 0.5)]
+    assert choose_arcs(attention, np.arange(3)) == [(1, 0, 0.8), (0, 1, 0.5)]
+    # The last two turns alone: what the second one gives the first one counts still.
+    attention[1] = [0.1, 0.45, 0.45]
+    assert choose_arcs(attention, np.arange(1, 3)) == [(1, 0, 0.45)]
 
 
 # A run

@@ -34,16 +34,16 @@ _SPEAKER, _TRUTH, _GUESS, _TEXT, _END = 2.7, 4.7, 6.7, 8.9, 15.3
 
 
 class Conversation(NamedTuple):
-    """What is drawn of one conversation of T turns.
+    """What is drawn of one conversation: T of its turns.
 
     Attributes:
       title: its name.
-      turn: [T] int, their numbers.
+      turn: [T] int, their numbers from 0.
       speaker: [T] names.
       text: [T] transcripts, or None.
       truth: [T] names of the true classes, empty where unknown.
       guess: [T] names of the predicted classes.
-      attention: [T, T], how much each turn (row) attends to each (column).
+      attention: how much each turn (row) attends to each (column), of all turns.
     """
 
     title: str
@@ -63,15 +63,19 @@ class Arc(NamedTuple):
     weight: float
 
 
-def choose_arcs(attention: np.ndarray) -> list[Arc]:
+def choose_arcs(attention: np.ndarray, turn: np.ndarray) -> list[Arc]:
     """The edges of more than STRONG times the weight that all would have if alike; no self loops.
 
     Args:
-      attention: [T, T], how much each turn (row) attends to each (column).
+      attention: how much each turn (row) attends to each (column), of all turns.
+      turn: [T] int, the turns that are drawn.
     """
+    # Also those turns count that are attended to and not drawn.
     attended = np.maximum((attention > 0).sum(axis=1, keepdims=True), 1)
     strong = (attention > STRONG / attended) & ~np.eye(len(attention), dtype=bool)
-    return [Arc(int(j), int(i), float(attention[i, j])) for i, j in np.argwhere(strong)]
+    drawn = np.ix_(turn, turn)
+    weights = attention[drawn]
+    return [Arc(int(j), int(i), float(weights[i, j])) for i, j in np.argwhere(strong[drawn])]
 
 
 def draw_attention(path: pathlib.Path, conversation: Conversation) -> None:
@@ -89,7 +93,7 @@ def draw_attention(path: pathlib.Path, conversation: Conversation) -> None:
         axes.set_axis_off()
         axes.set_xlim(left, right)
         axes.set_ylim(turns - 0.4, -1.1)
-        for arc in choose_arcs(conversation.attention):
+        for arc in choose_arcs(conversation.attention, conversation.turn):
             _draw_arc(axes, arc, turns)
         colour = _colours_of(conversation.speaker)
         for row in range(turns):
