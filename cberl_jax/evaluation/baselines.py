@@ -24,11 +24,13 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
+from cberl_jax.config.settings import with_folds
 from cberl_jax.data.augmentation import name_minority
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.standardize import fit_standardiser
+from cberl_jax.errors import UserError
 from cberl_jax.evaluation.bootstrap import summarise_split
 from cberl_jax.metrics import evaluate_predictions, select_score
 from cberl_jax.training.prepare import check_labelled, load_data
@@ -247,8 +249,13 @@ def measure_baselines(
       ``lines``: ``kind``, ``turns`` seen on each side, and the result of ``measure_kind``.
 
     Raises:
-      UserError: the corpus is at fault.
+      UserError: the corpus is at fault, or folds are asked for.
     """
+    if with_folds(config):
+        raise UserError(
+            "baselines are fitted and tested by the corpus's own splits, not by folds: leave "
+            "data.folds and data.fold_by out"
+        )
     corpus = load_data(config)
     check_labelled(corpus)
     check_fittable(corpus, ceiling)

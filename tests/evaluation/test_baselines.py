@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from cberl_jax.data.dataset import create_table
 from cberl_jax.data.readers.load import load_corpus
@@ -21,6 +22,7 @@ from cberl_jax.evaluation.baselines import (
     check_fittable,
     guess_from_test,
     join_turns,
+    measure_baselines,
     measure_kind,
 )
 from cberl_jax.metrics import evaluate_predictions
@@ -94,6 +96,12 @@ def test_a_train_split_that_tells_nothing_is_refused(corpus):
     few = np.where(np.cumsum(corpus.in_split("train")) > 49, -1, corpus.label)
     with pytest.raises(UserError, match="'train' has 49 labelled utterances, not 50"):
         check_fittable(dataclasses.replace(corpus, label=few))
+
+
+def test_folds_are_refused():
+    """Scores by the corpus's own splits would stand beside those of a run of folds."""
+    with pytest.raises(UserError, match="not by folds"):
+        measure_baselines(tiny_config(**{"data.path": "simulated:small", "data.folds": "3"}))
 
 
 def test_a_ceiling_learns_from_the_other_test_dialogues_and_never_from_the_same(corpus):
