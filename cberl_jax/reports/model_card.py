@@ -152,7 +152,9 @@ def _describe_model(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any
         "BiLSTM": config.model.bilstm,
         "graph attention": config.model.graph,
         "reconstruction of masked nodes": config.model.reconstruction,
-        "GAN augmentation": config.augment.method == "gan",
+        # No class may lack utterances.
+        "GAN augmentation": config.augment.method == "gan"
+        and any(own["generated"] for own in report["augmentation"].values()),
     }
     widths = ", ".join(f"{plain(name)} ({width})" for name, width in corpus.widths.items())
     sound = count_sound(report)

@@ -117,6 +117,11 @@ def test_a_card_names_the_parts_in_use_and_whether_the_model_is_for_live_use(cor
     card = format_model_card(tiny_config(**switched), Splits(None, (corpus,)), report)
     assert "Parts in use: BiLSTM, graph attention, reconstruction of masked nodes." in card
     assert "can follow a conversation live" in card
+    nothing = {name: own | {"generated": 0} for name, own in report["augmentation"].items()}
+    for counts, named in ((report["augmentation"], True), (nothing, False)):
+        whole = report | {"augmentation": counts}
+        card = format_model_card(tiny_config(), Splits(None, (corpus,)), whole)
+        assert ("GAN augmentation" in card) == named
     assert "is not for live use" in format_model_card(
         tiny_config(), Splits(None, (corpus,)), report
     )
