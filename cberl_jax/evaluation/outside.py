@@ -140,6 +140,9 @@ def _read_csv(path: pathlib.Path, classes: Sequence[str]) -> list[Rows]:
         reader = csv.DictReader(file)
         lines = list(reader)
         columns = list(reader.fieldnames or [])
+    repeated = next((name for name in columns if columns.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: the column {repeated!r} is there twice")
     lacking = [name for name in KEY if name not in columns]
     if lacking or not ("label" in columns or set(classes) <= set(columns)):
         needed = ", ".join([*KEY, "and label, or a column per class"])

@@ -151,6 +151,14 @@ def test_what_does_not_fit_is_refused_with_its_place(run, tmp_path, damage, mess
         read_predictions(path, run)
 
 
+def test_a_column_that_is_there_twice_is_refused(run, tmp_path):
+    path = write_csv(tmp_path / "a.csv", label_rows(run, run.label))
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first},label", *(f"{line},joy" for line in others)]))
+    with pytest.raises(UserError, match="the column 'label' is there twice"):
+        read_predictions(path, run)
+
+
 def test_files_that_are_none_are_refused(run, tmp_path):
     with pytest.raises(UserError, match="none.csv: cannot be read"):
         read_predictions(tmp_path / "none.csv", run)
