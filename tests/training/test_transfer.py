@@ -201,6 +201,9 @@ def test_it_starts_where_the_other_run_ended(large):
     config = settings(large / "mine.npz", **frozen)
     report = train_and_evaluate(config, str(large / "same"), [0, 1], QUIET, pictures=False)
     again = evaluate_run(str(large / "large"), str(large / "mine.npz"))
+    # The utterances that the classes were learnt from are those of the run.
+    counts = [own["real"] for own in again["augmentation"].values()]
+    assert counts == CORPUS.class_counts("train").tolist()
     for one, other in zip(report["members"], again["members"]):
         np.testing.assert_allclose(one["test"]["macro_f1"], other["test"]["macro_f1"], atol=1e-6)
 
