@@ -96,6 +96,10 @@ def _check_alignment(rows: Rows, modality: str, given: Any) -> None:
 def _join_dialogues(rows: Rows, modality: str, given: Mapping[Any, Any]) -> np.ndarray:
     """[N, d] of arrays per dialogue; NaN for the dialogues that are not among them."""
     by_name = {_name(name): value for name, value in given.items()}
+    if len(by_name) < len(given):
+        names = sorted(map(_name, given))
+        twice = next(one for one, other in zip(names, names[1:]) if one == other)
+        raise rows.error(f"{modality} has two arrays for dialogue {shown(twice)}")
     known = set(rows.dialogue.tolist())
     for name in by_name:
         if name not in known:

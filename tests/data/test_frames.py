@@ -291,6 +291,13 @@ REFUSED = {
         {"features": {"text": {"d0": text()[:2]}}},
         "'d0' has 3 turns and 2 rows of text",
     ),
+    "two arrays of a dialogue": (
+        {
+            "dialogue": [n // TURNS for n in range(N)],
+            "features": {"text": {0: text()[:TURNS], "0": text()[:TURNS]}},
+        },
+        "text has two arrays for dialogue '0'",
+    ),
     "no features": ({"features": {}}, "features has to be a dictionary"),
     "columns of two lengths": ({"speaker": ["Ann"]}, "'speaker' has 1 entries"),
     "features of another order": (
