@@ -41,7 +41,13 @@ from cberl_jax.data.readers.labels import (
 )
 from cberl_jax.data.readers.layouts import Layout, check_tables, read_sentences, recognise
 from cberl_jax.data.readers.options import ReadingOptions
-from cberl_jax.data.readers.splits import check_disjoint, meld_order, name_lists, say_order
+from cberl_jax.data.readers.splits import (
+    check_disjoint,
+    meld_order,
+    name_lists,
+    say_contradiction,
+    say_order,
+)
 from cberl_jax.data.readers.unpickling import read_bytes, unpickle
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
@@ -139,8 +145,11 @@ def _splits(
         raise UserError(f"{source}: names its splits itself; take --splits away.")
     splits = dict(zip(order, layout.lists))
     check_disjoint(splits, source)
-    is_said = len(order) == 3 and not layout.certain and not options.splits
-    return splits, (say_order(layout.lists, order),) if is_said else ()
+    if layout.certain:
+        return splits, ()
+    if options.splits:
+        return splits, say_contradiction(layout.lists, order)
+    return splits, (say_order(layout.lists, order),) if len(order) == 3 else ()
 
 
 def _ordered_ids(layout: Layout, splits: Mapping[str, frozenset[str]], source: str) -> list[str]:

@@ -74,6 +74,16 @@ def say_order(lists: Sequence[Set[str]], order: Order) -> str:
     return f"the file's three lists of ids are read as {pairs}; --splits sets another order"
 
 
+def say_contradiction(lists: Sequence[Set[str]], order: Order) -> tuple[str, ...]:
+    """What a person should know who has named lists otherwise than their ids do."""
+    found = certain_order(lists)
+    if found in (None, order):
+        return ()
+    return (
+        f"--splits names the lists of ids {', '.join(order)}, but the ids say {', '.join(found)}",
+    )
+
+
 def certain_order(lists: Sequence[Set[str]]) -> Order | None:
     """The order that the ids or the sizes of the lists prove, or None."""
     for find in (_by_words, meld_order, _by_sessions, _by_sizes):

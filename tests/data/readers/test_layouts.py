@@ -122,8 +122,13 @@ def test_two_lists_are_train_and_test_unless_the_fifth_session_says_otherwise(tm
     reversed_lists = [list(S[16:]), list(S[:16])]
     said = said_of(tmp_path, own(lists=reversed_lists))
     assert "the ids say test, train" in said and "--splits=test,train" in said
-    found = splits_of(read(tmp_path, own(lists=reversed_lists), splits="test,train"))
-    assert found["test"] == set(S[16:])
+    corpus = read(tmp_path, own(lists=reversed_lists), splits="test,train")
+    assert splits_of(corpus)["test"] == set(S[16:])
+    assert not any("the ids say" in remark for remark in corpus.remarks)
+    # Who names them otherwise is obeyed, and told.
+    corpus = read(tmp_path, own(lists=reversed_lists), splits="train,test")
+    assert splits_of(corpus)["test"] == set(S[:16])
+    assert corpus.remarks[0].endswith("train, test, but the ids say test, train")
     # A fold of a cross-validation has the fifth session in train, and is as it says.
     found = splits_of(read(tmp_path, own(lists=[list(S[4:]), list(S[:4])])))
     assert found["test"] == set(S[:4])
