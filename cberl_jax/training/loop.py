@@ -63,6 +63,7 @@ class Training:
         those of the whole.
       clock: seconds spent so far.
       done: stage -> epochs done.
+      learnt: utterances that members have learnt from in joint epochs so far.
       saved_at: when the last checkpoint was written, by the monotonic clock.
     """
 
@@ -79,6 +80,7 @@ class Training:
     done: dict[str, int] = dataclasses.field(
         default_factory=lambda: {"gan": 0, "joint": 0}, init=False
     )
+    learnt: int = dataclasses.field(default=0, init=False)
     saved_at: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def _set_damaged_aside(self) -> None:
@@ -286,6 +288,7 @@ class Training:
         figures = {name: float(np.nanmean(record[name][active])) for name in shown}
         members = int(active.sum())
         utterances = members * self._utterances(stage)
+        self.learnt += utterances if stage == "joint" else 0
         return Epoch(self.done[stage] + 1, figures, members, utterances)
 
     def _utterances(self, stage: str) -> int:
@@ -305,14 +308,13 @@ class Training:
         epochs = self.done["joint"] - self.started_at
         train = seconds.get("joint_s")
         epoch_s = train / epochs if train and epochs else None
-        turns = self._utterances("joint") * len(self.members.seeds)
         return {
             "device": f"{len(self.fleet.devices)} x {self.fleet.devices[0].device_kind}",
             "compile_s": seconds.get("compile_s"),
             "gan_s": seconds.get("gan_s"),
             "train_s": train,
             "epoch_s": epoch_s,
-            "utterances_per_s": turns / epoch_s if epoch_s else None,
+            "utterances_per_s": self.learnt / train if train else None,
             "peak_memory_bytes": peak_memory(jax.local_devices()),
         }
 

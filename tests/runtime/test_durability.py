@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tiny import BARE, NO_PARTS, QUIET, TINY, tiny_config
 
-from cberl_jax.data.readers.npz import write_npz
+from cberl_jax.data.readers.npz import read_npz, write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.runtime import checkpoints
@@ -517,10 +517,14 @@ def test_a_fork_starts_where_the_other_run_is_with_other_settings(stopped, corpu
 def test_a_fork_trains_members_that_had_stopped_early_and_has_epochs_for_it(corpus, tmp_path):
     """Else a report would state settings that nothing was trained with."""
     early, fork, said = tmp_path / "early", tmp_path / "fork", []
-    patient = {"train.patience": 1, "train.epochs": 9}
-    train(config_of(corpus, **patient, **NO_PARTS), early)
-    done = max(line["epoch"] for line in Workdir(early).read_metrics()) + 1
-    assert done < 9
+    patient = {"train.patience": 2, "train.epochs": 9}
+    timing = train(config_of(corpus, **patient, **NO_PARTS), early)["timing"]
+    lines = Workdir(early).read_metrics()
+    done = max(line["epoch"] for line in lines) + 1
+    assert len(lines) < 2 * done < 2 * 9
+    # A member that has stopped before the other learns from nothing.
+    learnt = len(lines) * read_npz(corpus).in_split("train").sum()
+    assert timing["utterances_per_s"] * timing["train_s"] == pytest.approx(learnt)
     short = config_of(corpus, **patient | NO_PARTS | {"loss.gamma": 3.0, "train.epochs": done})
     with pytest.raises(UserError, match=f"has done {done} epochs.*train.epochs={done + 1} or more"):
         train(short, fork, forked=str(early))
