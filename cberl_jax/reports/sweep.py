@@ -4,6 +4,7 @@ Points are sorted by the dev metric that also picks every member's epoch; test i
 and decides nothing. A member's own per-class scores are left out: a sweep has many members.
 """
 
+import functools
 import math
 import pathlib
 import shlex
@@ -60,9 +61,10 @@ def create_sweep_report(
       provenance: from ``create_provenance``, of the settings that the grid starts from.
 
     Returns:
-      The contents of ``sweep.json``. Points that score the same stay in the order of their first
-      members; those whose members all diverged come last, with None for their summaries. ``best``
-      is the settings of the first point, or None where no point has a score.
+      The contents of ``sweep.json``. A point of which a smaller share of members diverged comes
+      before any with a larger one; those whose members all diverged have None for their summaries.
+      Points that score the same stay in the order of their first members. ``best`` is the settings
+      of the first point, or None where no point has a score.
     """
     gathered: dict[tuple[Value, ...], list[Mapping[str, Any]]] = {}
     for member in members:
@@ -72,7 +74,7 @@ def create_sweep_report(
         _create_point(settings, own, select, score_test) | {"bayes": best_at(settings)}
         for settings, own in ((dict(zip(grid, key)), own) for key, own in gathered.items())
     ]
-    points.sort(key=lambda point: -point["dev"][select]["mean"] if point["dev"] else math.inf)
+    points.sort(key=functools.partial(_rank, select))
     return {
         "select": select,
         "grid": {name: list(values) for name, values in grid.items()},
@@ -80,6 +82,12 @@ def create_sweep_report(
         "points": points,
         "provenance": dict(provenance),
     }
+
+
+def _rank(select: str, point: Mapping[str, Any]) -> tuple[float, float]:
+    """Less for a better point."""
+    mean = point["dev"][select]["mean"] if point["dev"] else -math.inf
+    return point["diverged"] / len(point["seeds"]), -mean
 
 
 def _create_point(

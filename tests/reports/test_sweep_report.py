@@ -100,6 +100,18 @@ def test_points_are_sorted_by_dev_and_not_by_test_and_the_lost_come_last(report)
     assert [p["test"]["weighted_f1"]["mean"] for p in report["points"][:2]] == [0.5, 0.9]
 
 
+def test_a_point_that_lost_members_comes_after_those_that_lost_none():
+    """The higher score of the members that are left decides nothing, nor does their number."""
+    few, many, sound = ({"loss.gamma": gamma} for gamma in (0.0, 1.0, 2.0))
+    members = [
+        *(member(few, seed, scores(0.9) if seed else None, scores(0.9)) for seed in range(4)),
+        *(member(many, seed, None if seed else scores(0.95), scores(0.9)) for seed in range(2)),
+        member(sound, 0, scores(0.2), scores(0.2)),
+    ]
+    found = create_report({"loss.gamma": [0.0, 1.0, 2.0]}, members, "weighted_f1")
+    assert [point["settings"] for point in found["points"]] == [sound, few, many]
+
+
 def test_the_order_is_that_of_the_chosen_metric():
     members = [
         member({"loss.gamma": 0.0}, 0, scores(0.8, 0.1), scores(0.5)),
