@@ -293,7 +293,7 @@ def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, f
     traced = jax.make_jaxpr(functools.partial(joint_epoch, prepared.program))
     flops = members * count_flops(traced(one[0], prepared.data, one[1]).jaxpr)
     cost = contestant.steps["joint"].cost_analysis()
-    machine = measure_machine()
+    machine, devices = measure_machine(), len(contestant.fleet.devices)
     median = statistics.median(seconds)
     bytes_moved = steps * cost.get("bytes accessed", 0.0)
     return {
@@ -303,7 +303,8 @@ def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, f
         "flops": float(flops),
         "xla_flops_a_step": float(cost.get("flops", 0.0)),
         "xla_bytes": float(bytes_moved),
-        "share_of_flops_limit": flops / machine["flops_per_s"] / median,
+        # The machine is measured on one device, which the members share out among all.
+        "share_of_flops_limit": flops / devices / machine["flops_per_s"] / median,
         "share_of_bytes_limit": bytes_moved / machine["bytes_per_s"] / median,
     }
 

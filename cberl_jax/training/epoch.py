@@ -271,7 +271,9 @@ def gan_epoch(
         noise_key = random_key(state.seed, GATE)
         made = generate(program.gan, average, data, data.sources[:, 0], noise_key)
         record["dev_distance"] = distance = gate_distance(data.gate, made)
-        # Where there is nothing to compare, all are alike: the last one is kept.
+        # Where there is nothing to compare, all are alike: the last one is kept. So it is where no
+        # distance is a number, or generators that have learnt nothing would be kept.
+        distance = jnp.where(jnp.isfinite(distance), distance, FARTHEST)
         better = sound & (distance <= gan.best_distance)
     new = GanState(
         params=_choose(sound, params, gan.params),

@@ -200,3 +200,16 @@ def test_the_epoch_nearest_to_dev_is_kept(method):
     )
     assert int(ungated.gan.best_epoch) == 6
     chex.assert_trees_all_equal(ungated.gan.best, ungated.gan.average)
+
+
+def test_the_last_epoch_is_kept_where_no_distance_is_a_number():
+    config = tiny_config(**NO_PARTS | {"augment.method": "gan"})
+    ready, members = prepare(config, select_modalities(CORPUS, "text")), list_members(config, [3])
+    hyper = {name: values[0] for name, values in members.hyper.items()}
+    broken = {m: own._replace(centre=own.centre * np.nan) for m, own in ready.data.gate.items()}
+    epoch = jax.jit(functools.partial(gan_epoch, ready.program))
+    state = jax.jit(functools.partial(create_state, ready.program))(3, hyper)
+    for number in range(2):
+        state, record = epoch(state, ready.data._replace(gate=broken), hyper)
+        assert np.isnan(record["dev_distance"]) and int(state.gan.best_epoch) == number
+        chex.assert_trees_all_equal(state.gan.best, state.gan.average)
