@@ -4,6 +4,7 @@ Points of a batch share their static settings, so that one program trains them a
 are trained once more with seeds that chose nothing; test is read for the winner of these alone.
 """
 
+import dataclasses
 import math
 import re
 import shutil
@@ -160,20 +161,38 @@ def take_points(state: MemberState, kept: Sequence[int], points: int) -> MemberS
     return jax.tree.map(lambda leaf: leaf[members], state)
 
 
+@dataclasses.dataclass
+class _Program:
+    """What points of the same static settings have in common.
+
+    Attributes:
+      static: the settings.
+      config: with all other settings.
+      prepared: the corpus.
+      fleet: of a whole batch; None until it is compiled.
+      narrower: number of members -> the fleet of a rung.
+    """
+
+    static: dict[str, Value]
+    config: ConfigDict
+    prepared: Prepared
+    fleet: Fleet | None = None
+    narrower: dict[int, Fleet] = dataclasses.field(default_factory=dict)
+
+
 class _Worker:
-    """Trains batches; keeps the program of the last one."""
+    """Trains batches; keeps the program of the last one, and the one before it."""
 
     def __init__(self, config: ConfigDict, folder: Workdir, plan: Plan, execution: Execution):
         self.config, self.folder, self.plan, self.execution = config, folder, plan, execution
         self.say = execution.progress.say
-        self.static: dict[str, Value] | None = None
+        self.program: _Program | None = None
+        # A search often goes back to the best static settings after it has tried others.
+        self.before: _Program | None = None
         # Seconds of all batches, and of the one in progress until it trains.
         self.compile_s = self.train_s = self.fitting_s = 0.0
         # Points since other static settings were tried.
         self.trained = 0
-        self.fleet: Fleet | None = None
-        # Number of members -> the fleet of a rung.
-        self.narrower: dict[int, Fleet] = {}
         # Of the batch in progress: point -> the epoch after which it was stopped, and its score.
         self.stopped: dict[str, tuple[int, float]] = {}
 
@@ -184,8 +203,7 @@ class _Worker:
         enough |= total is not None and self.trained * FEWEST_PROGRAMS >= total
         if enough:
             return None
-        # The program of the best ones was compiled before: the compilation cache has it.
-        return trials.find_best_static() or self.static
+        return trials.find_best_static() or (self.program and self.program.static)
 
     def work(self, trials: Trials, total: int | None, until: float | None) -> None:
         """Takes batches as long as there are any, or time is left."""
@@ -224,13 +242,12 @@ class _Worker:
         static = static_settings(point)
         numbers = f"{min(batch.points)} to {max(batch.points)}"
         self.say(f"points {numbers}: {spell_point(static) or 'one program'}")
-        if static != self.static:
-            self._change(static, complete(point, self.config))
+        program = self._take_program(static, complete(point, self.config))
         # A point may be there twice, a member not.
         asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
         there = list_chunks(self.folder, self.config, batch.name)
         missing = [m for m in asked if not any(m in chunk.members for chunk in there)]
-        group = Group(self.prepared, self.shared, stopper, self.execution.progress)
+        group = Group(program.prepared, program.config, stopper, self.execution.progress)
         size = self._fit(group, [len(chunk.members) for chunk in there], asked)
         self.stopped, self.spent = {}, {"compile_s": self.fitting_s, "train_s": 0.0}
         if self.plan.halving:
@@ -238,29 +255,34 @@ class _Worker:
             return
         for chunk in there:
             if not chunk.folder.finished:
-                group.train(chunk.members, self.fleet, chunk.folder.path)
+                group.train(chunk.members, self.program.fleet, chunk.folder.path)
         for number, start in enumerate(range(0, len(missing), size), len(there)):
             part = missing[start : start + size]
-            group.train(part, self.fleet, chunks(self.folder) / f"{batch.name}-{number:02d}")
+            path = chunks(self.folder) / f"{batch.name}-{number:02d}"
+            group.train(part, program.fleet, path)
 
-    def _change(self, static: dict[str, Value], point: Point) -> None:
-        """Makes a program of other static settings the one in use."""
-        self.shared = point_config(self.config, static_settings(point))
-        self.prepared: Prepared = prepare_members(self.shared, load_data(self.shared))
-        self.static, self.fleet, self.narrower = static, None, {}
+    def _take_program(self, static: dict[str, Value], point: Point) -> _Program:
+        """Makes the program of some static settings the one in use."""
+        if self.program is None or self.program.static != static:
+            self.program, self.before = self.before, self.program
+        if self.program is None or self.program.static != static:
+            config = point_config(self.config, static_settings(point))
+            prepared = prepare_members(config, load_data(config))
+            self.program = _Program(static, config, prepared)
+        return self.program
 
     def _fit(self, group: Group, begun: Sequence[int], asked: Sequence[Member]) -> int:
         """Makes a fleet that trains the chunks that were begun, and a whole batch if that fits."""
-        before = time.monotonic()
+        before, program = time.monotonic(), self.program
         # A batch that another process left may be small: a later one is not.
         whole = max(self.plan.points * self.plan.seeds, len(asked))
-        if self.fleet is None:
+        if program.fleet is None:
             members = [asked[n % len(asked)] for n in range(whole)]
-            self.fleet = group.fit_fleet(members, self.execution.members_per_device)
-        if self.fleet.padded_members < max(begun, default=0) * group.folds:
-            self.fleet = group.create_fleet(max(begun))
+            program.fleet = group.fit_fleet(members, self.execution.members_per_device)
+        if program.fleet.padded_members < max(begun, default=0) * group.folds:
+            program.fleet = group.create_fleet(max(begun))
         self.fitting_s = time.monotonic() - before
-        return self.fleet.padded_members // group.folds
+        return program.fleet.padded_members // group.folds
 
     def _split(
         self, batch: Batch, there: Sequence[Chunk], missing: Sequence[Member], size: int
@@ -289,12 +311,12 @@ class _Worker:
         # Begun by a process that was started without halving.
         for chunk in there:
             if not chunk.folder.finished and not _IS_RUNG.search(chunk.folder.path.name):
-                group.train(chunk.members, self.fleet, chunk.folder.path)
+                group.train(chunk.members, self.program.fleet, chunk.folder.path)
 
     def _halve(self, group: Group, name: str, members: Sequence[Member]) -> None:
         """Trains points in rungs, after each of which the worse half stops."""
         seeds, state = self.plan.seeds, None
-        rungs = list_rungs(self.shared.train.epochs, len(members) // seeds)
+        rungs = list_rungs(self.program.config.train.epochs, len(members) // seeds)
         for number, until in enumerate([*rungs, None]):
             path = chunks(self.folder) / f"{name}{_rung_name(number)}"
             fleet = self._fleet_of(group, len(members))
@@ -314,9 +336,10 @@ class _Worker:
 
     def _fleet_of(self, group: Group, members: int) -> Fleet:
         """A fleet for so many members, as narrow as they are."""
-        if 2 * members * group.folds > self.fleet.padded_members:
-            return self.fleet
-        return self.narrower.setdefault(members, group.create_fleet(members))
+        program = self.program
+        if 2 * members * group.folds > program.fleet.padded_members:
+            return program.fleet
+        return program.narrower.setdefault(members, group.create_fleet(members))
 
     def _count(self, timing: Mapping[str, Any]) -> None:
         """Adds what a training took to what was spent on the batch."""
@@ -328,7 +351,7 @@ class _Worker:
         self.say(f"not trained: {error}")
         for number in batch.points:
             trials.tell(number, None, {"scores": [], "refused": str(error)})
-        self.static = None
+        self.program = None
         trials.end(batch)
 
     def _tell(self, batch: Batch, trials: Trials) -> None:

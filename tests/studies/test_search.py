@@ -127,6 +127,17 @@ def test_a_search_finds_trains_again_and_reads_test_once(corpus, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_program_that_was_in_use_before_is_not_compiled_again(corpus, tmp_path, traces):
+    """Points go to and fro between two widths: one program each, and one again for the best."""
+    space = {"loss.gamma": Range(0.0, 3.0), "model.classifier_hidden": [4, 8]}
+    plan = Plan(space, trials=8, seeds=1, batch=1, best_seeds=1)
+    report = search(config(corpus), str(tmp_path / "search"), plan, HOW)
+    widths = [own["settings"]["model.classifier_hidden"] for own in report["points"]]
+    assert sum(a != b for a, b in zip(widths, widths[1:])) > 2
+    assert traces == ["joint_epoch"] * 4
+
+
+@pytest.mark.slow
 def test_the_best_points_are_trained_with_other_dev_dialogues_too(tmp_path):
     path = tmp_path / "corpus.npz"
     made = simulate_corpus(create_process(), SimulatedSize(40, 10, 4, 3, 3), seed=0)
