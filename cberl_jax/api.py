@@ -355,7 +355,7 @@ def search(
       space: setting -> ``(low, high)``, ``(low, high, "log")`` or a list of choices; by default
         wide around what the presets have.
       settings: as of ``train``; they are the same at every point, whatever the space says.
-      batch: points that are trained together; by default a sixteenth of all, at most 32.
+      batch: points that are trained together; by default a sixteenth of all, 8 to 32.
       best_seeds: number of seeds with which the best points are trained again.
       storage: URL of the study as Optuna takes it; by default a file in the folder.
       halving: stop the worse half of a batch after a quarter of the epochs, and half of the others

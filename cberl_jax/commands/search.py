@@ -31,7 +31,7 @@ def define_flags() -> None:
         "fix", [], "setting=value: this setting has this value at every point."
     )
     flags.DEFINE_integer(
-        "batch", None, "Points that are trained together; by default a sixteenth, at most 32.", 1
+        "batch", None, "Points that are trained together; by default a sixteenth, 8 to 32.", 1
     )
     flags.DEFINE_boolean(
         "halving",

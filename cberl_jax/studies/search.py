@@ -61,9 +61,10 @@ from cberl_jax.training.transfer import Start, check_splits
 FINALISTS = 10
 # Dialogues in dev, and how many times as many in train, for other ones to take dev's place.
 FEWEST_DEV, TRAIN_PER_DEV = 10, 4
-# Points in a batch at most, and batches of a search at least, where no number is asked for: the
-# sampler learns from a batch what it needs for the next one.
-MOST_POINTS, FEWEST_BATCHES = 32, 16
+# Points in a batch at most and at least, and batches of a longer search at least, where no number
+# is asked for: the sampler learns from a batch what it needs for the next one. With fewer points
+# TPE stays near the first good one.
+MOST_POINTS, FEWEST_POINTS, FEWEST_BATCHES = 32, 8, 16
 # Other static settings are tried once training took so many times as long as compiling, but often
 # enough that this many of their combinations are tried.
 TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 8
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
       hours: after which no batch begins; None for any time.
       seeds: per point, from 0; its score is their mean.
       sampler: one of ``trials.SAMPLERS``.
-      batch: points that are trained together; by default a sixteenth of all, at most 32.
+      batch: points that are trained together; by default a sixteenth of all, 8 to 32.
       best_seeds: of each of the best points when they are trained again.
       storage: URL of the study; by default a file in the folder.
       seed: of the sampler.
@@ -100,7 +101,9 @@ class Plan(NamedTuple):
     @property
     def points(self) -> int:
         """How many points are trained together."""
-        return self.batch or min(MOST_POINTS, max(1, (self.trials or 128) // FEWEST_BATCHES))
+        trials = self.trials or 128
+        fewest = min(trials, FEWEST_POINTS)
+        return self.batch or min(MOST_POINTS, max(fewest, trials // FEWEST_BATCHES))
 
 
 def check_plan(config: ConfigDict, plan: Plan, execution: Execution = ALONE) -> None:

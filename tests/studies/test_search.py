@@ -368,6 +368,14 @@ def test_a_point_with_a_member_that_diverged_does_not_win():
     assert create_search_report(searched, told, lost, {}, {"versions": {}})["winner"] is None
 
 
+@pytest.mark.parametrize(
+    "trials, points", [(3, 3), (20, 8), (64, 8), (128, 8), (256, 16), (9999, 32), (None, 8)]
+)
+def test_a_batch_is_a_sixteenth_of_a_long_search(trials, points):
+    assert Plan({}, trials=trials, hours=1.0).points == points
+    assert Plan({}, trials=trials, hours=1.0, batch=5).points == 5
+
+
 def test_points_that_score_the_same_but_one_have_an_importance(tmp_path):
     """As on few dev dialogues; a third of the repeats would hold equal scores alone."""
     trials = open_trials(tmp_path, "random", {"loss.gamma": Range(0.0, 3.0)})
