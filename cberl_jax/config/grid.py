@@ -27,12 +27,13 @@ Point = Mapping[str, Value]
 
 # Settings whose values are several names, which a grid joins by +.
 _NAMES = ("data.modalities", "data.views")
-# What a sweep does not vary, why, and where it is given instead.
+# Settings that change the classes, and those that change which dialogues dev has.
 _LABELS = ("data.classes", "data.corpus", "data.bins")
 _DEV = (
     *("data.splits", "data.dev_share", "data.other_dev"),
     *("data.folds", "data.fold_by", "data.fold_dev"),
 )
+# What a sweep does not vary, why, and where it is given instead.
 _FIXED = {
     **{name: f"all points need the same classes; give --config.{name}" for name in _LABELS},
     **{name: f"all points need the same dev dialogues; give --config.{name}" for name in _DEV},

@@ -272,7 +272,7 @@ class Trials:
         return max(batches, key=lambda batch: batch[1])[0]
 
     def _choose_static(self, seed: int) -> dict[str, Value]:
-        """The static settings of a new batch, other ones than before where TPE chooses.
+        """The static settings of a new batch.
 
         A search has few batches for many combinations. So at first each value that no batch had is
         tried once, in place of the best batch's: a gain is kept at once. Then TPE chooses, in a
@@ -281,8 +281,7 @@ class Trials:
         static, _ = split_point(self._distributions)
         samplers, create = self._optuna.samplers, self._optuna.trial.create_trial
         best = self.find_best_static()
-        untried = self._list_untried(static) if best else []
-        if best and untried:
+        if best and (untried := self._list_untried(static)):
             name, value = untried[np.random.default_rng(seed).integers(len(untried))]
             return {**best, name: value}
         with self._quietly():
