@@ -50,6 +50,7 @@ from cberl_jax.studies import ablation
 from cberl_jax.studies import search as searches
 from cberl_jax.studies import sweep as sweeps
 from cberl_jax.studies.points import Execution
+from cberl_jax.studies.search_plan import Plan
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data
 
@@ -355,11 +356,12 @@ def search(
       space: setting -> ``(low, high)``, ``(low, high, "log")`` or a list of choices; by default
         wide around what the presets have.
       settings: as of ``train``; they are the same at every point, whatever the space says.
-      batch: points that are trained together; by default a sixteenth of all, 8 to 32.
+      batch: points that are chosen together; by default a sixteenth of all, 8 to 32, with
+        ``halving`` twice as many.
       best_seeds: number of seeds with which the best points are trained again.
       storage: URL of the study as Optuna takes it; by default a file in the folder.
-      halving: stop the worse half of a batch after a quarter of the epochs, and half of the others
-        after a half of them.
+      halving: stop the worse half of a batch after an eighth of the epochs, and half of the others
+        after a quarter and after a half of them.
       members_per_device: members trained at a time; by default as many as fit the memory.
       say: as of ``train``.
       pictures: whether the report of the winner has pictures.
@@ -378,9 +380,7 @@ def search(
     where = default_space(given, fixed) if space is None else check_space(space)
     where = {name: own for name, own in where.items() if name not in fixed}
     folder = _open(workdir, allow_unrelated)
-    plan = searches.Plan(
-        where, trials, hours, seeds, sampler, batch, best_seeds, storage, halving=halving
-    )
+    plan = Plan(where, trials, hours, seeds, sampler, batch, best_seeds, storage, halving=halving)
     _keep(data, folder, given)
     how = Execution(
         members_per_device, progress=_progress(say), pictures=pictures, encoders=encoders

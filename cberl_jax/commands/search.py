@@ -31,13 +31,17 @@ def define_flags() -> None:
         "fix", [], "setting=value: this setting has this value at every point."
     )
     flags.DEFINE_integer(
-        "batch", None, "Points that are trained together; by default a sixteenth, 8 to 32.", 1
+        "batch",
+        None,
+        "Points that are chosen together; by default a sixteenth, 8 to 32, with --halving twice "
+        "as many.",
+        1,
     )
     flags.DEFINE_boolean(
         "halving",
         False,
-        "Stop the worse half of a batch after a quarter of the epochs, and half of the others "
-        "after a half of them.",
+        "Stop the worse half of a batch after an eighth of the epochs, and half of the others "
+        "after a quarter and after a half of them.",
     )
     flags.DEFINE_integer("best_seeds", 8, "Seeds with which the best points are trained again.", 1)
     flags.DEFINE_string(
@@ -58,7 +62,8 @@ def main() -> int:
     from cberl_jax.reports.search import format_scores
     from cberl_jax.runtime.progress import show_progress
     from cberl_jax.studies.points import Execution
-    from cberl_jax.studies.search import Plan, search
+    from cberl_jax.studies.search import search
+    from cberl_jax.studies.search_plan import Plan
 
     given = flags.FLAGS
     fixed = parse_fixed(given.fix)

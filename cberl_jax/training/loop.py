@@ -285,7 +285,7 @@ class Training:
             if stage == "gan"
             else ("total", "dev_weighted_f1", "dev_macro_f1")
         )
-        figures = {name: float(np.nanmean(record[name][active])) for name in shown}
+        figures = {name: _mean_of_finite(record[name][active]) for name in shown}
         members = int(active.sum())
         utterances = members * self._utterances(stage)
         self.learnt += utterances if stage == "joint" else 0
@@ -336,6 +336,12 @@ class Training:
         state = self.fleet.gather(self.state, len(self.members.seeds))
         del self.shared, self.state
         return state
+
+
+def _mean_of_finite(values: np.ndarray) -> float:
+    """The mean without members that diverged; nan where all of them have."""
+    sound = values[np.isfinite(values)]
+    return float(sound.mean()) if sound.size else float("nan")
 
 
 def peak_memory(devices: Sequence[jax.Device]) -> int:

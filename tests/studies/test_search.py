@@ -1,5 +1,6 @@
 """A search: points told once, one program a batch, the best again with other seeds, test once."""
 
+import collections
 import dataclasses
 import json
 import signal
@@ -28,15 +29,15 @@ from cberl_jax.studies import fitting
 from cberl_jax.studies.group import Group, create_member
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import train_chunk
-from cberl_jax.studies.search import (
-    Plan,
+from cberl_jax.studies.search import explain_no_other_dev, search
+from cberl_jax.studies.search_batches import (
     choose_better,
-    explain_no_other_dev,
+    count_survivors,
     list_rungs,
     rung_scores,
-    search,
-    take_points,
+    take_members,
 )
+from cberl_jax.studies.search_plan import Plan
 from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.studies.trials import LOCKS, Sampling, Trials, name_study
@@ -374,6 +375,9 @@ def test_a_point_with_a_member_that_diverged_does_not_win():
 def test_a_batch_is_a_sixteenth_of_a_long_search(trials, points):
     assert Plan({}, trials=trials, hours=1.0).points == points
     assert Plan({}, trials=trials, hours=1.0, batch=5).points == 5
+    halved = Plan({}, trials=trials, hours=1.0, halving=True)
+    assert halved.points == min(2 * points, trials or 128)
+    assert halved._replace(batch=5).points == 5
 
 
 def test_points_that_score_the_same_but_one_have_an_importance(tmp_path):
@@ -406,10 +410,23 @@ def test_a_plan_that_cannot_be_followed_is_refused(corpus, tmp_path, changes, re
 
 @pytest.mark.parametrize(
     "epochs, points, rungs",
-    [(12, 8, [3, 6]), (12, 3, [6]), (12, 1, []), (2, 8, [1]), (1, 8, []), (5, 4, [2, 3])],
+    [
+        (40, 16, [5, 10, 20]),
+        (12, 8, [2, 3, 6]),
+        (12, 4, [3, 6]),
+        (12, 3, [6]),
+        (12, 1, []),
+        (2, 8, [1]),
+        (1, 8, []),
+    ],
 )
 def test_rungs(epochs, points, rungs):
     assert list_rungs(epochs, points) == rungs
+
+
+@pytest.mark.parametrize("points, rungs, left", [(16, 3, 2), (13, 2, 4), (5, 0, 5), (1, 3, 1)])
+def test_each_rung_halves_the_points(points, rungs, left):
+    assert count_survivors(points, range(rungs)) == left
 
 
 def test_the_better_half_goes_on():
@@ -435,7 +452,7 @@ def test_a_survivor_of_a_rung_ends_as_it_would_have_alone(corpus, tmp_path):
     dev = {(x["member"], x["epoch"]): (x["dev_weighted_f1"] + x["dev_macro_f1"]) / 2 for x in lines}
     best = [max(dev[member, 0], dev[member, 1]) for member in range(4)]
     np.testing.assert_allclose(scores, best, atol=1e-5)
-    taken, rest = take_points(state, [1, 3], 4), [members[1], members[3]]
+    taken, rest = take_members(state, [1, 3], 4), [members[1], members[3]]
     with group.opening(rest, narrow, tmp_path / "r1", taken) as training:
         train_chunk(training)
     one, other = (Workdir(tmp_path / name, create=False) for name in ("whole", "r1"))
@@ -460,26 +477,28 @@ def test_halving_finds_what_full_training_of_all_points_finds(corpus, tmp_path):
     said = []
 
     def until_the_second_rung(line):
-        said.append(line)
-        if line.startswith("after epoch 2") and len(said) < 20:
+        if line.startswith("after epoch 2"):
             raise KeyboardInterrupt
 
     how = Execution(progress=Progress(until_the_second_rung), pictures=False)
     plan = plan._replace(halving=True)
     with pytest.raises(KeyboardInterrupt):
         search(settings, str(tmp_path / "halved"), plan, how)
-    said.clear()
-    said += [""] * 20
+    # Whoever takes over may have been started without it.
+    how, plan = how._replace(progress=Progress(said.append)), plan._replace(trials=8, halving=False)
+    search(settings, str(tmp_path / "halved"), plan, how)
+    plan = plan._replace(trials=16, halving=True)
     halved = search(settings, str(tmp_path / "halved"), plan, how)
     assert any(line.startswith("going on after 2 epochs") for line in said)
     assert [p["settings"] for p in halved["points"]] == [p["settings"] for p in whole["points"]]
-    assert halved["stopped"] == 12 and halved["diverged"] == 0
-    assert sorted(p["stopped"] or 0 for p in halved["points"]) == [0] * 4 + [2] * 8 + [4] * 4
+    assert halved["stopped"] == 14 and halved["diverged"] == 0
+    counted = collections.Counter(point["stopped"] for point in halved["points"])
+    assert counted == {1: 8, 2: 4, 4: 2, None: 2}
     for own, other in zip(halved["points"], whole["points"]):
         if own["score"] is not None:
             assert own["score"] == pytest.approx(other["score"], abs=0.02)
     text = (tmp_path / "halved" / "search.md").read_text()
-    assert "12 were stopped early, as the worse half of their batch" in text
+    assert "14 were stopped early, as the worse half of their batch" in text
 
 
 def start_search(folder, corpus, space, environment, log):

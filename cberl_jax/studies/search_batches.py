@@ -1,0 +1,314 @@
+"""The batches of a search: points that share their static settings, and so one program.
+
+Any number of processes take batches in turns; each trains its own.
+"""
+
+import dataclasses
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cberl_jax.config.grid import Point, point_config, spell_point, static_settings
+from cberl_jax.config.settings import Value
+from cberl_jax.config.space import complete
+from cberl_jax.errors import TooLarge
+from cberl_jax.metrics import select_score
+from cberl_jax.runtime.signals import Stopper
+from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies.group import Group, Member, create_member
+from cberl_jax.studies.points import Chunk, Execution, chunks, list_chunks
+from cberl_jax.studies.run import train_chunk
+from cberl_jax.studies.search_plan import Plan
+from cberl_jax.studies.starting import prepare_members
+from cberl_jax.studies.trials import Batch, Trials
+from cberl_jax.training.epoch import NEVER, MemberState
+from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.prepare import Prepared, load_data
+
+# Other static settings are tried once training took so many times as long as compiling, but often
+# enough that this many of their combinations are tried.
+TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 8
+# In the name of a chunk, which its number among those of the rung follows.
+_RUNG = "-r{}-"
+
+
+def list_rungs(epochs: int, points: int) -> list[int]:
+    """The epochs after which half of the points stop, where each training has so many epochs."""
+    parts = [part for part in (8, 4, 2) if part <= points]
+    return sorted({epoch for part in parts if (epoch := -(-epochs // part)) < epochs})
+
+
+def count_survivors(points: int, rungs: Sequence[int]) -> int:
+    """How many of some points are left after so many rungs."""
+    for _ in rungs:
+        points = -(-points // 2)
+    return points
+
+
+def rung_scores(state: MemberState, points: int) -> np.ndarray:
+    """[points] the mean of the best dev scores of each point's members; nan where one diverged."""
+    joint = state.joint
+    scores = np.where(joint.diverged == NEVER, joint.best_score, np.nan)
+    return scores.reshape(points, -1).mean(axis=1)
+
+
+def choose_better(scores: np.ndarray) -> list[int]:
+    """The places of the better half of some scores, in order; nan is worse than any."""
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    return sorted(int(place) for place in order[: -(-len(scores) // 2)])
+
+
+def take_members(state: MemberState, places: Sequence[int], members: int) -> MemberState:
+    """The states of some of so many members, each with all its folds."""
+    folds = len(state.joint.epoch) // members
+    taken = [place * folds + fold for place in places for fold in range(folds)]
+    return jax.tree.map(lambda leaf: leaf[taken], state)
+
+
+@dataclasses.dataclass
+class _Program:
+    """What points of the same static settings have in common.
+
+    Attributes:
+      static: the settings.
+      config: with all other settings.
+      prepared: the corpus.
+      fleet: of a whole batch, or of those that pass its last rung; None until it is compiled.
+    """
+
+    static: dict[str, Value]
+    config: ConfigDict
+    prepared: Prepared
+    fleet: Fleet | None = None
+
+
+class Worker:
+    """Trains batches; keeps the program of the last one, and the one before it."""
+
+    def __init__(self, config: ConfigDict, folder: Workdir, plan: Plan, execution: Execution):
+        self.config, self.folder, self.plan, self.execution = config, folder, plan, execution
+        self.say = execution.progress.say
+        self.program: _Program | None = None
+        # A search often goes back to the best static settings after it has tried others.
+        self.before: _Program | None = None
+        # Seconds of all batches, and of the one in progress until it trains.
+        self.compile_s = self.train_s = self.fitting_s = 0.0
+        # Points since other static settings were tried.
+        self.trained = 0
+        # Of the batch in progress: point -> the epoch after which it was stopped, and its score.
+        self.stopped: dict[str, tuple[int, float]] = {}
+
+    def _choose_static(self, trials: Trials) -> dict[str, Value] | None:
+        """The static settings of the next batch; None where others are to be tried."""
+        enough = self.train_s >= TRAIN_PER_COMPILE * self.compile_s
+        total = self.plan.trials
+        enough |= total is not None and self.trained * FEWEST_PROGRAMS >= total
+        if enough:
+            return None
+        return trials.find_best_static() or (self.program and self.program.static)
+
+    def work(self, trials: Trials, total: int | None, until: float | None) -> None:
+        """Takes batches as long as there are any, or time is left."""
+        while True:
+            over = until is not None and time.monotonic() >= until
+            static = self._choose_static(trials)
+            if static is None:
+                self.trained = 0
+            with trials.taking(0 if over else self.plan.points, total, static) as batch:
+                if batch is None:
+                    return
+                self._carry_out(batch, trials)
+
+    def _carry_out(self, batch: Batch, trials: Trials) -> None:
+        try:
+            with Stopper(self.say).listening() as stopper:
+                self._train(batch, stopper)
+        except TooLarge as error:
+            self._refuse(batch, trials, error)
+        else:
+            self._tell(batch, trials)
+
+    def _members(self, batch: Batch) -> dict[int, list[Member]]:
+        """The members of each point of a batch."""
+        return {
+            number: [
+                create_member(self.config, complete(point, self.config), seed)
+                for seed in range(self.plan.seeds)
+            ]
+            for number, point in batch.points.items()
+        }
+
+    def _train(self, batch: Batch, stopper: Stopper) -> None:
+        """Trains of a batch what its chunks lack."""
+        point = next(iter(batch.points.values()))
+        static = static_settings(point)
+        numbers = f"{min(batch.points)} to {max(batch.points)}"
+        self.say(f"points {numbers}: {spell_point(static) or 'one program'}")
+        program = self._take_program(static, complete(point, self.config))
+        # A point may be there twice, a member not.
+        asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
+        there = list_chunks(self.folder, self.config, batch.name)
+        # Those of the first rung. A batch goes on as it was begun, whatever this process would do.
+        first = [chunk.members for chunk in there if _RUNG.format(0) in chunk.folder.path.name]
+        halving = bool(first) if there else self.plan.halving
+        # Some may be told already, by a process that died.
+        members = list(dict.fromkeys([*itertools.chain(*first), *asked]))
+        points = len(members) // self.plan.seeds
+        rungs = list_rungs(program.config.train.epochs, points) if halving else []
+        group = Group(program.prepared, program.config, stopper, self.execution.progress)
+        self._fit(group, [len(chunk.members) for chunk in there], members, rungs)
+        self.stopped, self.spent = {}, {"compile_s": self.fitting_s, "train_s": 0.0}
+        state = None
+        for number, until in enumerate(rungs):
+            name = batch.name + _RUNG.format(number)
+            state = self._train_rung(group, name, there, members, state, until)
+            members, state = self._halve(members, state, until)
+        name = batch.name + (_RUNG.format(len(rungs)) if rungs else "-")
+        self._train_rung(group, name, there, members, state, None)
+
+    def _take_program(self, static: dict[str, Value], point: Point) -> _Program:
+        """Makes the program of some static settings the one in use."""
+        if self.program is None or self.program.static != static:
+            self.program, self.before = self.before, self.program
+        if self.program is None or self.program.static != static:
+            config = point_config(self.config, static_settings(point))
+            prepared = prepare_members(config, load_data(config))
+            self.program = _Program(static, config, prepared)
+        return self.program
+
+    def _fit(
+        self,
+        group: Group,
+        begun: Sequence[int],
+        members: Sequence[Member],
+        rungs: Sequence[int],
+    ) -> None:
+        """Makes a fleet for a whole batch, or for those that pass its rungs, if that fits.
+
+        All rungs share it, so that none has to be compiled for itself: the earlier ones, with more
+        members, take turns in it.
+        """
+        before, program = time.monotonic(), self.program
+        # A batch that another process left may be small: a later one is not.
+        points = max(self.plan.points, len(members) // self.plan.seeds)
+        whole = count_survivors(points, rungs) * self.plan.seeds
+        if program.fleet is None:
+            some = [members[n % len(members)] for n in range(whole)]
+            program.fleet = group.fit_fleet(some, self.execution.members_per_device)
+        if program.fleet.padded_members < max(begun, default=0) * group.folds:
+            program.fleet = group.create_fleet(max(begun))
+        self.fitting_s = time.monotonic() - before
+
+    def _train_rung(
+        self,
+        group: Group,
+        name: str,
+        there: Sequence[Chunk],
+        members: Sequence[Member],
+        state: MemberState | None,
+        until: int | None,
+    ) -> MemberState | None:
+        """Trains members in chunks as large as the fleet: those that were begun, and new ones.
+
+        Args:
+          group: what they are trained with.
+          name: how the names of the chunks begin.
+          there: all chunks of the batch that were there.
+          members: in the order in which points were asked for.
+          state: what they start from; None for the beginning.
+          until: the epoch after which they end; None for their end, where they are scored.
+
+        Returns:
+          Their states, on the host; None at their end.
+        """
+        parts = [
+            (chunk.folder.path, chunk.members)
+            for chunk in there
+            if chunk.folder.path.name.startswith(name)
+        ]
+        missing = [member for member in members if not any(member in own for _, own in parts)]
+        size = self.program.fleet.padded_members // group.folds
+        for start in range(0, len(missing), size):
+            path = chunks(self.folder) / f"{name}{len(parts):03d}"
+            parts.append((path, missing[start : start + size]))
+        states = []
+        for path, part in parts:
+            if Workdir(path, create=False).finished:
+                continue
+            places = [members.index(member) for member in part]
+            initial = None if state is None else take_members(state, places, len(members))
+            with group.opening(part, self.program.fleet, path, initial, until) as training:
+                if until is None:
+                    train_chunk(training)
+                else:
+                    states.append(training.execute())
+                    self._count(training.timing())
+        return jax.tree.map(lambda *own: np.concatenate(own), *states) if states else None
+
+    def _halve(
+        self, members: Sequence[Member], state: MemberState, until: int
+    ) -> tuple[list[Member], MemberState]:
+        """The members of the better half of the points, with their states; notes the others."""
+        seeds = self.plan.seeds
+        scores = rung_scores(state, len(members) // seeds)
+        kept = choose_better(scores)
+        for place in set(range(len(scores))) - set(kept):
+            self.stopped[members[place * seeds].point] = (until, float(scores[place]))
+        self.say(f"after epoch {until} {len(kept)} of {len(scores)} points go on")
+        places = [place * seeds + seed for place in kept for seed in range(seeds)]
+        return [members[place] for place in places], take_members(state, places, len(members))
+
+    def _count(self, timing: Mapping[str, Any]) -> None:
+        """Adds what a training took to what was spent on the batch."""
+        self.spent["compile_s"] += timing["compile_s"] or 0.0
+        self.spent["train_s"] += (timing["gan_s"] or 0.0) + (timing["train_s"] or 0.0)
+
+    def _refuse(self, batch: Batch, trials: Trials, error: TooLarge) -> None:
+        """Tells that the points of a batch cannot be trained here; others may be."""
+        self.say(f"not trained: {error}")
+        for number in batch.points:
+            trials.tell(number, None, {"scores": [], "refused": str(error)})
+        self.program = None
+        trials.end(batch)
+
+    def _tell(self, batch: Batch, trials: Trials) -> None:
+        """Stores the scores of a batch, and removes its chunks, whose test scores are not read."""
+        lines: dict[Member, Mapping[str, Any]] = {}
+        there = list_chunks(self.folder, self.config, batch.name)
+        # Of a rung that is not the last one nothing is written but its checkpoint.
+        for chunk in (chunk for chunk in there if chunk.folder.finished):
+            report = chunk.folder.read_report()
+            lines.update(zip(chunk.members, report["members"], strict=True))
+            self._count(report["timing"])
+        spent = self.spent
+        self.compile_s += spent["compile_s"]
+        self.train_s += spent["train_s"]
+        self.trained += len(batch.points)
+        select, best = self.config.train.select, None
+        for number, members in self._members(batch).items():
+            if members[0].point in self.stopped:
+                epoch, reached = self.stopped[members[0].point]
+                # One with a member that diverged counts as such, not as worse than others.
+                lost = [] if math.isfinite(reached) else [None]
+                trials.stop(number, epoch, reached, {"scores": lost, **spent})
+                spent = {}
+                continue
+            own = [lines[member] for member in members]
+            scores = [select_score(m["dev"], select) if m["status"] == "ok" else None for m in own]
+            sound = [score for score in scores if score is not None]
+            score = sum(sound) / len(sound) if len(sound) == len(scores) else None
+            # The seconds of a batch stand with its first point.
+            trials.tell(number, score, {"scores": scores, **spent})
+            spent = {}
+            best = score if best is None or (score or 0.0) > best else best
+        self.say(f"best dev {select} of these points: {'none' if best is None else f'{best:.3f}'}")
+        for chunk in there:
+            shutil.rmtree(chunk.folder.path, ignore_errors=True)
+        trials.end(batch)
