@@ -332,6 +332,7 @@ def search(
     batch: int | None = None,
     best_seeds: int = 8,
     storage: str | None = None,
+    sampler_seed: int = 0,
     halving: bool = False,
     members_per_device: int | None = None,
     say: Callable[[str], None] | None = None,
@@ -360,6 +361,7 @@ def search(
         ``halving`` twice as many.
       best_seeds: number of seeds with which the best points are trained again.
       storage: URL of the study as Optuna takes it; by default a file in the folder.
+      sampler_seed: of the sampler.
       halving: stop the worse half of a batch after an eighth of the epochs, and half of the others
         after a quarter and after a half of them.
       members_per_device: members trained at a time; by default as many as fit the memory.
@@ -380,7 +382,8 @@ def search(
     where = default_space(given, fixed) if space is None else check_space(space)
     where = {name: own for name, own in where.items() if name not in fixed}
     folder = _open(workdir, allow_unrelated)
-    plan = Plan(where, trials, hours, seeds, sampler, batch, best_seeds, storage, halving=halving)
+    plan = Plan(where, trials, hours, seeds, sampler, batch, best_seeds, storage)
+    plan = plan._replace(seed=sampler_seed, halving=halving)
     _keep(data, folder, given)
     how = Execution(
         members_per_device, progress=_progress(say), pictures=pictures, encoders=encoders
