@@ -1,5 +1,7 @@
 """How many members fit the memory of a device, by what the compiler states."""
 
+from collections.abc import Sequence
+
 import jax
 from ml_collections import ConfigDict
 
@@ -13,6 +15,7 @@ from cberl_jax.training.prepare import Members, Prepared
 # Members on one device at most unless told otherwise: the programs gain nothing from more, and a
 # chunk's results are there earlier.
 MOST_MEMBERS = 64
+STAGES = ("gan", "joint")
 
 
 def even_chunks(members: int, most: int, folds: int = 1) -> int:
@@ -28,19 +31,31 @@ def even_chunks(members: int, most: int, folds: int = 1) -> int:
 
 
 def _compile_first(
-    prepared: Prepared, config: ConfigDict, members: Members, size: int, stopper: Stopper
+    prepared: Prepared,
+    config: ConfigDict,
+    members: Members,
+    size: int,
+    stopper: Stopper,
+    stages: Sequence[str],
 ) -> tuple[Fleet, list[tuple[int, int]]]:
-    """A fleet of ``size`` members whose programs are compiled, but not run; their memory."""
+    """A fleet of ``size`` members whose stages are compiled, but not run; their memory."""
     fleet = Fleet(prepared.program, size)
     first = members.part(0, size)
     training = Training(prepared, config, first, fleet, None, stopper, None)
     training.load(fleet.create(first.seeds, first.hyper))
-    for stage in fleet.stages:
+    compiled = [stage for stage in fleet.stages if stage in stages]
+    for stage in compiled:
         training.compile(stage)
-    return fleet, [training.memory(stage) for stage in fleet.stages]
+    return fleet, [training.memory(stage) for stage in compiled]
 
 
-def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper: Stopper) -> Fleet:
+def fit_fleet(
+    prepared: Prepared,
+    config: ConfigDict,
+    members: Members,
+    stopper: Stopper,
+    stages: Sequence[str] = STAGES,
+) -> Fleet:
     """Finds how many members fit, by the memory that the compiler states for the programs.
 
     Nothing is run, so nothing can run out of memory. Where the first guess fits there is no second
@@ -51,6 +66,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper:
       config: the group's settings.
       members: of the group.
       stopper: a signal ends the process while it compiles.
+      stages: those that the members are to be trained in.
 
     Returns:
       The fleet, its stages compiled.
@@ -62,7 +78,7 @@ def fit_fleet(prepared: Prepared, config: ConfigDict, members: Members, stopper:
     size = even_chunks(len(members.seeds), most, members.folds)
     budget = processes.broadcast([float(memory_of_device())])[0]
     while True:
-        fleet, needs = _compile_first(prepared, config, members, size, stopper)
+        fleet, needs = _compile_first(prepared, config, members, size, stopper, stages)
         if max(total for _, total in needs) <= budget:
             return fleet
         if size == members.folds:

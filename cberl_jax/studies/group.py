@@ -17,9 +17,9 @@ from cberl_jax.config.grid import Point, own_settings
 from cberl_jax.config.settings import Value
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
-from cberl_jax.studies.fitting import even_chunks, fit_fleet
+from cberl_jax.studies.fitting import STAGES, even_chunks, fit_fleet
 from cberl_jax.studies.run import train_chunk
-from cberl_jax.training.epoch import MemberState
+from cberl_jax.training.epoch import GanState, MemberState
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
 from cberl_jax.training.prepare import Members, Prepared, list_members
@@ -91,19 +91,22 @@ class Group(NamedTuple):
         """A fleet that trains so many members at a time."""
         return Fleet(self.prepared.program, members * self.folds)
 
-    def fit_fleet(self, members: Sequence[Member], per_device: int | None) -> Fleet:
+    def fit_fleet(
+        self, members: Sequence[Member], per_device: int | None, stages: Sequence[str] = STAGES
+    ) -> Fleet:
         """A fleet for some members, which trains them all at once or in even chunks.
 
         Args:
           members: all of them.
           per_device: how many models a device trains at a time; None for as many as fit.
+          stages: those that they are to be trained in.
 
         Raises:
           TooLarge: a single member does not fit.
         """
         if per_device is None:
             self.progress.say("compiling, to see how many members fit the memory")
-            return fit_fleet(self.prepared, self.config, self.join(members), self.stopper)
+            return fit_fleet(self.prepared, self.config, self.join(members), self.stopper, stages)
         most = per_device * len(jax.devices())
         return Fleet(
             self.prepared.program, even_chunks(len(members) * self.folds, most, self.folds)
@@ -117,6 +120,7 @@ class Group(NamedTuple):
         path: pathlib.Path,
         initial: MemberState | None = None,
         until: int | None = None,
+        gans: GanState | None = None,
     ) -> Iterator[Training]:
         """Opens the training of some members as a chunk, a folder that is theirs within the block.
 
@@ -126,11 +130,12 @@ class Group(NamedTuple):
           path: of the chunk.
           initial: what they start from, as of ``Training``.
           until: after which epoch the training ends, as of ``Training``.
+          gans: what they have in place of a GAN stage, as of ``Training``.
         """
         prepared, config = self.prepared, self.config
         identity = run_identity(config, prepared, [member.seed for member in members])
         identity["members"] = [member.settings for member in members]
-        how = (self.stopper, self.progress, initial, until)
+        how = (self.stopper, self.progress, initial, gans, until)
         with open_workdir(path, identity) as chunk:
             yield Training(prepared, config, self.join(members), fleet, chunk, *how)
 

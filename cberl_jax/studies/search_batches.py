@@ -16,27 +16,28 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, point_config, spell_point, static_settings
-from cberl_jax.config.settings import Value
+from cberl_jax.config.settings import NUMERIC, Value
 from cberl_jax.config.space import complete
 from cberl_jax.errors import TooLarge
 from cberl_jax.metrics import select_score
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies.fitting import STAGES
 from cberl_jax.studies.group import Group, Member, create_member
 from cberl_jax.studies.points import Chunk, Execution, chunks, list_chunks
 from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.search_plan import Plan
 from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.trials import Batch, Trials
-from cberl_jax.training.epoch import NEVER, MemberState
+from cberl_jax.training.epoch import NEVER, GanState, MemberState
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.prepare import Prepared, load_data
 
 # Other static settings are tried once training took so many times as long as compiling, but often
 # enough that this many of their combinations are tried.
 TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 8
-# In the name of a chunk, which its number among those of the rung follows.
-_RUNG = "-r{}-"
+# In the names of chunks, which a number follows: those of a rung, and those of GANs alone.
+_RUNG, _GANS = "-r{}-", "-gans-"
 
 
 def list_rungs(epochs: int, points: int) -> list[int]:
@@ -65,11 +66,11 @@ def choose_better(scores: np.ndarray) -> list[int]:
     return sorted(int(place) for place in order[: -(-len(scores) // 2)])
 
 
-def take_members(state: MemberState, places: Sequence[int], members: int) -> MemberState:
-    """The states of some of so many members, each with all its folds."""
-    folds = len(state.joint.epoch) // members
+def take_members(states: Any, places: Sequence[int], members: int) -> Any:
+    """Of the states of so many members, or a part of these, those of some; each with all folds."""
+    folds = len(jax.tree.leaves(states)[0]) // members
     taken = [place * folds + fold for place in places for fold in range(folds)]
-    return jax.tree.map(lambda leaf: leaf[taken], state)
+    return jax.tree.map(lambda leaf: leaf[taken], states)
 
 
 @dataclasses.dataclass
@@ -81,12 +82,15 @@ class _Program:
       config: with all other settings.
       prepared: the corpus.
       fleet: of a whole batch, or of those that pass its last rung; None until it is compiled.
+      gans: of each seed, which all points share; None until they are trained, and where each point
+        has its own, or none.
     """
 
     static: dict[str, Value]
     config: ConfigDict
     prepared: Prepared
     fleet: Fleet | None = None
+    gans: GanState | None = None
 
 
 class Worker:
@@ -98,8 +102,8 @@ class Worker:
         self.program: _Program | None = None
         # A search often goes back to the best static settings after it has tried others.
         self.before: _Program | None = None
-        # Seconds of all batches, and of the one in progress until it trains.
-        self.compile_s = self.train_s = self.fitting_s = 0.0
+        # Seconds of all batches.
+        self.compile_s = self.train_s = 0.0
         # Points since other static settings were tried.
         self.trained = 0
         # Of the batch in progress: point -> the epoch after which it was stopped, and its score.
@@ -154,7 +158,8 @@ class Worker:
         program = self._take_program(static, complete(point, self.config))
         # A point may be there twice, a member not.
         asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
-        there = list_chunks(self.folder, self.config, batch.name)
+        chunked = list_chunks(self.folder, self.config, batch.name)
+        there = [chunk for chunk in chunked if _GANS not in chunk.folder.path.name]
         # Those of the first rung. A batch goes on as it was begun, whatever this process would do.
         first = [chunk.members for chunk in there if _RUNG.format(0) in chunk.folder.path.name]
         halving = bool(first) if there else self.plan.halving
@@ -163,15 +168,17 @@ class Worker:
         points = len(members) // self.plan.seeds
         rungs = list_rungs(program.config.train.epochs, points) if halving else []
         group = Group(program.prepared, program.config, stopper, self.execution.progress)
+        self.stopped, self.spent = {}, {"compile_s": 0.0, "train_s": 0.0}
+        if self._shares_gans(program) and program.gans is None:
+            program.gans = self._train_gans(group, batch.name + _GANS, chunked)
         self._fit(group, [len(chunk.members) for chunk in there], members, rungs)
-        self.stopped, self.spent = {}, {"compile_s": self.fitting_s, "train_s": 0.0}
         state = None
         for number, until in enumerate(rungs):
             name = batch.name + _RUNG.format(number)
-            state = self._train_rung(group, name, there, members, state, until)
+            state = self._train_rung(group, program.fleet, name, there, members, state, until)
             members, state = self._halve(members, state, until)
         name = batch.name + (_RUNG.format(len(rungs)) if rungs else "-")
-        self._train_rung(group, name, there, members, state, None)
+        self._train_rung(group, program.fleet, name, there, members, state, None)
 
     def _take_program(self, static: dict[str, Value], point: Point) -> _Program:
         """Makes the program of some static settings the one in use."""
@@ -182,6 +189,27 @@ class Worker:
             prepared = prepare_members(config, load_data(config))
             self.program = _Program(static, config, prepared)
         return self.program
+
+    def _shares_gans(self, program: _Program) -> bool:
+        """Whether the points of a program differ in nothing that a GAN is trained by."""
+        own = any(name.startswith("gan.") and name in NUMERIC for name in self.plan.space)
+        return program.prepared.program.gan is not None and not own
+
+    def _train_gans(self, group: Group, name: str, there: Sequence[Chunk]) -> GanState:
+        """Trains the GAN of each seed, once for all points of a program.
+
+        Args:
+          group: what they are trained with.
+          name: how the names of the chunks begin.
+          there: all chunks of the batch that were there.
+        """
+        seeds = range(self.plan.seeds)
+        members = [create_member(self.config, self.program.static, seed) for seed in seeds]
+        before = time.monotonic()
+        fleet = group.fit_fleet(members, self.execution.members_per_device, ("gan",))
+        self.spent["compile_s"] += time.monotonic() - before
+        # After no epoch of the joint stage.
+        return self._train_rung(group, fleet, name, there, members, None, 0).gan
 
     def _fit(
         self,
@@ -201,14 +229,16 @@ class Worker:
         whole = count_survivors(points, rungs) * self.plan.seeds
         if program.fleet is None:
             some = [members[n % len(members)] for n in range(whole)]
-            program.fleet = group.fit_fleet(some, self.execution.members_per_device)
+            stages = STAGES if program.gans is None else ("joint",)
+            program.fleet = group.fit_fleet(some, self.execution.members_per_device, stages)
         if program.fleet.padded_members < max(begun, default=0) * group.folds:
             program.fleet = group.create_fleet(max(begun))
-        self.fitting_s = time.monotonic() - before
+        self.spent["compile_s"] += time.monotonic() - before
 
     def _train_rung(
         self,
         group: Group,
+        fleet: Fleet,
         name: str,
         there: Sequence[Chunk],
         members: Sequence[Member],
@@ -219,6 +249,7 @@ class Worker:
 
         Args:
           group: what they are trained with.
+          fleet: trains a chunk at a time.
           name: how the names of the chunks begin.
           there: all chunks of the batch that were there.
           members: in the order in which points were asked for.
@@ -234,7 +265,7 @@ class Worker:
             if chunk.folder.path.name.startswith(name)
         ]
         missing = [member for member in members if not any(member in own for _, own in parts)]
-        size = self.program.fleet.padded_members // group.folds
+        size, gans = fleet.padded_members // group.folds, self.program.gans
         for start in range(0, len(missing), size):
             path = chunks(self.folder) / f"{name}{len(parts):03d}"
             parts.append((path, missing[start : start + size]))
@@ -244,7 +275,10 @@ class Worker:
                 continue
             places = [members.index(member) for member in part]
             initial = None if state is None else take_members(state, places, len(members))
-            with group.opening(part, self.program.fleet, path, initial, until) as training:
+            own = None
+            if gans is not None:
+                own = take_members(gans, [member.seed for member in part], self.plan.seeds)
+            with group.opening(part, fleet, path, initial, until, own) as training:
                 if until is None:
                     train_chunk(training)
                 else:

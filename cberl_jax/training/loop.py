@@ -23,7 +23,7 @@ from cberl_jax.runtime.curves import Writer, open_event_files, open_wandb
 from cberl_jax.runtime.progress import Epoch, Progress
 from cberl_jax.runtime.signals import GRACE_SECONDS, Stopper
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.training.epoch import NEVER, MemberState
+from cberl_jax.training.epoch import NEVER, GanState, MemberState
 from cberl_jax.training.fleet import Fleet, members_like
 from cberl_jax.training.prepare import Members, Prepared
 from cberl_jax.training.streamed_epochs import Streamed
@@ -59,6 +59,7 @@ class Training:
       progress: what the lines of progress go to.
       initial: what the members start from where there is no checkpoint, in place of drawn states;
         they go on where these are.
+      gans: trained GANs of the members, in place of their GAN stage where there is no checkpoint.
       until: epochs of the joint stage after which this training ends; None for all. Schedules are
         those of the whole.
       clock: seconds spent so far.
@@ -75,6 +76,7 @@ class Training:
     stopper: Stopper
     progress: Progress
     initial: MemberState | None = None
+    gans: GanState | None = None
     until: int | None = None
     clock: Clock = dataclasses.field(default_factory=Clock, init=False)
     done: dict[str, int] = dataclasses.field(
@@ -103,6 +105,8 @@ class Training:
         elif self.checkpoints.latest is None:
             with self.clock.measure("compile_s"):
                 state = self._begin(self.fleet.create(seeds, hyper))
+                if self.gans is not None:
+                    state = state.replace(gan=self.gans)
         else:
             like = members_like(self.prepared.program, seeds, hyper)
             state, _ = self.checkpoints.restore(like, self.prepared.standardiser)

@@ -184,6 +184,34 @@ def test_the_score_of_a_point_is_that_of_its_members_alone(corpus, tmp_path):
     assert point["score"] == pytest.approx(np.mean(point["scores"]))
 
 
+@pytest.mark.slow
+def test_points_share_the_gans_of_their_seeds(corpus, tmp_path, traces):
+    """They are trained once, whatever the batch, and a point has the scores that it has alone."""
+    changes = {"augment.method": "gan", "gan.epochs": 3, "optim.learning_rate": 1e-2}
+    settings, said = config(corpus, **changes), []
+    plan = Plan({"loss.gamma": Range(0.0, 3.0)}, trials=4, seeds=2, batch=2, best_seeds=1)
+    how = HOW._replace(progress=Progress(said.append))
+    report = search(settings, str(tmp_path / "search"), plan, how)
+    before = said.index(next(line for line in said if "best points again" in line))
+    assert sum(line.startswith("gan ") for line in said[:before]) == 3
+    # One program of GANs and one without, and both for the best points.
+    assert sorted(traces) == ["gan_epoch"] * 2 + ["joint_epoch"] * 2
+    alone = config(corpus, **changes, **report["points"][3]["settings"])
+    found = train_and_evaluate(alone, str(tmp_path / "alone"), [0, 1], QUIET, False)
+    scores = [member["dev"] for member in found["members"]]
+    means = [(m["weighted_f1"] + m["macro_f1"]) / 2 for m in scores]
+    np.testing.assert_allclose(report["points"][3]["scores"], means, atol=0.06)
+
+
+@pytest.mark.slow
+def test_points_whose_gans_differ_do_not_share_them(corpus, tmp_path):
+    space = {"gan.learning_rate": Range(1e-5, 1e-2, True)}
+    settings, said = config(corpus, **{"augment.method": "gan", "gan.epochs": 1}), []
+    plan = Plan(space, trials=2, seeds=1, batch=2, best_seeds=1)
+    search(settings, str(tmp_path / "search"), plan, HOW._replace(progress=Progress(said.append)))
+    assert "members 2" in next(line for line in said if line.startswith("gan "))
+
+
 @pytest.mark.parametrize("halving", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_points_that_diverge_are_told_as_worst(corpus, tmp_path, halving):
     space = {"optim.clip": [1.0, 1e30], "optim.learning_rate": [1e-3, 1e30]}
