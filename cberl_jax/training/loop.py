@@ -115,7 +115,7 @@ class Training:
         # All members have done equally many epochs: the stopped ones count on.
         self.done["joint"] = int(state.joint.epoch[0])
         self.done["gan"] = 0 if state.gan is None else int(state.gan.epoch[0])
-        if sum(self.done.values()):
+        if self.checkpoints.latest is not None:
             self.progress.say(f"going on after {sum(self.done.values())} epochs")
         self.started_at = self.done["joint"]
         self.workdir.keep_metrics(self.done)

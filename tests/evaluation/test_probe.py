@@ -111,7 +111,7 @@ def test_the_moved_fits_say_how_the_rows_are_moved():
 
 
 def test_sound_corpora_raise_no_alarm():
-    for seed in range(25):
+    for seed in range(12):
         found = probe(simulated(100 + seed))
         assert found.alarms == [], seed
         assert {m.verdict for m in found.modalities.values()} == {"signal"}

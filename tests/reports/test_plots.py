@@ -42,7 +42,7 @@ def test_pictures_of_any_size_are_drawn(tmp_path):
     assert len(shapes) == 6 and shapes["a"][1] > 1500
 
 
-@pytest.mark.parametrize("number", [3, 30, 60])
+@pytest.mark.parametrize("number", [3, 60])
 def test_no_picture_outgrows_a_page_however_many_classes_there_are(tmp_path, number):
     classes = [f"a class with a long name and number {n}" for n in range(number)]
     one = {"mean": 0.5, "std": 0.1, "ci95": [0.3, 0.7]}

@@ -269,7 +269,7 @@ def test_shared_entries_do_not_outgrow_the_file(tmp_path, case):
     turns = 10**4
     rows = ["u", "M", 5, np.ones(1, np.float32), np.ones(1, np.float32), "s"]
     rows = [changes.get(place, shared(value, turns)) for place, value in enumerate(rows)]
-    ids = [f"Ses01_{k}" for k in range(4 if changes else 1000)]
+    ids = [f"Ses01_{k}" for k in range(4 if changes else 100)]
     entries = [dict.fromkeys(ids, row) for row in rows] + [ids[:-1], ids[-1:]]
     path = write(tmp_path / "c.pkl", entries)
     tracemalloc.start()
