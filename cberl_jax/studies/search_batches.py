@@ -175,10 +175,10 @@ class Worker:
         state = None
         for number, until in enumerate(rungs):
             name = batch.name + _RUNG.format(number)
-            state = self._train_rung(group, program.fleet, name, there, members, state, until)
+            state = self._train_chunks(group, program.fleet, name, there, members, state, until)
             members, state = self._halve(members, state, until)
         name = batch.name + (_RUNG.format(len(rungs)) if rungs else "-")
-        self._train_rung(group, program.fleet, name, there, members, state, None)
+        self._train_chunks(group, program.fleet, name, there, members, state, None)
 
     def _take_program(self, static: dict[str, Value], point: Point) -> _Program:
         """Makes the program of some static settings the one in use."""
@@ -209,7 +209,7 @@ class Worker:
         fleet = group.fit_fleet(members, self.execution.members_per_device, ("gan",))
         self.spent["compile_s"] += time.monotonic() - before
         # After no epoch of the joint stage.
-        return self._train_rung(group, fleet, name, there, members, None, 0).gan
+        return self._train_chunks(group, fleet, name, there, members, None, 0).gan
 
     def _fit(
         self,
@@ -235,7 +235,7 @@ class Worker:
             program.fleet = group.create_fleet(max(begun))
         self.spent["compile_s"] += time.monotonic() - before
 
-    def _train_rung(
+    def _train_chunks(
         self,
         group: Group,
         fleet: Fleet,
