@@ -6,6 +6,7 @@ A chunk is a folder like that of a run, without a report of its own, so it is as
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,15 +16,19 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, own_settings
 from cberl_jax.config.settings import Value
+from cberl_jax.runtime.checkpoints import list_steps
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.studies.fitting import STAGES, even_chunks, fit_fleet
 from cberl_jax.studies.run import train_chunk
-from cberl_jax.training.epoch import GanState, MemberState
+from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.fleet import Fleet
-from cberl_jax.training.loop import Training
+from cberl_jax.training.loop import TrainedGans, Training
 from cberl_jax.training.prepare import Members, Prepared, list_members
 from cberl_jax.training.run_folder import open_workdir, run_identity
+
+# In the folder of a chunk, until that is done: its GANs, where members share them.
+GANS = "gans"
 
 
 class Member(NamedTuple):
@@ -120,7 +125,7 @@ class Group(NamedTuple):
         path: pathlib.Path,
         initial: MemberState | None = None,
         until: int | None = None,
-        gans: GanState | None = None,
+        gans: TrainedGans | None = None,
     ) -> Iterator[Training]:
         """Opens the training of some members as a chunk, a folder that is theirs within the block.
 
@@ -142,4 +147,42 @@ class Group(NamedTuple):
     def train(self, members: Sequence[Member], fleet: Fleet, path: pathlib.Path) -> None:
         """Trains some members as a chunk, to their end, and scores them; as of ``opening``."""
         with self.opening(members, fleet, path) as training:
+            if self.shares_gans(members) and not list_steps(training.workdir.checkpoints):
+                training.gans = self._train_gans(members, path / GANS)
             train_chunk(training)
+            if training.workdir.writes:
+                shutil.rmtree(path / GANS, ignore_errors=True)
+
+    def shares_gans(self, members: Sequence[Member]) -> bool:
+        """Whether so many members have the same GAN as another one that each is trained once."""
+        if self.prepared.program.gan is None:
+            return False
+        return 2 * len({_gan_of(member) for member in members}) <= len(members)
+
+    def _train_gans(self, members: Sequence[Member], path: pathlib.Path) -> TrainedGans:
+        """Trains each GAN of some members once, in a folder of its own."""
+        keys = [_gan_of(member) for member in members]
+        different = list(dict.fromkeys(keys))
+        owners = [members[keys.index(key)] for key in different]
+        # After no epoch of the joint stage.
+        with self.opening(owners, self.create_fleet(len(owners)), path, until=0) as training:
+            state = training.execute().gan
+            lines = training.workdir.read_metrics() if training.workdir.writes else []
+        models = [
+            different.index(key) * self.folds + fold for key in keys for fold in range(self.folds)
+        ]
+        known = {(line["epoch"], line["member"]): line for line in lines}
+        epochs = dict.fromkeys(line["epoch"] for line in lines)
+        lines = [
+            {**known[epoch, own], "member": model}
+            for epoch in epochs
+            for model, own in enumerate(models)
+        ]
+        taken = jax.tree.map(lambda leaf: leaf[np.asarray(models)], state)
+        return TrainedGans(taken, lines, training.clock.seconds)
+
+
+def _gan_of(member: Member) -> tuple[int, str]:
+    """Equal for members whose GANs are: those of a seed with the same settings of ``gan``."""
+    own = {n: value for n, value in member.settings.items() if n.startswith("gan.")}
+    return member.seed, json.dumps(own, sort_keys=True)

@@ -31,6 +31,7 @@ from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import PLAIN, Progress
 from cberl_jax.runtime.signals import Stopper
 from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.studies.fitting import STAGES
 from cberl_jax.studies.group import Group, Member, create_member
 from cberl_jax.studies.starting import prepare_members
 from cberl_jax.training.prepare import load_data
@@ -167,7 +168,8 @@ class _Work:
         if not missing:
             return
         if fleet is None:
-            fleet = own.fit_fleet(missing, self.execution.members_per_device)
+            stages = ("joint",) if own.shares_gans(missing) else STAGES
+            fleet = own.fit_fleet(missing, self.execution.members_per_device, stages)
         size = fleet.padded_members // own.folds
         for start in range(0, len(missing), size):
             part = missing[start : start + size]

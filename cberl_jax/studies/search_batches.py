@@ -31,6 +31,7 @@ from cberl_jax.studies.starting import prepare_members
 from cberl_jax.studies.trials import Batch, Trials
 from cberl_jax.training.epoch import NEVER, GanState, MemberState
 from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.loop import TrainedGans
 from cberl_jax.training.prepare import Prepared, load_data
 
 # Other static settings are tried once training took so many times as long as compiling, but often
@@ -277,7 +278,8 @@ class Worker:
             initial = None if state is None else take_members(state, places, len(members))
             own = None
             if gans is not None:
-                own = take_members(gans, [member.seed for member in part], self.plan.seeds)
+                seeds = [member.seed for member in part]
+                own = TrainedGans(take_members(gans, seeds, self.plan.seeds))
             with group.opening(part, fleet, path, initial, until, own) as training:
                 if until is None:
                     train_chunk(training)

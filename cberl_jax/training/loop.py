@@ -5,11 +5,13 @@ This file decides what comes when; the mathematics is in ``epoch.py``.
 
 import contextlib
 import dataclasses
+import itertools
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -45,6 +47,20 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+class TrainedGans(NamedTuple):
+    """What members have in place of a GAN stage of their own.
+
+    Attributes:
+      state: their trained GANs, on the host.
+      lines: of ``metrics.jsonl``, by epoch.
+      seconds: activity -> what it took to train them.
+    """
+
+    state: GanState
+    lines: Sequence[Mapping[str, Any]] = ()
+    seconds: Mapping[str, float] = MappingProxyType({})
+
+
 @dataclasses.dataclass(eq=False)
 class Training:
     """The training of one run in progress: its members, states, files and clock.
@@ -59,7 +75,7 @@ class Training:
       progress: what the lines of progress go to.
       initial: what the members start from where there is no checkpoint, in place of drawn states;
         they go on where these are.
-      gans: trained GANs of the members, in place of their GAN stage where there is no checkpoint.
+      gans: those of the members, in place of their GAN stage where there is no checkpoint.
       until: epochs of the joint stage after which this training ends; None for all. Schedules are
         those of the whole.
       clock: seconds spent so far.
@@ -76,7 +92,7 @@ class Training:
     stopper: Stopper
     progress: Progress
     initial: MemberState | None = None
-    gans: GanState | None = None
+    gans: TrainedGans | None = None
     until: int | None = None
     clock: Clock = dataclasses.field(default_factory=Clock, init=False)
     done: dict[str, int] = dataclasses.field(
@@ -106,7 +122,7 @@ class Training:
             with self.clock.measure("compile_s"):
                 state = self._begin(self.fleet.create(seeds, hyper))
                 if self.gans is not None:
-                    state = state.replace(gan=self.gans)
+                    state = state.replace(gan=self.gans.state)
         else:
             like = members_like(self.prepared.program, seeds, hyper)
             state, _ = self.checkpoints.restore(like, self.prepared.standardiser)
@@ -118,7 +134,7 @@ class Training:
         if self.checkpoints.latest is not None:
             self.progress.say(f"going on after {sum(self.done.values())} epochs")
         self.started_at = self.done["joint"]
-        self.workdir.keep_metrics(self.done)
+        self.workdir.keep_metrics({} if self.checkpoints.latest is None else self.done)
         self.load(state)
         if self.streamed is not None:
             gigabytes = self.streamed.size / 1e9
@@ -264,6 +280,16 @@ class Training:
         # Clocks differ: the main process's counts.
         return int(every[:, 0].max()), bool(every[0, 1])
 
+    def _write_gans(self) -> None:
+        """Writes what is known of GANs that were trained before, once."""
+        if self.gans is None or self.checkpoints.latest is not None:
+            return
+        self.workdir.append_metrics(list(self.gans.lines))
+        for epoch, lines in itertools.groupby(self.gans.lines, key=lambda line: line["epoch"]):
+            self.draw_curves(epoch, list(lines))
+        for name, seconds in self.gans.seconds.items():
+            self.clock.seconds[name] = self.clock.seconds.get(name, 0.0) + seconds
+
     def _all_stopped(self, name: str) -> bool:
         if name != "joint":
             return False
@@ -332,6 +358,7 @@ class Training:
         with open_checkpoints(self.workdir.checkpoints) as self.checkpoints:
             self.start()
             with self._curves() as self.draw_curves:
+                self._write_gans()
                 epochs = self.config.train.epochs
                 until = epochs if self.until is None else min(self.until, epochs)
                 most = {"gan": self.config.gan.epochs, "joint": until}

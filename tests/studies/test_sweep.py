@@ -99,6 +99,45 @@ def test_a_sweep_compiles_once_a_stage_and_goes_on_where_it_was_stopped(corpus, 
     assert not traces
 
 
+def test_points_share_the_gans_of_their_seeds(corpus, tmp_path):
+    """Each is trained once, also after a stop; a point has the numbers that it has alone."""
+    both = NO_PARTS | {"augment.method": "flow", "gan.epochs": 2}
+    folder, said = tmp_path / "sweep", []
+
+    def until_the_first_epoch(line):
+        said.append(line)
+        if line.startswith("joint 1/"):
+            raise KeyboardInterrupt
+
+    arguments = (config(corpus, **both), str(folder), [3, 5], parse_grid(["loss.gamma=0,2"]))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*arguments, Execution(progress=Progress(until_the_first_epoch), pictures=False))
+    sweep(*arguments, Execution(progress=Progress(said.append), pictures=False))
+    trained = [line for line in said if line.startswith("gan ")]
+    assert len(trained) == 2 and all("members 2" in line for line in trained)
+    (chunk,) = (folder / "chunks").iterdir()
+    assert not (chunk / "gans").exists()
+    chunk = Workdir(chunk, create=False)
+    lines = [line for line in chunk.read_metrics() if line["stage"] == "gan"]
+    assert [(x["epoch"], x["member"], x["seed"]) for x in lines] == [
+        (epoch, member, (3, 5)[member % 2]) for epoch in (0, 1) for member in range(4)
+    ]
+    for one, other in ((0, 2), (1, 3), (4, 6), (5, 7)):
+        assert {**lines[one], "member": 0} == {**lines[other], "member": 0}
+
+    alone = tmp_path / "alone"
+    train_and_evaluate(config(corpus, **both, **{"loss.gamma": 2.0}), str(alone), [3, 5], QUIET)
+    np.testing.assert_allclose(
+        chunk.read_predictions()["test.probability"][2:],
+        Workdir(alone, create=False).read_predictions()["test.probability"],
+        atol=1e-4,
+    )
+    known = [line for line in Workdir(alone).read_metrics() if line["stage"] == "gan"]
+    for line, own in zip(known, [lines[n] for n in (0, 1, 4, 5)], strict=True):
+        assert line.pop("stage") == own.pop("stage")
+        assert line == pytest.approx(own, rel=1e-3)
+
+
 def test_a_member_of_a_sweep_is_the_member_trained_alone(corpus, tmp_path):
     grid = parse_grid(["optim.learning_rate=1e-3,2e-2", "model.classifier_hidden=4,8"])
     arguments = (config(corpus, **NO_PARTS), str(tmp_path / "sweep"), [3], grid)
