@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cberl_jax.config.grid import Point, check_sweepable, point_config
-from cberl_jax.config.settings import Value, check_types, flatten
+from cberl_jax.config.grid import Point, check_sweepable, own_settings, point_config
+from cberl_jax.config.settings import Value, check_types
 from cberl_jax.config.views import group_views, is_view
 from cberl_jax.errors import UserError
 
@@ -273,9 +273,11 @@ def choose_variants(
 
 
 def _normalise(variant: Variant, config: ConfigDict) -> Variant:
-    """Without the settings that are the config's anyway, so that equal variants share members."""
-    before = flatten(config)
-    own = {name: value for name, value in variant.settings.items() if value != before[name]}
+    """Only with the settings that differ from the config's, each of its own type.
+
+    So equal variants share members: 2 and 2.0 are one point.
+    """
+    own = own_settings(config, variant.settings)
     try:
         point_config(config, own)
     except UserError as error:

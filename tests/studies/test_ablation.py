@@ -42,7 +42,7 @@ from cberl_jax.reports.ablation import (
 )
 from cberl_jax.reports.plots.ablation import draw_forest, forest_end
 from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.studies.ablation import ablate, read_variant
+from cberl_jax.studies.ablation import ablate, list_points, read_variant
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data
@@ -171,6 +171,15 @@ def test_chosen_variants_come_with_their_reference_and_without_the_configs_own_s
     assert [variant.name for variant in chosen.variants] == ["full", "without GAN", "mine"]
     assert chosen.variants[-1].settings == {"model.layers": 2}
     assert len(choose_variants(preset, [], None, config).variants) == len(preset.variants)
+
+
+def test_equal_settings_are_one_point_however_they_are_written():
+    """Else there would be more points than members, and the report never complete."""
+    config = default_config()
+    own = [Variant("mine", {"loss.gamma": 0}), Variant("again", {"loss.gamma": 0.0})]
+    chosen = choose_variants(list_variants("parts", config, ("text",)), own, ["gamma = 0"], config)
+    assert len(chosen.variants) == 4
+    assert list_points(chosen) == [{"loss.gamma": 0.0}, {}]
 
 
 def test_variants_that_nothing_can_follow_are_refused_by_name():
