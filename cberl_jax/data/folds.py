@@ -181,6 +181,11 @@ def warn_of_seen(corpus: Corpus) -> list[str]:
     ]
 
 
+def pool_splits(corpus: Corpus, split: str) -> Corpus:
+    """A corpus all of whose dialogues are in one split: all are learnt from, and all are tested."""
+    return dataclasses.replace(corpus, split=np.full(len(corpus.split), split))
+
+
 def split_by_fold(corpus: Corpus, folds: Folds, number: int, dev_share: float) -> Corpus:
     """A corpus whose test split is one fold.
 

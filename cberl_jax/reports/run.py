@@ -1,6 +1,5 @@
 """The report of a run: the figures for programs, the tables for people (section 5)."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from cberl_jax.data.bayes import best_possible
 from cberl_jax.data.corpus import Corpus
-from cberl_jax.data.folds import warn_of_seen
+from cberl_jax.data.folds import pool_splits, warn_of_seen
 from cberl_jax.data.notices import HEADING, notices
 from cberl_jax.data.provenance import warn_of_later_turns
 from cberl_jax.evaluation.bootstrap import summarise_models
@@ -106,8 +105,7 @@ def create_report(
     sound = [m for m in members if m["status"] == "ok"]
     counts = np.mean([own.class_counts("train") for own in splits.corpora], axis=0)
     real = np.ceil(counts).astype(int)
-    # Of each fold all utterances are tested.
-    pooled = dataclasses.replace(corpus, split=np.full(len(corpus.split), "test"))
+    tested = pool_splits(corpus, "test") if splits.folds else corpus
     return {
         "corpus": corpus.name,
         "classes": list(corpus.classes),
@@ -117,7 +115,7 @@ def create_report(
         "dev": summarise_members([m["dev"] for m in sound]) if sound else None,
         "best_on_test": _best_on_test(sound),
         "folds": _score_folds(splits, members, predictions) if splits.folds else None,
-        "bayes": best_possible(pooled if splits.folds else corpus, causal),
+        "bayes": best_possible(tested, causal),
         "augmentation": {
             name: {"real": int(real[c]), "generated": int(data.generated[c])}
             for c, name in enumerate(corpus.classes)

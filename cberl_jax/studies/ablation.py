@@ -11,8 +11,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, point_config
+from cberl_jax.config.settings import with_folds
 from cberl_jax.config.variants import Preset, Variant, takes_view
 from cberl_jax.data.augmentation import name_minority
+from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.folds import pool_splits
 from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.reports.ablation import REFERENCE, create_ablation_report, write_ablation_report
 from cberl_jax.reports.provenance import create_provenance
@@ -51,6 +54,12 @@ def list_points(preset: Preset) -> list[Point]:
     return [spelt[key] for key in sorted(spelt)]
 
 
+def list_minority(config: ConfigDict, corpus: Corpus) -> list[str]:
+    """The minority classes that are told of; with folds the file's own splits do not count."""
+    learnt = pool_splits(corpus, "train") if with_folds(config) else corpus
+    return name_minority(learnt, config.augment.balance)
+
+
 def ablate(
     config: ConfigDict,
     workdir: str,
@@ -77,7 +86,8 @@ def ablate(
     points = list_points(preset)
     check_points(config, points, execution)
     corpus = load_data(config)
-    check_labelled(corpus)
+    if not with_folds(config):
+        check_labelled(corpus)
     prepared = prepare_members(config, corpus)
     if config.augment.method != "none" and not prepared.generated.any():
         share = f"{config.augment.balance:g}"
@@ -90,7 +100,7 @@ def ablate(
             corpus.name,
             preset,
             {variant.name: read_variant(folder, variant, lines) for variant in preset.variants},
-            name_minority(corpus, config.augment.balance),
+            list_minority(config, corpus),
             {variant.name: best(variant.settings) for variant in preset.variants},
             create_provenance(config, corpus),
             {v.name: read_variant(folder, v, lines, "dev")[1] for v in on_dev},

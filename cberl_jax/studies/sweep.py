@@ -7,8 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import Point, expand, point_config
-from cberl_jax.config.settings import Value
+from cberl_jax.config.settings import Value, with_folds
 from cberl_jax.data.bayes import best_possible
+from cberl_jax.data.folds import pool_splits
 from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.evaluation.bootstrap import summarise_models
 from cberl_jax.reports.provenance import create_provenance
@@ -31,6 +32,8 @@ def best_at(config: ConfigDict) -> Callable[[Point], dict[str, dict[str, float]]
     @functools.cache
     def best_with(modalities: str, causal: bool) -> dict[str, dict[str, float]]:
         corpus = load_data(point_config(config, {"data.modalities": modalities}))
+        if with_folds(config):
+            corpus = pool_splits(corpus, "test")
         return best_possible(corpus, causal)
 
     return lambda point: best_with(

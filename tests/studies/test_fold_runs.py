@@ -8,13 +8,17 @@ import pytest
 from tiny import NO_PARTS, QUIET, TINY, tiny_config, tiny_corpus
 
 import cberl_jax as cberl
+from cberl_jax.config.variants import Preset, Variant
+from cberl_jax.data.bayes import best_possible
+from cberl_jax.data.folds import pool_splits
 from cberl_jax.data.labels import keep_used_classes
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.errors import UserError
 from cberl_jax.metrics import evaluate_predictions
+from cberl_jax.studies.ablation import ablate, list_minority
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.points import Execution
-from cberl_jax.studies.sweep import sweep
+from cberl_jax.studies.sweep import best_at, sweep
 from cberl_jax.studies.train import train_and_evaluate
 from cberl_jax.training.prepare import load_data, prepare
 
@@ -128,6 +132,30 @@ def test_a_sweep_scores_its_points_out_of_fold(data, tmp_path):
     for one, other in zip(best["members"], alone["members"]):
         assert one["epoch"] == other["epoch"]
         np.testing.assert_allclose(one["test"]["macro_f1"], other["test"]["macro_f1"], atol=0.02)
+
+
+def test_the_splits_of_the_file_do_not_count_in_an_ablation(tmp_path):
+    unsplit = pool_splits(CORPUS, "train")
+    write_npz(unsplit, tmp_path / "c.npz")
+    config = settings(tmp_path / "c.npz")
+    preset = Preset([Variant("full", {}), Variant("gamma = 0", {"loss.gamma": 0.0})], "full")
+    # It comes as far as the members, of which there are none.
+    with pytest.raises(UserError, match="2 of 2 members are not trained yet"):
+        ablate(config, tmp_path / "a", [0], preset, Execution(collect=True, progress=QUIET))
+    # A class that the file has in test alone is learnt and told of with folds, and only then.
+    rare = CORPUS.classes.index("disgust")
+    there = np.isin(np.arange(len(CORPUS.split)), CORPUS.dialogue_of[CORPUS.label == rare])
+    apart = dataclasses.replace(CORPUS, split=np.where(there, "test", "train"))
+    own = settings(tmp_path / "c.npz", **{"data.folds": ""})
+    assert "disgust" not in list_minority(own, apart)
+    assert "disgust" in list_minority(config, apart) == list_minority(own, unsplit)
+
+
+def test_the_best_possible_of_folds_is_that_of_all_utterances():
+    config = tiny_config(**{"data.path": "simulated:small", "data.folds": "3"})
+    corpus = load_data(config)
+    found = best_at(config)({"data.modalities": "all"})
+    assert found == best_possible(pool_splits(corpus, "test"))
 
 
 @pytest.mark.slow
