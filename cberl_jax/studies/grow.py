@@ -155,9 +155,16 @@ def put(new: pathlib.Path, old: pathlib.Path) -> None:
 def _move_curves(folder: Workdir) -> None:
     """Puts the new members' files for TensorBoard beside those of the others."""
     growing = Workdir(folder.path / GROWING, create=False)
-    if growing.event_files.is_dir():
-        seeds = folder.read_config()["seeds"]
-        for number, seed in enumerate(growing.read_config()["seeds"]):
-            own = growing.event_files / member_folder(number)
+    if not growing.event_files.is_dir():
+        return
+    # The old members may have none.
+    folder.event_files.mkdir(exist_ok=True)
+    config = folder.read_config()
+    # With folds each seed has a model for every one.
+    folds = len(config.get("folds", ())) or 1
+    for number, seed in enumerate(growing.read_config()["seeds"]):
+        place = config["seeds"].index(seed)
+        for fold in range(folds):
+            own = growing.event_files / member_folder(number * folds + fold)
             if own.exists():
-                own.replace(folder.event_files / member_folder(seeds.index(seed)))
+                own.replace(folder.event_files / member_folder(place * folds + fold))

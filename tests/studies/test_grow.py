@@ -11,10 +11,11 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.progress import Progress
-from cberl_jax.runtime.workdir import Workdir
+from cberl_jax.runtime.workdir import FORMAT, Workdir
 from cberl_jax.studies import grow
 from cberl_jax.studies.evaluate import evaluate_run
 from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.version import __version__
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,28 @@ def test_growing_that_is_cut_off_goes_on(config, small, tmp_path, monkeypatch, m
     report = train_and_evaluate(config, str(folder), range(4), Progress(said.append), False)
     check_grown(folder, small, report)
     assert said == ["this run is finished"]
+
+
+@pytest.mark.parametrize("folds, old", [(1, True), (1, False), (2, True)])
+def test_curves_of_new_models_stand_beside_the_others_under_their_numbers(tmp_path, folds, old):
+    """Of folds, too, and where the run itself was trained without TensorBoard."""
+    run, known = tmp_path / "run", {"format": FORMAT, "version": __version__}
+    names = {"folds": ["a", "b"]} if folds > 1 else {}
+    seeds = {run: [0, 1], run / grow.GROWING: [5], run / grow.GROWN: [0, 1, 5]}
+    for path, own in seeds.items():
+        Workdir(path).write_json(path / "config.json", {**known, **names, "seeds": own})
+        (path / "report.json").write_text("{}")
+    for path in [run / grow.GROWING, run] if old else [run / grow.GROWING]:
+        for number in range(len(seeds[path]) * folds):
+            curves = path / "tensorboard" / f"member_{number:03d}"
+            curves.mkdir(parents=True)
+            (curves / "events").write_text(f"{seeds[path][number // folds]}, {number % folds}")
+    grow.end_growing(run)
+    found = {p.parent.name: p.read_text() for p in run.glob("tensorboard/*/events")}
+    wanted = [f"{seed}, {fold}" for seed in (0, 1, 5) for fold in range(folds)]
+    first = 0 if old else 2 * folds
+    assert found == {f"member_{n:03d}": text for n, text in enumerate(wanted) if n >= first}
+    assert (run / "report.json").exists() and not (run / grow.GROWN).exists()
 
 
 def test_what_cannot_grow_is_refused_with_the_flags_that_work(config, small, tmp_path):
