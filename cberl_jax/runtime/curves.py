@@ -62,7 +62,7 @@ def open_event_files(folder: pathlib.Path, members: int, done: int) -> Iterator[
 
 @contextlib.contextmanager
 def open_wandb(
-    folder: pathlib.Path, seeds: Sequence[int], settings: Mapping[str, Any]
+    folder: pathlib.Path, members: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Iterator[Writer]:
     """Opens a run per member for Weights & Biases, in one group.
 
@@ -70,8 +70,8 @@ def open_wandb(
 
     Args:
       folder: of the run; its name is that of the group.
-      seeds: of the members.
-      settings: dotted name -> value.
+      members: of each what tells it from the others: ``seed``, ``fold``, settings of its own.
+      settings: dotted name -> value, of those that all share.
     """
     # Not at the top: the package is an extra, which few need.
     import wandb
@@ -79,18 +79,19 @@ def open_wandb(
     quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True)
     with contextlib.ExitStack() as open_runs:
         runs = []
-        for seed in seeds:
+        for own in members:
+            named = ", ".join(f"{name} {value}" for name, value in own.items())
             # The same where a training goes on.
-            identity = hashlib.sha256(f"{folder} {seed}".encode()).hexdigest()[:16]
+            identity = hashlib.sha256(f"{folder} {named}".encode()).hexdigest()[:16]
             run = wandb.init(
                 # wandb's own variable comes first.
                 project=None if "WANDB_PROJECT" in os.environ else "cberl-jax",
                 group=folder.name,
-                name=f"{folder.name}, seed {seed}",
+                name=f"{folder.name}, {named}",
                 id=identity,
                 resume="allow",
                 dir=folder,
-                config={**settings, "seed": seed},
+                config={**settings, **own},
                 reinit="create_new",
                 settings=quiet,
             )

@@ -202,13 +202,13 @@ class Training:
         with contextlib.ExitStack() as opened:
             writers: list[Writer] = []
             if self.workdir.writes:
-                wanted, seeds = curve_programs(self.config), self.members.seeds.tolist()
+                wanted, members = curve_programs(self.config), self._tell_apart()
                 if "tensorboard" in wanted:
                     done = sum(self.done.values())
-                    files = open_event_files(self.workdir.event_files, len(seeds), done)
+                    files = open_event_files(self.workdir.event_files, len(members), done)
                     writers.append(opened.enter_context(files))
                 if "wandb" in wanted:
-                    runs = open_wandb(self.workdir.path, seeds, flatten(self.config))
+                    runs = open_wandb(self.workdir.path, members, flatten(self.config))
                     writers.append(opened.enter_context(runs))
 
             def write(step: int, lines: Sequence[dict[str, Any]]) -> None:
@@ -216,6 +216,15 @@ class Training:
                     writer(step, lines)
 
             yield write
+
+    def _tell_apart(self) -> list[dict[str, Any]]:
+        """Of each member its seed, its fold and, in a study, its own settings."""
+        folds = self.prepared.folds
+        each = zip(self.members.seeds.tolist(), self.members.settings)
+        return [
+            {"seed": seed, **({"fold": folds.names[n % len(folds.names)]} if folds else {}), **own}
+            for n, (seed, own) in enumerate(each)
+        ]
 
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""

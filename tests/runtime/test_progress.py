@@ -7,7 +7,10 @@ import os
 import re
 import signal
 import struct
+import sys
+import types
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tiny import BARE, QUIET, tiny_config
@@ -17,9 +20,11 @@ from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import Interrupted, UserError
 from cberl_jax.runtime import progress as progress_module
-from cberl_jax.runtime.curves import open_event_files
+from cberl_jax.runtime.curves import open_event_files, open_wandb
 from cberl_jax.runtime.progress import Epoch, LiveProgress, Progress, spell_seconds
 from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.training.loop import Training
+from cberl_jax.training.prepare import Members
 
 
 @pytest.fixture
@@ -198,6 +203,31 @@ def test_wandb_gets_a_run_per_member_with_what_the_metrics_file_holds(tmp_path, 
         wanted = [{"epoch": x["epoch"]} | {f"joint/{n}": x[n] for n in names} for x in own]
         assert len(wanted) == 4
         assert any(list(map(pytest.approx, wanted)) == found for found in curves)
+
+
+def test_members_that_share_a_seed_have_wandb_runs_of_their_own(tmp_path, monkeypatch):
+    """Models of folds, and members of a study, whose settings are their own."""
+    asked = []
+    run = types.SimpleNamespace(define_metric=lambda *a, **k: None, finish=lambda: None)
+    made = types.SimpleNamespace(
+        Settings=lambda **given: None, init=lambda **given: asked.append(given) or run
+    )
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    seeds, folds = np.array([3, 3, 3, 3]), types.SimpleNamespace(names=("a", "b"))
+    points = [{}, {}, {"loss.gamma": 2.0}, {"loss.gamma": 2.0}]
+    training = Training(
+        types.SimpleNamespace(folds=folds), None, Members(seeds, {}, points, 2), *[None] * 4
+    )
+    with open_wandb(tmp_path / "run", training._tell_apart(), {"loss.gamma": 1.0}):
+        pass
+    assert [given["name"] for given in asked] == [
+        "run, seed 3, fold a",
+        "run, seed 3, fold b",
+        "run, seed 3, fold a, loss.gamma 2.0",
+        "run, seed 3, fold b, loss.gamma 2.0",
+    ]
+    assert len({given["id"] for given in asked}) == 4
+    assert [given["config"]["loss.gamma"] for given in asked] == [1.0, 1.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("given, said", [("neptune", "there is no 'neptune'"), ("wandb", "wandb:")])
