@@ -30,8 +30,8 @@ def hold_out(
       [G] str; at least one dialogue for each share above 0.
 
     Raises:
-      UserError: a share is not within 0 and a half, leaves nothing to train on, or is of a split
-        that has dialogues already.
+      UserError: a share is not within 0 and a half, is more than half of what an earlier one
+        leaves, leaves nothing to train on, or is of a split that has dialogues already.
     """
     drawn, left = split.astype("U8"), 1.0
     for name, share in shares.items():
@@ -39,6 +39,12 @@ def hold_out(
             continue
         if not 0 < share <= LARGEST_SHARE:
             raise UserError(f"{name}_share = {share}: has to be from 0 to {LARGEST_SHARE}")
+        # Rounding aside; what would be taken instead is less than was asked for.
+        if share > LARGEST_SHARE * left + 1e-9:
+            raise UserError(
+                f"{name}_share = {share}: is more than half of the train dialogues that the other "
+                f"share leaves; {LARGEST_SHARE * left:g} is the most"
+            )
         if np.any(drawn == name):
             raise UserError(f"{name}_share = {share}: there is a {name} split; leave the share out")
         train = np.flatnonzero(drawn == "train")

@@ -150,6 +150,15 @@ def test_splits_are_drawn_by_dialogue_and_by_the_seed():
         )
 
 
+def test_two_shares_are_drawn_as_they_are_asked_for_or_refused():
+    corpus = make(options={"dev_share": 0.5, "test_share": 0.25}, split=None)
+    assert [corpus.split.tolist().count(n) for n in ("train", "dev", "test")] == [2, 4, 2]
+    # Half of the dialogues are left, and 40 % of all would be most of them.
+    said = refusal(options={"dev_share": 0.5, "test_share": 0.4}, split=None)
+    assert "test_share = 0.4: is more than half of the train dialogues that" in said
+    assert said.endswith("0.25 is the most")
+
+
 def test_arrays_with_the_keys_of_a_file_make_the_same_corpus(tmp_path):
     values = text()
     values[4] = np.nan
