@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cberl_jax.data.corpus import SPLIT_NAMES, UNLABELLED, shown
-from cberl_jax.data.labels import cut_labels, name_bins
+from cberl_jax.data.labels import are_crossed, cut_labels, name_bins
 from cberl_jax.errors import UserError
 
 CUT_REAL_VALUES = (
@@ -320,6 +320,13 @@ def _check_numbers(
     table: Table, there: np.ndarray, numbers: np.ndarray, names: tuple[str, ...]
 ) -> None:
     top = len(names) - 1
+    found = sorted(set(numbers.tolist()) - {UNLABELLED})
+    if are_crossed({n: names[n] if 0 <= n <= top else "" for n in found}, names):
+        raise table.error(
+            f"{table.place(there[0])}: the labels are numbers, and classes names others by them: "
+            f"is {found[0]} the class {shown(str(found[0]))}, or the one at place {found[0]}, from "
+            "0? Give the labels as text, with an empty cell for no label"
+        )
     wrong = np.flatnonzero((numbers < UNLABELLED) | (numbers > top))
     if wrong.size:
         raise table.error(

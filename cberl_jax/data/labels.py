@@ -1,7 +1,7 @@
 """Classes out of what a file holds instead: real numbers, and names that nothing is labelled by."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,6 +29,19 @@ def cut_labels(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
 def name_bins(edges: Sequence[float]) -> tuple[str, ...]:
     """Names of the classes that ``cut_labels`` makes: ``-3 to 0``, ``0 to 3``."""
     return tuple(f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:]))
+
+
+def are_crossed(reading: Mapping[int, str], classes: Sequence[str]) -> bool:
+    """Whether numbers that are read as places in a list of classes are also names in it.
+
+    Labels 1 and 2 of the classes ``1``, ``2`` and ``3`` would by their places be ``2`` and ``3``.
+
+    Args:
+      reading: number -> the class that it is read as; empty beyond the list.
+      classes: names of all.
+    """
+    named = all(str(number) in classes for number in reading)
+    return named and any(str(number) != name for number, name in reading.items())
 
 
 def keep_used_classes(corpus: Corpus) -> Corpus:

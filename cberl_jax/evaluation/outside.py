@@ -5,7 +5,7 @@ A ``.csv`` file has a line per utterance: ``dialogue``, ``utterance`` (the turn,
 ``seed`` tells several trainings of the model apart. An ``.npz`` file has the arrays ``dialogue``
 [n] str, ``utterance`` [n] int and ``probability`` [n, C] or [S, n, C], the classes in the run's
 order or in that of an array ``classes``, or ``label`` [n] or [S, n], names or numbers of classes.
-Whole numbers count classes in the run's order, from 0.
+Whole numbers count classes in the run's order, from 0, where not all labels are names of classes.
 """
 
 import csv
@@ -13,11 +13,12 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from cberl_jax.data.labels import are_crossed
 from cberl_jax.errors import UserError
 from cberl_jax.evaluation.outcomes import Outcome
 
@@ -124,14 +125,26 @@ def _one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes)[numbers]
 
 
-def _number_of(path: pathlib.Path, label: object, classes: Sequence[str]) -> int:
-    """A class by its name, or by its number where no class has that name."""
-    text = str(label)
-    if text in classes:
-        return list(classes).index(text)
-    if text.isdecimal() and int(text) < len(classes):
-        return int(text)
-    raise UserError(f"{path}: there is no class {text!r}, only {', '.join(classes)}")
+def _place_labels(
+    path: pathlib.Path, labels: Sequence[object], classes: Sequence[str]
+) -> dict[str, int]:
+    """Each label's place: labels are names, or numbers where not all of them are names."""
+    names = {name: place for place, name in enumerate(classes)}
+    numbers = {str(place): place for place in names.values()}
+    texts = {str(label) for label in labels}
+    if texts <= numbers.keys():
+        crossed = are_crossed({numbers[text]: classes[numbers[text]] for text in texts}, classes)
+        if crossed and not any(isinstance(label, str) for label in labels):
+            raise UserError(
+                f"{path}: its labels are numbers, and so are the names of classes, in other places "
+                f"({', '.join(classes)}); write the names as text"
+            )
+        if not texts <= names.keys():
+            return numbers
+    for label in labels:
+        if str(label) not in names:
+            raise UserError(f"{path}: there is no class {str(label)!r}, only {', '.join(classes)}")
+    return names
 
 
 def _read_csv(path: pathlib.Path, classes: Sequence[str]) -> list[Rows]:
@@ -155,25 +168,30 @@ def _read_csv(path: pathlib.Path, classes: Sequence[str]) -> list[Rows]:
             raise UserError(f"{path}: line {number} has another number of columns than the first")
     if not lines:
         raise UserError(f"{path}: holds no prediction")
+    places = None
+    if not set(classes) <= set(columns):
+        # Of all seeds together: one may lack the label that tells names from numbers.
+        places = _place_labels(path, [line["label"] for line in lines], classes)
     by_seed: dict[str, list[dict[str, str]]] = {}
     for line in lines:
         by_seed.setdefault(line.get("seed", ""), []).append(line)
-    named = set(classes) <= set(columns)
-    return [_read_lines(path, own, classes, named) for own in by_seed.values()]
+    return [_read_lines(path, own, classes, places) for own in by_seed.values()]
 
 
 def _read_lines(
-    path: pathlib.Path, lines: Sequence[dict[str, str]], classes: Sequence[str], named: bool
+    path: pathlib.Path,
+    lines: Sequence[dict[str, str]],
+    classes: Sequence[str],
+    places: Mapping[str, int] | None,
 ) -> Rows:
-    """A seed's lines; ``named``: there is a column per class."""
-    if named:
+    """A seed's lines; ``places`` of labels, None where there is a column per class."""
+    if places is None:
         try:
             values = np.asarray([[float(line[name]) for name in classes] for line in lines])
         except ValueError as error:
             raise UserError(f"{path}: a probability is no number ({error})") from error
     else:
-        numbers = [_number_of(path, line["label"], classes) for line in lines]
-        values = _one_hot(np.asarray(numbers), len(classes))
+        values = _one_hot(np.asarray([places[line["label"]] for line in lines]), len(classes))
     dialogue, utterance = ([line[name] for line in lines] for name in KEY)
     return Rows(dialogue, utterance, values[None])
 
@@ -196,7 +214,8 @@ def _read_npz(path: pathlib.Path, classes: Sequence[str]) -> list[Rows]:
         values = _order_classes(path, arrays, classes)
     else:
         label = np.atleast_2d(arrays["label"])
-        numbers = [_number_of(path, value, classes) for value in label.ravel().tolist()]
+        places = _place_labels(path, label.ravel().tolist(), classes)
+        numbers = [places[str(value)] for value in label.ravel().tolist()]
         values = _one_hot(np.reshape(numbers, label.shape), len(classes))
     expected = (len(values), number, len(classes))
     if values.shape != expected or len(arrays["utterance"]) != number:

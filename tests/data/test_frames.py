@@ -136,6 +136,17 @@ def test_a_turn_orders_the_rows_with_their_features_and_labels():
         assert corpus.label[row] == [1, 0, -1][n % 3]
 
 
+def test_numbers_that_name_other_classes_than_those_at_their_places_are_refused():
+    ratings = {"classes": ["1", "2", "3"]}
+    for label in ([1, 2] * 12, [1, 2, 3] * 8, ["1", "2", "-1"] * 8):
+        said = refusal(options=ratings, label=label)
+        assert "is 1 the class '1', or the one at place 1" in said and "as text" in said
+    assert make(options=ratings, label=["1", "2", ""] * 8).label.tolist() == [0, 1, -1] * 8
+    # Nothing is named 0, so these are places.
+    assert make(options=ratings, label=[0, 1, 2] * 8).label.tolist() == [0, 1, 2] * 8
+    assert make(options={"classes": ["0", "1"]}, label=[0, 1] * 12).label.tolist() == [0, 1] * 12
+
+
 def test_splits_are_drawn_by_dialogue_and_by_the_seed():
     options = {"dev_share": 0.25, "test_share": 0.25}
     splits = [make(options=options | {"seed": s}, split=None).split.tolist() for s in (0, 0, 1)]

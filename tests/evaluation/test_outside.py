@@ -98,6 +98,31 @@ def test_arrays_are_read(run, tmp_path, kind):
         assert len(found.seeds) == 1 and same.all()
 
 
+@pytest.mark.parametrize(
+    "label, read",
+    [
+        (np.array([0, 1, 2, 1]), [0, 1, 2, 1]),
+        (np.array([1, 2, 3, 2]), [0, 1, 2, 1]),
+        (np.array(["1", "2", "2", "1"]), [0, 1, 1, 0]),
+        (np.array(["0", "2", "2", "1"]), [0, 2, 2, 1]),
+        (np.array([1, 2, 2, 1]), None),
+    ],
+)
+def test_numbers_that_are_names_are_not_read_as_both(tmp_path, label, read):
+    """Of a file all labels are names, or all are places."""
+    truth, dialogue = np.array([0, 1, 2, 0]), np.array(["a", "a", "b", "b"])
+    turn = np.array([0, 1, 0, 1])
+    own = np.eye(3)[truth][None]
+    run = Outcome("run", ["1", "2", "3"], np.arange(1), own, truth, dialogue, turn)
+    np.savez(tmp_path / "mine.npz", dialogue=dialogue, utterance=turn, label=label)
+    if read is None:
+        with pytest.raises(UserError, match="names of classes.*write the names as text"):
+            read_predictions(tmp_path / "mine.npz", run)
+        return
+    found = read_predictions(tmp_path / "mine.npz", run)
+    assert found.probability[0].argmax(axis=-1).tolist() == read
+
+
 def test_the_same_predictions_are_level_and_better_ones_win(run, tmp_path):
     path = write_csv(tmp_path / "same.csv", rows_of(run, run.probability.mean(axis=0)))
     other = read_predictions(path, run)

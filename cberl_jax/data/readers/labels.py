@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cberl_jax.data.corpus import UNLABELLED
-from cberl_jax.data.labels import cut_labels, name_bins
+from cberl_jax.data.labels import are_crossed, cut_labels, name_bins
 from cberl_jax.data.readers.entries import place_of, shown, utterances, vector_of
 from cberl_jax.data.readers.known import CORPORA, HOW_TO_NAME, SENTIMENT
 from cberl_jax.data.readers.options import ReadingOptions
@@ -206,9 +206,19 @@ def _by_number(raw: RawLabels, classes: Sequence[str], found: set[int]) -> Named
     values = sorted(found)
     # With a gap before the last class, -1 is no label, and a class is absent from the file.
     is_absent = values[0] == UNLABELLED and 2 < len(classes) == values[-1] + 1
-    if values[0] < 0 and len(values) == len(classes) and not is_absent:
-        pairs = ", ".join(f"{value} {name}" for value, name in zip(values, classes))
-        return _numbered(raw, dict(zip(values, classes)), f"the labels are read as: {pairs}")
+    counted = values[0] < 0 and len(values) == len(classes) and not is_absent
+    places = dict(enumerate(classes))
+    reading = {v: places.get(v, "") for v in values if v != UNLABELLED}
+    if counted:
+        reading = dict(zip(values, classes))
+    if are_crossed(reading, classes):
+        raise UncertainClasses(
+            f"{raw.source}: the labels are numbers, and --classes names others by them; it names "
+            "them from 0 on, as in --classes=0,1,2 (data.classes in a config)."
+        )
+    if counted:
+        pairs = ", ".join(f"{value} {name}" for value, name in reading.items())
+        return _numbered(raw, reading, f"the labels are read as: {pairs}")
     return _in_range(raw, classes, "")
 
 

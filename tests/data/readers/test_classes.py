@@ -284,6 +284,17 @@ def test_minus_one_beside_the_last_class_is_no_label(tmp_path):
     assert corpus.label.tolist() == [min(x, 4) for x in flat(entries[2])]
 
 
+def test_numbers_that_name_other_classes_than_those_at_their_places_are_refused(tmp_path):
+    """Of ratings 1 to 3 without a 3, the names 1, 2, 3 would be one too high."""
+    said = "names others by them; it names them from 0 on"
+    assert said in said_of(tmp_path, entries := own(label=cycle(1, 2)), classes="1,2,3")
+    assert read(tmp_path, entries, classes="0,1,2,3").classes == ("1", "2")
+    assert said in said_of(tmp_path, own(label=cycle(-1, 0, 1)), classes="1,0,-1")
+    # As text they are names.
+    named = read(tmp_path, entries := own(label=cycle("1", "2")), classes="1,2,3")
+    assert [named.classes[c] for c in named.label] == flat(entries[2])
+
+
 # Labels as text.
 
 
