@@ -160,10 +160,12 @@ def _check_options(source: str, classes: np.ndarray, options: ReadingOptions) ->
     held = tuple(map(str, classes.ravel()))
     if options.splits:
         raise UserError(f"{source}: names its splits itself; take --splits away.")
-    if options.classes and held and not set(held) <= set(options.classes):
+    named = tuple(name for name in options.classes if name in held)
+    if options.classes and held and held != named:
+        those = "in another order than" if set(held) == set(named) else "which are not those of"
         raise UserError(
-            f"{source}: names its classes itself, {', '.join(held)[:80]}, which are not those of "
-            "--classes; take --classes away."
+            f"{source}: names its classes itself, {', '.join(held)[:80]}, {those} --classes; take "
+            "--classes away."
         )
     if options.corpus and held and not set(held) <= set(CORPORA[options.corpus]):
         raise UserError(

@@ -387,7 +387,9 @@ def test_an_archive_names_its_classes_and_splits_itself(tmp_path):
     corpus = read_corpus(tmp_path / "c.npz", parse_options(classes="ang,hap,sad,neu"))
     assert corpus.classes == ("ang", "hap", "sad", "neu")
     for options, part in (
-        ({"classes": "a,b,c,d"}, "names its classes itself, ang, hap, sad, neu"),
+        ({"classes": "a,b,c,d"}, "names its classes itself, ang, hap, sad, neu, which are not"),
+        # Its labels are numbers of its own order, which no other one can follow.
+        ({"classes": "hap,ang,sad,neu"}, "ang, hap, sad, neu, in another order than --classes"),
         ({"corpus": "meld"}, "which are not those of meld"),
         ({"splits": "train,test"}, "names its splits itself"),
         ({"bins": "0,1,2"}, "whole numbers are class numbers already"),
