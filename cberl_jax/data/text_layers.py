@@ -41,13 +41,18 @@ def name_layers(corpus: Corpus) -> Corpus:
     )
 
 
+def _number(layer: str) -> int:
+    return int(layer.removeprefix(TEXT_LAYER))
+
+
 def combine_text_layers(corpus: Corpus, how: str) -> Corpus:
     """Replaces the text layers by one modality ``text``, placed first.
 
     Args:
       corpus: layers ``text.roberta<k>`` are [N, d] each.
-      how: ``mean`` over the layers [N, d], ``concat`` [N, sum of d], the number of one layer, or
-        ``views``, which leaves them as they are: each is then standardised for itself.
+      how: ``mean`` over the layers [N, d], ``concat`` [N, sum of d] in the order of their numbers,
+        the number of one layer, or ``views``, which leaves them as they are: each is then
+        standardised for itself.
 
     Returns:
       The combined corpus; the same corpus if it has no such layers. The text counts as present
@@ -60,7 +65,8 @@ def combine_text_layers(corpus: Corpus, how: str) -> Corpus:
     if how not in get_args(TextLayers):
         choices = ", ".join(get_args(TextLayers))
         raise UserError(f"text layers cannot be combined by {how!r}; choose from {choices}.")
-    layers = [name for name in corpus.features if _LAYER.fullmatch(name)]
+    # By their numbers: another file of the same layers may hold them in another order.
+    layers = sorted(filter(_LAYER.fullmatch, corpus.features), key=_number)
     if not layers or how == "views":
         return corpus
     others = [name for name in corpus.features if name not in layers]

@@ -166,6 +166,13 @@ def test_text_layers_become_one_modality(how, row):
     assert validate(corpus).widths["text"] == len(row)
 
 
+def test_layers_stand_side_by_side_by_their_numbers_whatever_the_order_of_the_file():
+    layered = layered_corpus()
+    turned = dict(reversed(layered.features.items()))
+    other = combine_text_layers(dataclasses.replace(layered, features=turned), "concat")
+    np.testing.assert_array_equal(other.features["text"], [[1, 1, 2, 2, 3, 3, 4, 4]] * 5)
+
+
 def test_text_is_present_where_all_layers_are():
     layered = layered_corpus()
     present = dict(layered.present) | {"text.roberta2": np.array([1, 0, 1, 1, 1], bool)}
