@@ -40,10 +40,12 @@ class Clips(NamedTuple):
     Attributes:
       spans: [N] part of a file; None where there is none.
       missing: what was looked for in vain.
+      untimed: places of utterances whose dialogue has a file, and which no times cut out of it.
     """
 
     spans: list[Span | None]
     missing: tuple[str, ...]
+    untimed: tuple[str, ...] = ()
 
 
 class Task(NamedTuple):
@@ -106,7 +108,12 @@ def find_clips(transcript: Transcript, folders: Sequence[str | os.PathLike], fla
     own = folder_of_each(transcript, folders, flag)
     endings = SOUNDS + VIDEOS if flag == "--audio_dir" else VIDEOS + SOUNDS
     spans = [_find(folder, turn, endings) for folder, turn in zip(own, transcript.turns)]
-    missing = [t.audio or t.dialogue for t, span in zip(transcript.turns, spans) if span is None]
+    missing, untimed = [], []
+    for folder, turn, span in zip(own, transcript.turns, spans):
+        if span is None and _file(folder, turn.dialogue, endings):
+            untimed.append(turn.place)
+        elif span is None:
+            missing.append(turn.audio or turn.dialogue)
     check_owners(
         transcript,
         [span and span.path for span in spans],
@@ -114,10 +121,15 @@ def find_clips(transcript: Transcript, folders: Sequence[str | os.PathLike], fla
         [span is not None and not math.isinf(span.end) for span in spans],
     )
     if all(span is None for span in spans):
+        if untimed:
+            raise UserError(
+                f"{untimed[0]}: has no start and end after it, by which the file of its dialogue "
+                "could be cut, and no other utterance has a clip."
+            )
         raise UserError(
             f"{own[0]}: holds no clip of the transcript, such as {missing[0]}{endings[0]}."
         )
-    return Clips(spans, tuple(missing))
+    return Clips(spans, tuple(missing), tuple(untimed))
 
 
 def _find(folder: Path, turn: Turn, endings: Sequence[str]) -> Span | None:

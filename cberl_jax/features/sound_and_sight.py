@@ -181,6 +181,11 @@ def _folder(output: str | os.PathLike) -> Path:
 def _tell(clips: Clips, broken: Sequence[str], say: Callable[[str], None]) -> None:
     if clips.missing:
         say(f"clips that are not there: {len(clips.missing)}, such as {clips.missing[0]}")
+    if clips.untimed:
+        say(
+            f"utterances that no times cut out of the file of their dialogue: {len(clips.untimed)},"
+            f" such as {clips.untimed[0]}"
+        )
     for what in broken:
         say(f"a clip that cannot be decoded, so that its utterance lacks it: {what}")
 

@@ -59,6 +59,14 @@ def test_clips_of_meld_are_found_by_their_names(tmp_path):
     assert found.missing == ("dia0_utt1",)
 
 
+def test_files_of_dialogues_without_any_times_are_not_called_missing(tmp_path):
+    table = tmp_path / "conv.csv"
+    table.write_text("dialogue,speaker,text,start,end\nscene1,Ann,Hi.,2.0,1.0\nscene1,Bob,Hm.,,\n")
+    (tmp_path / "scene1.mp4").touch()
+    with pytest.raises(UserError, match="line 2: has no start and end after it"):
+        find_clips(read_transcripts([table]), [tmp_path], "--video_dir")
+
+
 def test_a_video_per_dialogue_is_cut_by_the_times(tmp_path):
     table = tmp_path / "conv.csv"
     table.write_text(
@@ -66,7 +74,10 @@ def test_a_video_per_dialogue_is_cut_by_the_times(tmp_path):
         "scene1,Ann,Bye.,1.0,2.0\n"
     )
     tiny_media.write_clip(tmp_path / "scene1.mp4")
-    spans = find_clips(read_transcripts([table]), [tmp_path], "--video_dir").spans
+    found = find_clips(read_transcripts([table]), [tmp_path], "--video_dir")
+    # The file is there; what lacks are the times of the second utterance.
+    assert found.missing == () and found.untimed == (f"{table}: line 3",)
+    spans = found.spans
     assert spans == [
         Span(tmp_path / "scene1.mp4", 0.5, 1.0),
         None,
