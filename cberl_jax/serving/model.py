@@ -119,12 +119,13 @@ class Reading(NamedTuple):
         if isinstance(conversations, str | os.PathLike):
             return load_conversations(conversations, self.text_layers, self.options)
         if isinstance(conversations, Corpus):
-            corpus = validate(conversations, to_predict=True)
-            return validate(combine_text_layers(corpus, self.text_layers), to_predict=True)
+            return validate(conversations, to_predict=True)
         written = parse_turns(conversations)
         return written.transcript() if written.is_raw else written.corpus()
 
     def _match(self, corpus: Corpus) -> Corpus:
+        # JSON lines and turns may hold text layers, as other files do.
+        corpus = combine_text_layers(corpus, self.text_layers)
         return match_model(corpus, self.classes, self.widths, self.is_ignored)
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from webpage import Page
 
+from cberl_jax.data.readers.options import ReadingOptions
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.errors import UserError
 from cberl_jax.serving.formats import check_format
+from cberl_jax.serving.model import Reading
 from cberl_jax.serving.predictions import Predictions
 
 TEXTS = ['a, b and "c"', "two\nlines", "one\rreturn", "“é” 高兴", "", " spaces ", "a;b\tc", "'"]
@@ -174,3 +176,14 @@ def test_traces_number_classes_that_no_font_has_and_leave_the_key(
     assert len(said) == 1 and "1 = joy, 2 = \U0001fae8" in said[0]
     key = (tmp_path / "traces" / "classes.txt").read_text(encoding="utf-8").splitlines()
     assert key[:3] == ["1 joy", "2 \U0001fae8", "3 悲伤"]
+
+
+def test_text_layers_of_turns_are_combined_as_those_of_files_are():
+    """Of a list of conversations, and of a turn that is followed live."""
+    names, layers = ("calm", "glad"), {"text.roberta2": [3, 5], "text.roberta1": [1, 1]}
+    turn = {"speaker": "Ann", "features": layers}
+    reading = Reading(names, {"text": 2}, "mean", ReadingOptions(), lambda name: False, None)
+    for corpus in (reading.read([[turn]]), reading.start_live()(turn, 0)):
+        assert corpus.features["text"].tolist() == [[2, 3]] and corpus.present["text"].all()
+    apart = reading._replace(widths=dict.fromkeys(layers, 2), text_layers="views")
+    assert apart.read([[turn]]).features["text.roberta2"].tolist() == [[3, 5]]
