@@ -219,6 +219,13 @@ def _by_number(raw: RawLabels, classes: Sequence[str], found: set[int]) -> Named
     if counted:
         pairs = ", ".join(f"{value} {name}" for value, name in reading.items())
         return _numbered(raw, reading, f"the labels are read as: {pairs}")
+    top = len(classes) - 1
+    if values[0] == UNLABELLED and values[-1] < top:
+        raise UncertainClasses(
+            f"{raw.source}: the labels are {', '.join(map(str, values))}, and none is {top} "
+            f"({classes[top]}): is -1 the first class? Name a class for each of these numbers by "
+            "--classes (data.classes in a config), or put nan where there is no label."
+        )
     return _in_range(raw, classes, "")
 
 

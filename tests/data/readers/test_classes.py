@@ -277,6 +277,18 @@ def test_the_number_of_names_says_whether_minus_one_is_a_class(tmp_path):
     assert "label '-3' at" in said_of(tmp_path, own(label=cycle(-3, 0, 1)), classes="a,b")
 
 
+@pytest.mark.parametrize("numbers", [(-1, 1), (-1, 0)])
+def test_minus_one_without_the_last_class_may_be_the_first_one(tmp_path, numbers):
+    """Sentiments of which one is absent: negative is not none, nor positive neutral."""
+    entries = own(label=cycle(*numbers))
+    said = said_of(tmp_path, entries, classes="negative,neutral,positive")
+    assert f"the labels are {numbers[0]}, {numbers[1]}, and none is 2 (positive): is -1" in said
+    corpus = read(tmp_path, entries, classes="negative,other")
+    assert corpus.label.tolist() == [numbers.index(x) for x in flat(entries[2])]
+    without = own(label=cycle(float("nan"), 0.0, 1.0))
+    assert read(tmp_path, without, classes="a,b,c").classes == ("a", "b")
+
+
 def test_minus_one_beside_the_last_class_is_no_label(tmp_path):
     """Six numbers for six names, but 5 is the sixth class: 4 is absent, and -1 none of them."""
     corpus = read(tmp_path, entries := own(label=cycle(-1, 0, 1, 2, 3, 5)), classes="a,b,c,d,e,f")
