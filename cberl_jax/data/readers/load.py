@@ -115,8 +115,9 @@ def load_conversations(
     if first and not is_json(first):
         refuse_foreign(name, first)
     if first.startswith(_ZIP_MAGIC):
-        # It names its classes itself, and no split counts.
-        corpus = read_npz(name, ReadingOptions(bins=options.bins), to_predict=True)
+        # It names its classes itself but for those of bins, and no split counts.
+        own = ReadingOptions(classes=options.classes, bins=options.bins)
+        corpus = read_npz(name, own, to_predict=True)
     elif first.startswith(_PICKLE_MAGICS):
         corpus = read_pickle(name, options, to_predict=True)
     elif not is_json(first) and is_table(name, first):

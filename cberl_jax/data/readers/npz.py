@@ -67,8 +67,9 @@ def read_npz(
         or ``features.<modality>.<view>`` [N, d] of floats, and optionally ``utterance`` [N] of
         strings, ``present.<modality>`` or ``present.<modality>.<view>`` [N] of booleans and
         ``group.<name>`` [G] of strings or integers.
-      options: edges for labels that are real numbers, the share of train to hold out where there
-        is no dev split, and whether splits count at all; classes have to be the file's own.
+      options: edges for labels that are real numbers and the names of what they cut, the share of
+        train to hold out where there is no dev split, and whether splits count at all; else classes
+        have to be the file's own.
       to_predict: the file is only to be predicted: ``classes``, ``split`` and ``label`` may be
         missing, and every dialogue counts as test.
 
@@ -91,7 +92,8 @@ def read_npz(
     # Whole numbers are class numbers already, as in a file that convert.py has cut.
     if options.bins and not (to_predict and arrays["label"].dtype.kind != "f"):
         arrays |= _cut(source, arrays["label"], options)
-    _check_options(source, arrays["classes"], options)
+    if not to_predict:
+        _check_options(source, arrays["classes"], options)
     label = _labels(source, arrays["label"])
     features, present = _modalities(source, arrays, len(label))
     text = {

@@ -429,6 +429,22 @@ def test_training_reads_a_pickle_as_convert_does(tmp_path):
         load_data(config)
 
 
+def test_real_labels_of_an_archive_to_predict_are_cut_into_the_same_classes(tmp_path):
+    convert(write(tmp_path / "c.pkl", tuple(own(label=cycle(0, 1)))), tmp_path / "c.npz",
+            parse_options(classes="low,high"))  # fmt: skip
+    with np.load(tmp_path / "c.npz") as stored:
+        arrays = dict(stored)
+    np.savez(tmp_path / "real.npz", **arrays | {"label": arrays["label"] - 0.5})
+    options = parse_options(classes="down,up", bins="-1,0,1")
+    for read in (load_corpus, load_conversations):
+        corpus = read(tmp_path / "real.npz", options=options)
+        assert corpus.classes == ("down", "up")
+        np.testing.assert_array_equal(corpus.label, arrays["label"])
+    # Of whole numbers the file names the classes, whatever the run was trained on.
+    whole = load_conversations(tmp_path / "c.npz", options=options)
+    assert whole.classes == ("low", "high")
+
+
 def test_conversations_to_predict_are_read_by_the_same_options(tmp_path):
     entries = own(label=cycle(0, 1))
     path = write(tmp_path / "c.pkl", tuple(entries))
