@@ -239,6 +239,8 @@ def _cut_labels(
     table: Table, column: str, classes: Sequence[str] | None, bins: Sequence[float]
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """As ``to_labels``, of real numbers."""
+    if not all(low < high for low, high in zip(bins, bins[1:])):
+        raise table.error(f"bins = {list(bins)}: have to be rising numbers, such as [-3, 0, 3]")
     numbers = []
     for row, value in enumerate(table.column(column)):
         number = math.nan if is_missing(value) else _as_number(value)

@@ -274,6 +274,14 @@ REFUSED = {
         {"label": ["0.5", "high"] * 12, "options": {"bins": [-3, 0, 3]}},
         "row 1: the label is 'high', which bins cannot cut",
     ),
+    "bins that do not rise": (
+        {"label": [0.8] * N, "options": {"bins": [-3, 2, 0, 3]}},
+        r"bins = \[-3, 2, 0, 3\]: have to be rising numbers",
+    ),
+    "an edge that is no number": (
+        {"label": [0.8] * N, "options": {"bins": [-3, float("nan"), 3]}},
+        "have to be rising numbers",
+    ),
     "another number of names than of bins": (
         {"label": [0.5] * N, "options": {"bins": [-3, 0, 3], "classes": ["a"]}},
         "bins of 3 edges cut 2 classes, but classes names 1",
