@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +78,8 @@ def _check_alignment(rows: Rows, modality: str, given: Any) -> None:
         given = given.get(modality)
     if given is None:
         return
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise rows.error(f"feature_dialogue of {modality} has to be a list, not {given!r}")
     given = np.array([_name(name) for name in given], np.str_)
     if len(given) != len(rows.order):
         raise rows.error(

@@ -8,6 +8,7 @@ brought into the corpus's form without loss is brought into it (``columns.py``,
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +72,20 @@ def check_columns(columns: Mapping[str, Any], source: str) -> None:
             )
 
 
+def _check_forms(source: str, classes: Any, bins: Any) -> None:
+    """Refuses names of classes that are one text, and bins that are no list of numbers.
+
+    A text is a list too, of its letters.
+    """
+    for what, given in (("classes", classes), ("bins", bins)):
+        if given is None:
+            continue
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise UserError(f"{source}: {what} has to be a list, not {given!r}")
+    if not all(isinstance(edge, Real) for edge in bins):
+        raise UserError(f"{source}: bins has to be a list of numbers, not {list(bins)!r}")
+
+
 def from_frame(
     frame: Any,
     features: Mapping[str, Any],
@@ -100,6 +115,7 @@ def from_frame(
     Raises:
       UserError: naming the column and the row.
     """
+    _check_forms(source, classes, bins)
     table = Table(frame, source)
     chosen = _choose_columns(table, columns, to_predict)
     names = to_names(table, chosen["dialogue"])
@@ -285,9 +301,12 @@ def from_arrays(
 ) -> Corpus:
     """Makes a corpus of the arrays of a canonical file; arguments as of ``Corpus.from_arrays``."""
     arrays = {name: value for name, value in arrays.items() if value is not None}
-    for name in arrays:
+    _check_forms(source, arrays.get("classes"), bins)
+    for name, value in arrays.items():
         if name not in KEYS:
             raise UserError(f"{source}: unknown key {shown(name)}{nearest(name, KEYS)}")
+        if name in ("features", "present") and not isinstance(value, Mapping):
+            raise UserError(f"{source}: {name} has to be a dictionary: modality -> array")
     for name in ("dialogue", "length", "speaker", "features"):
         if name not in arrays:
             raise UserError(f"{source}: the key {name!r} is missing{nearest(name, arrays)}")
@@ -340,6 +359,11 @@ def _with_absent(
             raise UserError(
                 f"{source}: present names {shown(name)}, which features lacks"
                 f"{nearest(name, features)}"
+            )
+        if isinstance(features[name], Mapping):
+            raise UserError(
+                f"{source}: present[{name!r}] needs features[{name!r}] as one array, a row per "
+                "utterance; of a dictionary leave out the dialogues that lack it"
             )
         flags = np.asarray(flags)
         if flags.shape != (count,) or flags.dtype != bool:

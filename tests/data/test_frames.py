@@ -345,6 +345,38 @@ def test_what_could_be_read_wrongly_is_refused(name):
     assert re.search(message, refusal(**changes)), refusal(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # Its letters would be the classes.
+        ({"classes": "joy", "label": [0, 1, 2] * 8}, "classes has to be a list, not 'joy'"),
+        ({"classes": 3}, "classes has to be a list, not 3"),
+        ({"bins": "-3,0,3"}, "bins has to be a list, not '-3,0,3'"),
+        ({"bins": ["-3", "0", "3"]}, "bins has to be a list of numbers"),
+        ({"bins": 3}, "bins has to be a list, not 3"),
+        ({"feature_dialogue": "d0"}, "feature_dialogue of text has to be a list, not 'd0'"),
+        ({"feature_dialogue": 5}, "feature_dialogue of text has to be a list, not 5"),
+        ({"features": text()}, "features has to be a dictionary"),
+        ({"present": [True] * N}, "present has to be a dictionary"),
+        (
+            {"features": {"text": {"d0": text()[:3]}}, "present": {"text": [True] * N}},
+            r"present\['text'\] needs features\['text'\] as one array",
+        ),
+    ],
+)
+def test_options_of_another_form_are_refused(changes, message):
+    given = {
+        "dialogue": [f"d{n}" for n in range(8)],
+        "length": [TURNS] * 8,
+        "split": SPLITS[::3],
+        "speaker": ["Ann", "Ben"] * 12,
+        "label": LABELS,
+        "features": {"text": text()},
+    }
+    with pytest.raises(UserError, match=message):
+        Corpus.from_arrays(**given | changes)
+
+
 @pytest.mark.parametrize("form", [float, str, np.float32, lambda x: f"{x:.1e}"])
 def test_real_labels_are_cut_by_bins(form):
     values = [-2.5, 0, None] * 8
