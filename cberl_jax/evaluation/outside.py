@@ -209,20 +209,24 @@ def _read_npz(path: pathlib.Path, classes: Sequence[str]) -> list[Rows]:
             f"{path}: needs the arrays {', '.join(KEY)} and probability or label; it has "
             f"{', '.join(arrays) or 'none'}"
         )
-    number = len(arrays["dialogue"])
+    shapes = {name: arrays[name].shape for name in KEY}
+    number = arrays["dialogue"].size
+    if set(shapes.values()) != {(number,)} or not number:
+        raise UserError(
+            f"{path}: dialogue and utterance have to be lists of one length, an entry per test "
+            f"utterance, not arrays of shape {' and '.join(map(str, shapes.values()))}"
+        )
     if "probability" in arrays:
         values = _order_classes(path, arrays, classes)
     else:
         label = np.atleast_2d(arrays["label"])
         places = _place_labels(path, label.ravel().tolist(), classes)
         numbers = [places[str(value)] for value in label.ravel().tolist()]
-        values = _one_hot(np.reshape(numbers, label.shape), len(classes))
-    expected = (len(values), number, len(classes))
-    if values.shape != expected or len(arrays["utterance"]) != number:
+        values = _one_hot(np.reshape(np.asarray(numbers, int), label.shape), len(classes))
+    if values.shape != (len(values), number, len(classes)) or not len(values):
         raise UserError(
-            f"{path}: its arrays do not fit together: {number} dialogue names, "
-            f"{len(arrays['utterance'])} utterance numbers, predictions {values.shape} (members, "
-            "utterances, classes)"
+            f"{path}: its arrays do not fit together: {number} dialogue names, predictions "
+            f"{values.shape} (members, utterances, classes)"
         )
     return [Rows(arrays["dialogue"].tolist(), arrays["utterance"].tolist(), values)]
 
@@ -231,6 +235,8 @@ def _order_classes(
     path: pathlib.Path, arrays: dict[str, np.ndarray], classes: Sequence[str]
 ) -> np.ndarray:
     """[S, n, C] probabilities, classes in the run's order."""
+    if arrays["probability"].dtype.kind not in "fiu":
+        raise UserError(f"{path}: its probabilities are {arrays['probability'].dtype}, no numbers")
     values = arrays["probability"].astype(np.float64)
     values = values[None] if values.ndim == 2 else values
     own = arrays["classes"].tolist() if "classes" in arrays else list(classes)

@@ -123,6 +123,26 @@ def test_numbers_that_are_names_are_not_read_as_both(tmp_path, label, read):
     assert found.probability[0].argmax(axis=-1).tolist() == read
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dialogue": np.array("d0")}, r"have to be lists of one length.*shape \(\) and \(100,\)"),
+        ({"utterance": np.zeros((100, 1), int)}, r"shape \(100,\) and \(100, 1\)"),
+        ({"dialogue": np.array([], str), "utterance": np.array([], int)}, "lists of one length"),
+        ({"label": np.zeros((0, 100), int)}, r"do not fit together: .* predictions \(0, 100, 3\)"),
+        ({"label": np.zeros(99, int)}, r"do not fit together: .* predictions \(1, 99, 3\)"),
+        ({"probability": np.zeros((0, 100, 3))}, r"do not fit together: .*\(0, 100, 3\)"),
+        ({"probability": np.full((100, 3), "1")}, "its probabilities are <U1, no numbers"),
+        ({"probability": np.ones((100, 3), complex)}, "are complex128, no numbers"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(run, tmp_path, changes, message):
+    arrays = {"dialogue": run.dialogue, "utterance": run.utterance, "label": run.label} | changes
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(UserError, match=f"mine.npz: .*{message}"):
+        read_predictions(tmp_path / "mine.npz", run)
+
+
 def test_the_same_predictions_are_level_and_better_ones_win(run, tmp_path):
     path = write_csv(tmp_path / "same.csv", rows_of(run, run.probability.mean(axis=0)))
     other = read_predictions(path, run)
