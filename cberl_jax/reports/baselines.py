@@ -27,7 +27,7 @@ def format_baselines(report: Mapping[str, Any]) -> str:
     scores = ["weighted F1", "macro F1", "accuracy", *(f"F1 {plain(name)}" for name in minority)]
     head += scores
     parts = [
-        f"# {report['corpus']}: classifiers of scikit-learn",
+        f"# {plain(report['corpus'])}: classifiers of scikit-learn",
         "Settings are chosen on dev. Scores of classifiers that depend on chance are means of "
         f"{SEEDS} seeds. Square brackets: 95 % intervals on test for other dialogues (bootstrap).",
         f"{DEFINITIONS} {RARE}",

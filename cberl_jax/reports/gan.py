@@ -7,6 +7,7 @@ from cberl_jax.data.corpus import SPLITS
 from cberl_jax.data.gate import COMPONENTS, FEWEST
 from cberl_jax.evaluation.generated_quality import PENALTY
 from cberl_jax.evaluation.manifold import NEIGHBOURS
+from cberl_jax.reports.html import plain
 from cberl_jax.reports.tables import format_spread, format_table
 
 GAN_PICTURE = "gan_report.png"
@@ -85,7 +86,7 @@ def _cell(summary: Mapping[str, Any] | float | None) -> str:
 
 def _count_table(report: Mapping[str, Any]) -> str:
     """How many labelled utterances of each minority class there are."""
-    rows = [[name, *map(str, n.values())] for name, n in report["real"]["counts"].items()]
+    rows = [[plain(c), *map(str, n.values())] for c, n in report["real"]["counts"].items()]
     return format_table(["class", *(f"real, {split}" for split in SPLITS), "generated"], rows)
 
 
@@ -95,7 +96,7 @@ def _utility_table(report: Mapping[str, Any]) -> str:
     head = ["minority from"]
     for split in ("dev", "test"):
         head += [f"{split}: minority F1", "macro F1"]
-    head += [f"test: F1 {name}" for name in report["minority"]]
+    head += [f"test: F1 {plain(name)}" for name in report["minority"]]
     rows = []
     for name, title in SETS.items():
         scores = utility[name]
@@ -123,7 +124,7 @@ def _frechet_table(report: Mapping[str, Any]) -> str:
             if sizes is not None:
                 cells = [_cell(distances[kind]) for kind in ("generated", "real", "sources")]
                 cells += [str(sizes[field]) for field in ("sample", "held_out", "components")]
-            rows.append([name, modality, *cells])
+            rows.append([plain(name), modality, *cells])
     return format_table(head, rows)
 
 
@@ -147,14 +148,15 @@ def _neighbours_table(report: Mapping[str, Any]) -> str:
             cells = ["-"] * len(NEIGHBOUR_COLUMNS)
             if own is not None:
                 cells = [_cell(own[field]) for field in NEIGHBOUR_COLUMNS]
-            rows.append([name, title, *cells, _cell(travelled) if kind == "generated" else ""])
+            way = _cell(travelled) if kind == "generated" else ""
+            rows.append([plain(name), title, *cells, way])
     return format_table(["class", "utterances", *NEIGHBOUR_COLUMNS.values(), "travelled"], rows)
 
 
 def _density_table(report: Mapping[str, Any]) -> str:
     """Three lines per minority class that the law has an answer for; empty where there is none."""
     rows = [
-        [name, KINDS[kind], _cell(groups[kind]["log_density"]), _cell(groups[kind]["bayes"])]
+        [plain(name), KINDS[kind], *(_cell(groups[kind][n]) for n in ("log_density", "bayes"))]
         for name, groups in report["generated"]["true_density"].items()
         if groups is not None
         for kind in KINDS
@@ -166,7 +168,7 @@ def _memorised_table(report: Mapping[str, Any]) -> str:
     """A line per minority class: the shares of copies and of what is still its source."""
     generated, real = report["generated"], report["real"]
     columns = (generated["memorised"], real["memorised"], generated["unmoved"])
-    rows = [[name, *(_cell(own[name]) for own in columns)] for name in report["minority"]]
+    rows = [[plain(name), *(_cell(own[name]) for own in columns)] for name in report["minority"]]
     return format_table(["class", "generated", "real dev", "unmoved"], rows)
 
 
@@ -176,7 +178,7 @@ def _agreement_table(report: Mapping[str, Any]) -> str:
     rows = []
     for name, shares in report["generated"]["agreement"].items():
         cells = [shares["independent"], report["real"]["agreement"][name]]
-        rows.append([name, *map(_cell, [*cells, shares["gan"], shares["gan_dev"]])])
+        rows.append([plain(name), *map(_cell, [*cells, shares["gan"], shares["gan_dev"]])])
     return format_table(head, rows)
 
 
@@ -187,7 +189,7 @@ def format_gan_report(report: Mapping[str, Any]) -> str:
     sound = len(members) - len(lost)
     densities = _density_table(report)
     parts = [
-        f"# Generated utterances of {report['corpus']}: {sound} of {len(members)} seeds",
+        f"# Generated utterances of {plain(report['corpus'])}: {sound} of {len(members)} seeds",
         *([f"Diverged and left out: seed {', '.join(lost)}."] if lost else []),
         "Mean ± standard deviation over seeds, the mean alone where all seeds have the same. Each "
         "seed's generators make an utterance for each real one of train. All is "

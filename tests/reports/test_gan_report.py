@@ -514,6 +514,17 @@ def test_a_table_shows_what_the_report_says(reported):
     assert row.split("|")[5].strip() == f"{whole:.3f}"
 
 
+def test_a_class_name_shifts_no_figure_into_another_column(reported):
+    name = reported["minority"][0]
+    odd = json.loads(json.dumps(reported).replace(json.dumps(name), json.dumps("a | b")))
+    found, wanted = (
+        [re.findall(r"(?<!\\)\|", line) for line in format_gan_report(report).splitlines()]
+        for report in (odd, reported)
+    )
+    assert found == wanted
+    assert r"Generated utterances of a\*b\*:" in format_gan_report(odd | {"corpus": "a*b*"})
+
+
 def test_a_generator_that_changes_nothing_is_found_out(finished, tmp_path):
     def identity(state):
         still = jax.tree.map(np.zeros_like, state.gan.best)
