@@ -92,6 +92,15 @@ class Conversations(NamedTuple):
     speaker: jax.Array | np.ndarray
 
 
+def describe_sight(settings: ModelSettings) -> str:
+    """Which turns a model sees besides an utterance itself, in words; empty for none."""
+    everywhere = settings.bilstm or bool(settings.residual and settings.residual_turns)
+    before = everywhere or bool(settings.graph and settings.past)
+    after = not settings.causal and (everywhere or bool(settings.graph and settings.future))
+    sides = " and ".join(side for side, seen in (("before", before), ("after", after)) if seen)
+    return sides and f"turns {sides} it"
+
+
 def window_length(settings: ModelSettings) -> int:
     """How many turns, ending with the turn itself, a causal model's output depends on.
 

@@ -19,6 +19,7 @@ from cberl_jax.data.provenance import list_looking_ahead
 from cberl_jax.data.readers.known import CORPORA
 from cberl_jax.data.simulate import SIMULATED
 from cberl_jax.metrics import FEWEST_SEEDS, METRICS
+from cberl_jax.models.cberl import describe_sight
 from cberl_jax.reports.html import plain
 from cberl_jax.reports.run import (
     class_table,
@@ -169,7 +170,8 @@ def _describe_model(config: ConfigDict, corpus: Corpus, report: Mapping[str, Any
 
 
 def _describe_use(config: ConfigDict, corpus: Corpus) -> str:
-    sight = "turns before it" if config.model.causal else "turns before and after it"
+    turns = describe_sight(config.model)
+    sight = f"with the {turns}" if turns else "by itself"
     live = "can follow a conversation live" if config.model.causal else "is not for live use"
     ahead = list_looking_ahead(corpus)
     if config.model.causal and ahead:
@@ -177,7 +179,7 @@ def _describe_use(config: ConfigDict, corpus: Corpus) -> str:
         live = "is not for live use"
     return (
         "Research on emotions in conversations. Features have to come from the extractors that "
-        f"made the training data's. An utterance is judged with the {sight}, so the model {live}. "
+        f"made the training data's. An utterance is judged {sight}, and the model {live}. "
         "What may be done with the weights is also up to the licence of the training data, "
         f"{plain(corpus.name)}."
     )

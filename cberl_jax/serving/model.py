@@ -27,6 +27,7 @@ from cberl_jax.data.text_layers import combine_text_layers
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
 from cberl_jax.features.remake import NO_FOLDERS, Folders, Remaker
+from cberl_jax.models.cberl import describe_sight
 from cberl_jax.runtime.files import expand
 from cberl_jax.runtime.numerics import pinned
 from cberl_jax.runtime.progress import print_now
@@ -164,12 +165,12 @@ class Model(Summarised):
         self._number = self._fleet.shard(number)
 
     def _summarise(self) -> Summary:
-        sight = "turns before it" if self.network.settings.causal else "turns before and after it"
+        sight = describe_sight(self.network.settings)
         found = {
             "members": f"{len(self.seeds)} ({self._list_members()})",
             "classes": f"{len(self.classes)} ({list_names(self.classes)})",
             "features": list_names([f"{name} ({width})" for name, width in self.widths.items()]),
-            "sees of an utterance": f"the {sight}",
+            "sees of an utterance": f"the {sight}" if sight else "itself alone",
         }
         if self.diverged:
             found["diverged and left out"] = f"seeds {list_names(self.diverged)}"

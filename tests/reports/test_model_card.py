@@ -1,6 +1,7 @@
 """The model card: every figure is the run's, and its limits are those of this run."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -125,6 +126,27 @@ def test_a_card_names_the_parts_in_use_and_whether_the_model_is_for_live_use(cor
     assert "is not for live use" in format_model_card(
         tiny_config(), Splits(None, (corpus,)), report
     )
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({}, "with the turns before and after it,"),
+        ({"model.causal": True}, "with the turns before it,"),
+        ({"model.bilstm": False, "model.past": 0}, "with the turns after it,"),
+        ({"model.bilstm": False, "model.past": 0, "model.future": 0}, "by itself,"),
+        ({"model.bilstm": False, "model.graph": False, "model.residual_turns": 1}, "and after it,"),
+        (
+            {"model.bilstm": False, "model.graph": False, "model.reconstruction": False},
+            "by itself,",
+        ),
+    ],
+)
+def test_a_card_says_which_turns_the_parts_in_use_see(corpus, parts, said):
+    card = format_model_card(
+        tiny_config(**parts), Splits(None, (corpus,)), create_scored(corpus, [0])
+    )
+    assert re.search(f"An utterance is judged .*{said} and the model", card)
 
 
 def test_a_causal_model_of_features_that_look_ahead_is_not_for_live_use(corpus):
