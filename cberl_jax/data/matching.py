@@ -11,6 +11,9 @@ import numpy as np
 from cberl_jax.config.views import modality_of, views_left_out
 from cberl_jax.data.corpus import UNLABELLED, USUAL_MODALITIES, Corpus
 
+# What ``cberl extract`` calls its features by itself. Another name may be a slip of the pen.
+EXTRACTED = (*USUAL_MODALITIES, "timing")
+
 
 def match_model(
     corpus: Corpus,
@@ -61,13 +64,14 @@ def left_out(modalities: str, views: str) -> Callable[[str], bool]:
       views: the setting ``data.views``.
 
     Returns:
-      A function that is true of the usual modalities, and of views, that the settings leave out.
+      A function that is true of modalities of ``EXTRACTED``, and of views, that the settings leave
+      out.
     """
     kept = [name.strip() for name in modalities.split(",")]
 
     def is_left_out(name: str) -> bool:
         modality = modality_of(name)
-        without = modalities != "all" and modality in USUAL_MODALITIES and modality not in kept
+        without = modalities != "all" and modality in EXTRACTED and modality not in kept
         return without or views_left_out(name, views)
 
     return is_left_out

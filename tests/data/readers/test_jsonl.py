@@ -262,10 +262,10 @@ def test_other_widths_or_none_of_the_modalities_are_refused():
 
 
 def test_modalities_that_the_run_chose_to_leave_out_are_ignored():
-    names = ("text", "audio", "audio.a", "visual", "smell")
+    names = ("text", "audio", "audio.a", "visual", "timing", "smell")
     assert not any(map(left_out("all", ""), names))
     ignored = left_out("text, visual", "")
-    assert [name for name in names if ignored(name)] == ["audio", "audio.a"]
+    assert [name for name in names if ignored(name)] == ["audio", "audio.a", "timing"]
     matched = match_model(from_turns([[turn()]]), CLASSES, {"text": 2}, ignored)
     assert matched.modalities == ("text",)
 
