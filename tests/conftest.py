@@ -56,7 +56,7 @@ def pytest_report_header():
 
 # The files that take longest, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    *("test_durability", "test_readme", "test_programs", "test_devices", "test_optimised"),
+    *("test_durability", "test_optimised", "test_readme", "test_programs", "test_devices"),
     *("test_members", "test_torch_parity", "test_sweep", "test_models", "test_numerics"),
     *("test_ablation", "test_steps", "test_stream", "test_predict", "test_gan_report"),
     *("test_pictures", "test_benchmark", "test_environment", "test_export", "test_generation"),

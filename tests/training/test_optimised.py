@@ -12,16 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The known run and float64, single steps, members against single runs and resumed runs, rows from
-# the host to the bit, parity with PyTorch, and runs that resume from an older checkpoint or from
-# their beginning. Not what an optimisation cannot change: refusals, files, what is drawn.
+# The known run and float64, members against single runs and resumed runs, rows from the host to the
+# bit, and parity with PyTorch. Not what an optimisation cannot change: refusals, files, what is
+# drawn.
 CASES = {
     "numerics": ["tests/training/test_numerics.py", "tests/test_losses.py"],
-    "steps": ["tests/training/test_steps.py", "-k", "moves or alone_and_among"],
     "members": ["tests/training/test_members.py", "-k", "alone or bit_identical or goes_on"],
     "streaming": ["tests/training/test_streaming.py", "-k", "numbers"],
     "parity": ["tests/training/test_torch_parity.py", "-k", "agree"],
-    "resume": ["tests/runtime/test_durability.py", "-k", "newest_sound or from_the_beginning"],
 }
 
 
