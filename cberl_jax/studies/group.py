@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.config.grid import Point, own_settings
+from cberl_jax.config.grid import Point, own_settings, point_config
 from cberl_jax.config.settings import Value
 from cberl_jax.runtime.checkpoints import list_steps
 from cberl_jax.runtime.progress import Progress
@@ -164,8 +164,10 @@ class Group(NamedTuple):
         keys = [_gan_of(member) for member in members]
         different = list(dict.fromkeys(keys))
         owners = [members[keys.index(key)] for key in different]
+        # The curves are drawn with those of the members.
+        quiet = self._replace(config=point_config(self.config, {"train.metrics": ""}))
         # After no epoch of the joint stage.
-        with self.opening(owners, self.create_fleet(len(owners)), path, until=0) as training:
+        with quiet.opening(owners, self.create_fleet(len(owners)), path, until=0) as training:
             state = training.execute().gan
             lines = training.workdir.read_metrics() if training.workdir.writes else []
         models = [
