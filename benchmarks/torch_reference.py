@@ -924,6 +924,9 @@ class TorchTrainer:
         )
         self.model = model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
+        for part in self.average.modules():
+            if isinstance(part, nn.LSTM):
+                part.flatten_parameters()  # else cuDNN copies them into one block at every call
         self.optimizer = create_optimizer(self.model, hyper)
 
         names = list(self.model.widths)

@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -338,13 +339,23 @@ def read_settings() -> "ConfigDict":
 def explaining_interrupts() -> Iterator[None]:
     """Ends an interrupted program with the signal's customary status and how to go on."""
     from cberl_jax.runtime.processes import ending_with_others
+    from cberl_jax.training.fleet import is_compiling
 
     try:
         with ending_with_others():
             yield
-    except Interrupted as interrupt:
-        print("stopped; a checkpoint is written. The same command goes on.", file=sys.stderr)
-        sys.exit(128 + interrupt.number)
+    except (Interrupted, KeyboardInterrupt) as interrupt:
+        number: int = signal.SIGINT
+        if isinstance(interrupt, Interrupted):
+            number = interrupt.number
+            print("stopped; a checkpoint is written. The same command goes on.", file=sys.stderr)
+        if is_compiling():
+            # The usual way out would wait for the compiler.
+            sys.stdout.flush()
+            os._exit(128 + number)
+        if isinstance(interrupt, KeyboardInterrupt):
+            raise
+        sys.exit(128 + number)
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

@@ -83,8 +83,10 @@ class Contestant:
         else:
             self.shared = self.fleet.replicate(prepared.data)
             arguments = (self.state, self.shared, self.hyper)
-            stages = self.fleet.stages.items()
-            self.steps = {n: self.fleet.compile(n, stage, arguments) for n, stage in stages}
+            stages = self.fleet.stages
+            for name, stage in stages.items():
+                self.fleet.compile_ahead(name, stage, arguments)
+            self.steps = {n: self.fleet.compile(n, s, arguments) for n, s in stages.items()}
         self.compile_s = time.perf_counter() - start
 
     def __call__(self, stage: str = "joint") -> None:

@@ -42,8 +42,9 @@ def _compile_first(
     fleet = Fleet(prepared.program, size)
     first = members.part(0, size)
     training = Training(prepared, config, first, fleet, None, stopper, None)
-    training.load(fleet.create(first.seeds, first.hyper))
+    training.place_data()
     compiled = [stage for stage in fleet.stages if stage in stages]
+    training.compile_ahead(compiled)
     for stage in compiled:
         training.compile(stage)
     return fleet, [training.memory(stage) for stage in compiled]

@@ -16,10 +16,12 @@ they are pmapped instead, which gives the same bits.
 No other file depends on the number of members or devices.
 """
 
+import concurrent.futures
 import ctypes
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +35,7 @@ from cberl_jax.models.precision import with_precision
 from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
 
 Hyper = Mapping[str, np.ndarray]
+COMPILER = "compiler"  # the name of its threads
 MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
 CPU_MEMORY_SHARE = 0.5
 
@@ -91,7 +94,9 @@ class Fleet:
         self._each = -(-members // self._shards)
         self.padded_members = self._shards * self._each
         self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
-        self._compiled: dict[str, Callable] = {}
+        self._compiled: dict[str, concurrent.futures.Future[Callable]] = {}
+        self._create: Callable | None = None
+        self._state: Any = None
 
     @property
     def stages(self) -> dict[str, Callable]:
@@ -113,6 +118,15 @@ class Fleet:
         return self._each
 
     @property
+    def compiles_ahead(self) -> bool:
+        """Whether it makes a start shorter to compile several stages at a time.
+
+        On a CPU it does not: the compilers and the training would share the cores. Several
+        processes compile in one order, since they wait for each other.
+        """
+        return self.devices[0].platform != "cpu" and jax.process_count() == 1
+
+    @property
     def _pmapped(self) -> bool:
         """Whether members are sharded by pmap."""
         return self.split == 1 and len(self.devices) > 1 and jax.process_count() == 1
@@ -126,21 +140,23 @@ class Fleet:
         return NamedSharding(Mesh(np.asarray(self.devices), ("device",)), PartitionSpec("device"))
 
     def create(self, seeds: np.ndarray, hyper: Hyper) -> MemberState:
-        """Draws the state of n members: numpy leaves [n, ...].
+        """Draws the state of n members: numpy leaves [n, ...], by the CPU where jax has one.
+
+        So members start alike on all devices, and no device's compiler is waited for.
 
         One member after the other: a vmapped initialisation of a model of this size can deadlock
         the CPU runtime of jaxlib 0.10 on two-core machines, and ``lax.map`` does not.
         """
         arguments = self._pad((np.asarray(seeds, np.int32), dict(hyper)))
-        if "create" not in self._compiled:
+        if self._create is None:
 
             def create(seeds, hyper):
                 return jax.lax.map(
                     lambda member: create_state(self.program, *member), (seeds, hyper)
                 )
 
-            self._compiled["create"] = compile_once(create, *arguments)
-        state = self._compiled["create"](*arguments)
+            self._create = compile_once(create, *arguments, device=_first_cpu())
+        state = self._create(*arguments)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(seeds)], state)
 
     def _pad(self, tree: Any) -> Any:
@@ -172,6 +188,15 @@ class Fleet:
             lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding),
             tree,
         )
+
+    def describe_state(self, hyper: Hyper) -> Any:
+        """Shapes of what ``shard`` makes of members that have such settings."""
+        if self._state is None:
+            first = {name: values[:1] for name, values in hyper.items()}
+            like = members_like(self.program, np.zeros(1, np.int32), first)
+            one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like)
+            self._state = self.describe(one)
+        return self._state
 
     def describe_one(self, tree: Any) -> Any:
         """Shapes of one member's leaves, given those of all members from ``shard``."""
@@ -218,8 +243,8 @@ class Fleet:
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
 
     def has_compiled(self, name: str) -> bool:
-        """Whether ``compile`` has this stage's program already."""
-        return name in self._compiled
+        """Whether this stage's program is there, so that ``compile`` takes no time."""
+        return name in self._compiled and self._compiled[name].done()
 
     def compile(
         self,
@@ -235,15 +260,27 @@ class Fleet:
           name: of the stage; a second call with it returns the first call's program.
           function: a pure function of one member's state, the shared data and its settings.
           arguments: the members' states, from ``shard``; the shared data, from ``replicate``; the
-            members' settings, from ``shard``.
+            members' settings, from ``shard``; or their shapes.
           keep: whether the state is used again; otherwise its memory becomes the result's.
           options: of XLA.
 
         Returns:
           The compiled function of such arguments.
         """
+        self.compile_ahead(name, function, arguments, keep, options)
+        return self._compiled[name].result()
+
+    def compile_ahead(
+        self,
+        name: str,
+        function: Callable,
+        arguments: tuple[Any, Any, Any],
+        keep: bool = False,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Begins what ``compile``, of the same arguments, ends; the compiler has its own thread."""
         if name in self._compiled:
-            return self._compiled[name]
+            return
         given = () if keep else (0,)
         mapped = jax.vmap(function, in_axes=(0, None, 0))
         if self._pmapped:
@@ -264,16 +301,35 @@ class Fleet:
             result = self._sharding("member")
             staged = jax.jit(mapped, donate_argnums=given, out_shardings=result)
         lowered = staged.lower(*arguments)
-        self._compiled[name] = lowered.compile(compiler_options=options and dict(options))
-        return_memory()
-        return self._compiled[name]
+        own = options and dict(options)
+        self._compiled[name] = _in_thread(lambda: lowered.compile(compiler_options=own))
 
     def memory(self, name: str) -> tuple[int, int]:
         """Bytes on one device that a compiled stage needs: per member, and for all of them."""
-        stats = self._compiled[name].memory_analysis()
+        stats = self._compiled[name].result().memory_analysis()
         total = stats.argument_size_in_bytes + stats.temp_size_in_bytes
         total += stats.output_size_in_bytes - stats.alias_size_in_bytes
         return total // self._each, total
+
+
+def _in_thread(compile: Callable[[], Callable]) -> concurrent.futures.Future[Callable]:
+    """Compiles in a thread of its own; waiting for the result raises what the compiler raised."""
+    future: concurrent.futures.Future[Callable] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(compile())
+        except BaseException as error:
+            future.set_exception(error)
+        return_memory()
+
+    threading.Thread(target=run, name=COMPILER).start()
+    return future
+
+
+def is_compiling() -> bool:
+    """Whether a compiler is at work in a thread, which Python would wait for at its end."""
+    return any(thread.name == COMPILER for thread in threading.enumerate())
 
 
 def memory_of_device() -> int:
@@ -286,13 +342,32 @@ def memory_of_device() -> int:
     return int(CPU_MEMORY_SHARE * total) // len(devices)
 
 
-def compile_once(function: Callable, *arguments: Any) -> Callable:
-    """Compiles a function that runs once, so that its compilation is most of what it costs."""
+def compile_once(function: Callable, *arguments: Any, device: jax.Device | None = None) -> Callable:
+    """Compiles a function that runs once, so that its compilation is most of what it costs.
+
+    Args:
+      function: a pure function.
+      *arguments: of it, or their shapes.
+      device: that it runs on; by default jax's first one.
+
+    Returns:
+      The compiled function of such arguments.
+    """
+    device = device or jax.local_devices()[0]
     # On CPU the optimiser would take longer than all it could save.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
+    options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+    with jax.default_device(device):
+        compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
     return_memory()
     return compiled
+
+
+def _first_cpu() -> jax.Device | None:
+    """The first device that is a CPU; None where ``JAX_PLATFORMS`` leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def return_memory() -> None:

@@ -114,11 +114,16 @@ class Training:
         processes.wait_for_others("the checkpoints are sound")
 
     def start(self) -> None:
-        """Draws the members, or reads the newest checkpoint."""
+        """Draws the members, or reads the newest checkpoint, and deals them out to the devices."""
+        self.place_data()
+        if self.streamed is not None:
+            gigabytes = self.streamed.size / 1e9
+            self.progress.say(f"the corpus has {gigabytes:.3g} GB: its rows come from the host")
         seeds, hyper = self.members.seeds, self.members.hyper
         if self.checkpoints.latest is None and self.initial is not None:
             state = self.initial
         elif self.checkpoints.latest is None:
+            self.compile_ahead(self._stages_left())
             with self.clock.measure("compile_s"):
                 state = self._begin(self.fleet.create(seeds, hyper))
                 if self.gans is not None:
@@ -135,10 +140,7 @@ class Training:
             self.progress.say(f"going on after {sum(self.done.values())} epochs")
         self.started_at = self.done["joint"]
         self.workdir.keep_metrics({} if self.checkpoints.latest is None else self.done)
-        self.load(state)
-        if self.streamed is not None:
-            gigabytes = self.streamed.size / 1e9
-            self.progress.say(f"the corpus has {gigabytes:.3g} GB: its rows come from the host")
+        self.state = self.fleet.shard(state)
 
     def _let_go_on(self, state: MemberState) -> MemberState:
         """The state of another run: what had stopped early is to learn with these settings, too."""
@@ -171,9 +173,8 @@ class Training:
         joint = state.joint.replace(variables=variables, average=params, best=params)
         return state.replace(joint=joint)
 
-    def load(self, state: MemberState) -> None:
-        """Deals the members out to the devices, and their data and settings."""
-        self.state = self.fleet.shard(state)
+    def place_data(self) -> None:
+        """Brings the data to the devices, and deals the members' settings out to them."""
         self.streamed = self._stream()
         data = self.prepared.data if self.streamed is None else self.streamed.data
         self.shared = self.fleet.replicate(data)
@@ -226,9 +227,19 @@ class Training:
             for n, (seed, own) in enumerate(each)
         ]
 
+    def compile_ahead(self, names: Sequence[str]) -> None:
+        """Begins to compile stages side by side, where that makes the start shorter."""
+        if not self.fleet.compiles_ahead or self.streamed is not None:
+            return
+        arguments = (self.fleet.describe_state(self.members.hyper), self.shared, self.hyper)
+        with self.clock.measure("compile_s"), self.stopper.all_saved():
+            # The last stage takes longest.
+            for name in reversed(names):
+                self.fleet.compile_ahead(name, self.fleet.stages[name], arguments)
+
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""
-        arguments = (self.state, self.shared, self.hyper)
+        arguments = (self.fleet.describe_state(self.members.hyper), self.shared, self.hyper)
         with self.clock.measure("compile_s"), self.stopper.all_saved():
             if self.streamed is not None:
                 return self.streamed.compile(name, *arguments)
@@ -238,14 +249,21 @@ class Training:
         """Bytes on one device that a compiled stage needs: per member, and for all of them."""
         return (self.streamed or self.fleet).memory(name)
 
-    def stage(self, name: str, epochs: int) -> None:
-        """Runs what is left of one stage.
+    def _stages_left(self) -> list[str]:
+        """The stages that have epochs left, in order."""
+        return [name for name in self.fleet.stages if self.done[name] < self._epochs(name)]
 
-        Args:
-          name: ``gan`` or ``joint``.
-          epochs: how many the stage has at most.
-        """
-        if self.done[name] >= epochs or self._all_stopped(name):
+    def _epochs(self, name: str) -> int:
+        """How many epochs this training has of a stage at most."""
+        if name == "gan":
+            return self.config.gan.epochs
+        epochs = self.config.train.epochs
+        return epochs if self.until is None else min(self.until, epochs)
+
+    def stage(self, name: str) -> None:
+        """Runs what is left of one stage, ``gan`` or ``joint``."""
+        epochs = self._epochs(name)
+        if self._all_stopped(name):
             return
         if not self.fleet.has_compiled(name):
             # So that a signal can end a compilation at once.
@@ -368,11 +386,10 @@ class Training:
             self.start()
             with self._curves() as self.draw_curves:
                 self._write_gans()
-                epochs = self.config.train.epochs
-                until = epochs if self.until is None else min(self.until, epochs)
-                most = {"gan": self.config.gan.epochs, "joint": until}
-                for name in self.fleet.stages:
-                    self.stage(name, most[name])
+                left = self._stages_left()
+                self.compile_ahead(left)
+                for name in left:
+                    self.stage(name)
         state = self.fleet.gather(self.state, len(self.members.seeds))
         del self.shared, self.state
         return state

@@ -107,7 +107,8 @@ def started(config, members, devices, corpus_bytes):
 
 def epochs_of(training, state):
     """The state and the records after two epochs of each stage."""
-    training.load(state)
+    training.place_data()
+    training.state = training.fleet.shard(state)
     records, members = [], len(training.members.seeds)
     for stage in training.fleet.stages:
         epoch = training.compile(stage)
@@ -163,7 +164,7 @@ def test_the_memory_that_is_needed_counts_blocks_and_not_the_corpus(corpus, monk
     one = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one)
     training = started(config_of(corpus, **{"augment.method": "none"}), 2, 1, LOW)
-    training.load(training.fleet.create(training.members.seeds, training.members.hyper))
+    training.place_data()
     training.compile("joint")
     whole, size = training.prepared.data, streaming.count_bytes(training.prepared.data.table)
     on_device, all_of_it = (
@@ -172,7 +173,8 @@ def test_the_memory_that_is_needed_counts_blocks_and_not_the_corpus(corpus, monk
     assert all_of_it - on_device == size
     each, total = training.memory("joint")
     program = training.fleet.memory("joint")[1]
-    state = sum(leaf.nbytes for leaf in jax.tree.leaves(training.state))
+    described = training.fleet.describe_state(training.members.hyper)
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(described))
     assert each == total // 2 and state < total - program < state + size
     fleet = fit_fleet(training.prepared, training.config, training.members, Stopper(print))
     assert fleet.padded_members == 2 and fleet.has_compiled("begin joint")
