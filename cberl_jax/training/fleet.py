@@ -142,22 +142,27 @@ class Fleet:
     def create(self, seeds: np.ndarray, hyper: Hyper) -> MemberState:
         """Draws the state of n members: numpy leaves [n, ...], by the CPU where jax has one.
 
-        So members start alike on all devices, and no device's compiler is waited for.
-
-        One member after the other: a vmapped initialisation of a model of this size can deadlock
-        the CPU runtime of jaxlib 0.10 on two-core machines, and ``lax.map`` does not.
+        So the weights that a seed starts from do not depend on the accelerator, and its compiler is
+        not waited for. One member after the other: a program for one compiles faster than one for
+        all and fits any number of them, and the vmapped drawing of a model of this size can
+        deadlock the CPU runtime of jaxlib 0.10 on two-core machines.
         """
-        arguments = self._pad((np.asarray(seeds, np.int32), dict(hyper)))
+        each = [
+            (np.int32(seed), {name: values[n] for name, values in hyper.items()})
+            for n, seed in enumerate(seeds)
+        ]
         if self._create is None:
-
-            def create(seeds, hyper):
-                return jax.lax.map(
-                    lambda member: create_state(self.program, *member), (seeds, hyper)
+            draw = functools.partial(create_state, self.program)
+            self._create = compile_once(draw, *each[0], device=_first_cpu())
+        state = None
+        for n, member in enumerate(each):
+            drawn = jax.tree.map(np.asarray, self._create(*member))
+            if state is None:
+                state = jax.tree.map(
+                    lambda leaf: np.empty((len(seeds), *leaf.shape), leaf.dtype), drawn
                 )
-
-            self._create = compile_once(create, *arguments, device=_first_cpu())
-        state = self._create(*arguments)
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(seeds)], state)
+            jax.tree.map(lambda whole, leaf, n=n: whole.__setitem__(n, leaf), state, drawn)
+        return state
 
     def _pad(self, tree: Any) -> Any:
         """Leaves [n, ...] padded to [padded_members, ...]."""

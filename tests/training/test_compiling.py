@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from tiny import QUIET, tiny_config, tiny_corpus
+from tiny import NO_PARTS, QUIET, tiny_config, tiny_corpus
 
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.runtime.progress import Progress
@@ -34,7 +34,8 @@ def metrics_of(workdir):
 def test_stages_that_compile_side_by_side_train_to_the_same_numbers(tmp_path, monkeypatch):
     corpus = tmp_path / "corpus.npz"
     write_npz(tiny_corpus(), corpus)
-    config = tiny_config(**{"data.path": str(corpus), "train.epochs": 2})
+    few = NO_PARTS | {"augment.method": "gan", "train.epochs": 2}
+    config = tiny_config(**few | {"data.path": str(corpus)})
     train_and_evaluate(config, str(tmp_path / "alone"), [0, 1], QUIET, pictures=False)
     begun, compile_ahead = [], Fleet.compile_ahead
 
