@@ -123,7 +123,8 @@ class Training:
         if self.checkpoints.latest is None and self.initial is not None:
             state = self.initial
         elif self.checkpoints.latest is None:
-            self.compile_ahead(self._stages_left())
+            left = self._stages_left()
+            self.compile_ahead(left if self.gans is None else [n for n in left if n != "gan"])
             with self.clock.measure("compile_s"):
                 state = self._begin(self.fleet.create(seeds, hyper))
                 if self.gans is not None:
@@ -263,8 +264,6 @@ class Training:
     def stage(self, name: str) -> None:
         """Runs what is left of one stage, ``gan`` or ``joint``."""
         epochs = self._epochs(name)
-        if self._all_stopped(name):
-            return
         if not self.fleet.has_compiled(name):
             # So that a signal can end a compilation at once.
             self.checkpoints.wait()
@@ -386,7 +385,7 @@ class Training:
             self.start()
             with self._curves() as self.draw_curves:
                 self._write_gans()
-                left = self._stages_left()
+                left = [name for name in self._stages_left() if not self._all_stopped(name)]
                 self.compile_ahead(left)
                 for name in left:
                     self.stage(name)
