@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from cberl_jax.data.augmentation import Placement
 from cberl_jax.data.corpus import Corpus
@@ -152,6 +151,9 @@ def find_neighbours(corpus: Corpus, table: Table, place: np.ndarray, most: int) 
     Returns:
       [M, most] int indices into the corpus.
     """
+    # Imported where it is needed, here and in this wing: it takes longer than jax.
+    from sklearn.neighbors import NearestNeighbors
+
     found = np.repeat(place[:, None], most, axis=1).astype(np.int32)
     if not found.size:
         return found

@@ -11,9 +11,6 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from cberl_jax.data.corpus import Corpus, shown
 from cberl_jax.data.holdout import hold_out_dev
@@ -83,6 +80,8 @@ def _balance(corpus: Corpus, group: np.ndarray, count: int, seed: int) -> np.nda
     """[G] int, folds in which the classes are balanced, given the group [G] of each dialogue."""
     # Unlabelled utterances count as a class of their own: they fill folds, too.
     label, dialogue = corpus.label, corpus.dialogue_of
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     # That a class has fewer utterances than folds is no fault here: some folds lack it.
     fold = np.zeros(len(corpus.dialogue), np.int32)
@@ -122,6 +121,9 @@ def _by_speaker(corpus: Corpus) -> np.ndarray:
     """[G] str, the first dialogue of those that are joined by their speakers."""
     speaker, number = np.unique(corpus.speaker, return_inverse=True)
     dialogues = len(corpus.dialogue)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array(
         (np.ones(len(number), np.int8), (corpus.dialogue_of, dialogues + number)),
         shape=(dialogues + len(speaker),) * 2,

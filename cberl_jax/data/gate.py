@@ -7,14 +7,16 @@ the same number of utterances in all epochs.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.decomposition import PCA
 
 from cberl_jax.data.corpus import Corpus
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 Array = np.ndarray | jax.Array
 
@@ -80,8 +82,10 @@ def frechet_distance(first: Moments, second: Moments) -> Array:
     return xp.maximum(xp.sum((first.mean - second.mean) ** 2) + spread, 0.0)
 
 
-def fit_subspace(values: np.ndarray) -> PCA:
+def fit_subspace(values: np.ndarray) -> "PCA":
     """The ``COMPONENTS`` principal axes of points [n, d], or as many as there can be."""
+    from sklearn.decomposition import PCA
+
     return PCA(min(COMPONENTS, *values.shape), svd_solver="covariance_eigh").fit(values)
 
 
@@ -150,7 +154,7 @@ def _enough(of_dev: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _create_reference(
-    subspace: PCA, values: np.ndarray, of_dev: np.ndarray, source: np.ndarray, chosen: np.ndarray
+    subspace: "PCA", values: np.ndarray, of_dev: np.ndarray, source: np.ndarray, chosen: np.ndarray
 ) -> Reference:
     """The reference of one modality, given values [N, d], of_dev [Q, N] and chosen [Q, M]."""
     projected = subspace.transform(values)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from sklearn.decomposition import PCA
 
 from cberl_jax.config.views import group_views
 from cberl_jax.data.corpus import Corpus
@@ -152,6 +151,8 @@ def fit_standardiser(corpus: Corpus, components: int = 0) -> Standardiser:
 
 def _principal_axes(values: np.ndarray, components: int) -> np.ndarray:
     """[d, w] axes onto which [n, d] values with mean zero have unit variance, or none at all."""
+    from sklearn.decomposition import PCA
+
     found = PCA(min(components, *values.shape), svd_solver="full").fit(values)
     deviation = np.sqrt(found.explained_variance_)
     # Directions that the train split does not have stay empty.

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from sklearn import metrics
 
 from cberl_jax.data.augmentation import find_minority
@@ -39,31 +38,13 @@ from cberl_jax.reports.plots.run import (
 )
 from cberl_jax.reports.run import Picture, scored_split
 from cberl_jax.reports.tables import TITLES
-from cberl_jax.runtime.workdir import Workdir
-from cberl_jax.training.epoch import MemberState
-from cberl_jax.training.prepare import Prepared
+from cberl_jax.training.outcome import TrainedRun
 
 BINS = 10
 # Utterances in the picture of features, as far as every class may have FEWEST_OF_CLASS.
 POINTS, FEWEST_OF_CLASS = 700, 20
 # Turns of a conversation that is easy to read, and the most that are drawn of a longer one.
 TURNS = (5, 10)
-
-
-class TrainedRun(NamedTuple):
-    """A run whose members are trained and scored.
-
-    Attributes:
-      folder: with ``predictions.npz`` and ``metrics.jsonl``.
-      config: its settings.
-      prepared: its data and program.
-      state: the members' states, on the host.
-    """
-
-    folder: Workdir
-    config: ConfigDict
-    prepared: Prepared
-    state: MemberState
 
 
 class Scored(NamedTuple):

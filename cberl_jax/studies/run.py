@@ -7,14 +7,13 @@ import numpy as np
 
 from cberl_jax.evaluation.predict_splits import predict_splits, score_members
 from cberl_jax.reports.model_card import write_model_card
-from cberl_jax.reports.pictures import TrainedRun, illustrate
 from cberl_jax.reports.provenance import create_provenance
 from cberl_jax.reports.run import TrainingData, create_report, write_report
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.progress import Progress
 from cberl_jax.training.epoch import MemberState
 from cberl_jax.training.loop import Training
-from cberl_jax.training.outcome import member_states
+from cberl_jax.training.outcome import TrainedRun, member_states
 from cberl_jax.version import versions
 
 
@@ -86,6 +85,9 @@ def report_on(
         provenance=provenance,
     )
     if pictures and run.folder.writes:
+        # What draws takes longer to import than all else together.
+        from cberl_jax.reports.pictures import illustrate
+
         progress.say("drawing")
         drawn = illustrate(run, report, progress.say)
         report["pictures"] = [picture._asdict() for picture in drawn]

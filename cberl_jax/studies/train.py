@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.settings import check_config
 from cberl_jax.features.remake import check_encoders, keep_encoders
-from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.reports.run import splits_notices
 from cberl_jax.runtime.checkpoints import list_steps
 from cberl_jax.runtime.progress import PLAIN, Progress
@@ -20,6 +19,7 @@ from cberl_jax.studies.run import report_on, train_and_score
 from cberl_jax.studies.starting import prepare_members
 from cberl_jax.training.fleet import Fleet
 from cberl_jax.training.loop import Training
+from cberl_jax.training.outcome import TrainedRun
 from cberl_jax.training.prepare import Prepared, list_members, load_data
 from cberl_jax.training.run_folder import open_workdir, run_identity
 

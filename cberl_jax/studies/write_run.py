@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from cberl_jax.config.settings import FREE_SETTINGS
 from cberl_jax.errors import UserError
 from cberl_jax.features.remake import choose_encoders, keep_encoders
-from cberl_jax.reports.pictures import TrainedRun
 from cberl_jax.runtime import processes
 from cberl_jax.runtime.checkpoints import list_steps, open_checkpoints
 from cberl_jax.runtime.signals import Stopper
@@ -25,6 +24,7 @@ from cberl_jax.serving.restore import restore_members
 from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import report_on
 from cberl_jax.studies.starting import prepare_members
+from cberl_jax.training.outcome import TrainedRun
 from cberl_jax.training.prepare import load_data
 from cberl_jax.training.run_folder import open_workdir, run_identity
 

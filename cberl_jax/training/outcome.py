@@ -1,9 +1,29 @@
 """How the members of a training ended: kept epoch, or where one diverged."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
+from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training import gan_step, joint_step
 from cberl_jax.training.epoch import NEVER, MemberState
+from cberl_jax.training.prepare import Prepared
+
+
+class TrainedRun(NamedTuple):
+    """A run whose members are trained and scored.
+
+    Attributes:
+      folder: with ``predictions.npz`` and ``metrics.jsonl``.
+      config: its settings.
+      prepared: its data and program.
+      state: the members' states, on the host.
+    """
+
+    folder: Workdir
+    config: ConfigDict
+    prepared: Prepared
+    state: MemberState
 
 
 def member_states(state: MemberState) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corp
 from cberl_jax.evaluation.activations import Activations, attention_within, compute_activations
 from cberl_jax.reports import pictures as illustrations
 from cberl_jax.reports.pictures import (
-    TrainedRun,
     choose_conversation,
     choose_points,
     choose_turns,
@@ -31,6 +30,7 @@ from cberl_jax.runtime.progress import Progress
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.serving.restore import restore_run
 from cberl_jax.studies.train import train_and_evaluate
+from cberl_jax.training.outcome import TrainedRun
 from cberl_jax.training.prepare import prepare
 
 NAMES = "confusion f1 curves classes calibration features generated attention".split()
