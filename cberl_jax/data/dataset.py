@@ -151,7 +151,7 @@ def find_neighbours(corpus: Corpus, table: Table, place: np.ndarray, most: int) 
     Returns:
       [M, most] int indices into the corpus.
     """
-    # Imported where it is needed, here and in this wing: it takes longer than jax.
+    # Imported in the functions of this wing that need it: that takes longer than to import jax.
     from sklearn.neighbors import NearestNeighbors
 
     found = np.repeat(place[:, None], most, axis=1).astype(np.int32)

@@ -78,10 +78,10 @@ def describe_folds(folds: Folds | None) -> dict[str, Any]:
 
 def _balance(corpus: Corpus, group: np.ndarray, count: int, seed: int) -> np.ndarray:
     """[G] int, folds in which the classes are balanced, given the group [G] of each dialogue."""
-    # Unlabelled utterances count as a class of their own: they fill folds, too.
-    label, dialogue = corpus.label, corpus.dialogue_of
     from sklearn.model_selection import StratifiedGroupKFold
 
+    # Unlabelled utterances count as a class of their own: they fill folds, too.
+    label, dialogue = corpus.label, corpus.dialogue_of
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     # That a class has fewer utterances than folds is no fault here: some folds lack it.
     fold = np.zeros(len(corpus.dialogue), np.int32)
@@ -119,11 +119,11 @@ def _groups(corpus: Corpus, by: str) -> np.ndarray:
 
 def _by_speaker(corpus: Corpus) -> np.ndarray:
     """[G] str, the first dialogue of those that are joined by their speakers."""
-    speaker, number = np.unique(corpus.speaker, return_inverse=True)
-    dialogues = len(corpus.dialogue)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    speaker, number = np.unique(corpus.speaker, return_inverse=True)
+    dialogues = len(corpus.dialogue)
     links = coo_array(
         (np.ones(len(number), np.int8), (corpus.dialogue_of, dialogues + number)),
         shape=(dialogues + len(speaker),) * 2,
