@@ -317,13 +317,13 @@ class Fleet:
         return total // self._each, total
 
 
-def _in_thread(compile: Callable[[], Callable]) -> concurrent.futures.Future[Callable]:
+def _in_thread(compiler: Callable[[], Callable]) -> concurrent.futures.Future[Callable]:
     """Compiles in a thread of its own; waiting for the result raises what the compiler raised."""
     future: concurrent.futures.Future[Callable] = concurrent.futures.Future()
 
     def run() -> None:
         try:
-            future.set_result(compile())
+            future.set_result(compiler())
         except BaseException as error:
             future.set_exception(error)
         return_memory()
