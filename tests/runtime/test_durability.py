@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -238,6 +239,11 @@ def test_sigterm_ends_a_run_within_ten_seconds_and_leaves_a_checkpoint(
     assert seconds < 10
     assert list_steps(workdir / "checkpoints")
     assert find_damage(workdir / "checkpoints", list_steps(workdir / "checkpoints")[0]) is None
+    if beginning.startswith("joint"):
+        # No epoch that was done is done again.
+        printed = finish(command(corpus, workdir), program_environment)
+        assert int(re.search(r"going on after (\d+) epochs", printed)[1]) >= EPOCHS["gan"] + 2
+        check_same(workdir, undisturbed)
 
 
 # In-process from here on: a run of one stage, with a checkpoint after every epoch.

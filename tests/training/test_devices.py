@@ -99,7 +99,7 @@ def command(workdir, *arguments, name="train"):
         *(sys.executable, str(ROOT / "experiments" / f"{name}.py")),
         *("--config=experiments/configs/demo.py", f"--workdir={workdir}", *sizes),
         *("--config.train.epochs=2", "--config.gan.epochs=1", "--config.model.djvae=False"),
-        *("--config.model.reconstruction=False", *arguments),
+        *("--config.model.reconstruction=False", "--nopictures", *arguments),
     ]
 
 
@@ -167,7 +167,7 @@ def test_two_processes_give_what_one_gives(seeds, program_environment, tmp_path)
 @pytest.mark.slow
 def test_two_processes_sweep_and_leave_the_best_points_run(program_environment, tmp_path):
     arguments = ("--seeds=3", "--grid=loss.gamma=0,2", "--config.augment.method=none")
-    run_processes(tmp_path, program_environment, *arguments, "--nopictures", name="sweep")
+    run_processes(tmp_path, program_environment, *arguments, name="sweep")
     sweep = json.loads((tmp_path / "sweep.json").read_text())
     found = json.loads((tmp_path / "best" / "report.json").read_text())
     assert found["test"]["macro_f1"] == sweep["points"][0]["test"]["macro_f1"]
