@@ -218,6 +218,7 @@ def test_it_starts_where_the_other_run_ended(large):
             r"of ensemble (\d+) of \1 parameters are not those of large \(ensemble: another shape",
         ),
         ({"train.freeze": "fusion,bilstm,graph,ensemble"}, "nothing is left to train"),
+        ({"train.freeze": "fusion"}, "needs train.init"),
     ],
 )
 def test_a_bad_start_is_refused(large, tmp_path, changes, message):
