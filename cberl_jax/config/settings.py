@@ -369,8 +369,8 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"train.freeze = {config.train.freeze!r}: nothing is left to train")
     if frozen and not config.train.init:
         raise UserError(
-            f"train.freeze = {config.train.freeze!r}: needs train.init, the run whose parameters are "
-            "kept; without it they would stay as they are drawn"
+            f"train.freeze = {config.train.freeze!r}: needs train.init, the run whose parameters "
+            "are kept; without it they would stay as they are drawn"
         )
     for program in curve_programs(config):
         if importlib.util.find_spec(CURVE_PROGRAMS[program]) is None:
