@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -196,17 +195,9 @@ def test_first_steps_do_not_hang_on_few_cores(cores, program_environment, tmp_pa
         f"import os, sys; os.sched_setaffinity(0, {available[:cores]}); "
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
-    running = subprocess.Popen(
-        [sys.executable, "-c", pinned, *command],
-        env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    late = threading.Timer(420, running.kill)
-    late.start()
-    # What follows the first steps is the same as anywhere.
-    assert any(line.startswith("joint 1/1") for line in running.stdout)
-    late.cancel()
-    running.kill()
-    running.communicate()
+    done = start([sys.executable, "-c", pinned, *command], environment, timeout=420)
+    assert done.returncode == 0, done.stderr
+    assert "joint 1/1" in done.stdout
 
 
 def test_another_setting_in_the_same_folder_is_refused_with_the_difference(

@@ -43,8 +43,7 @@ def corpus(tmp_path_factory):
 def command(corpus, workdir, *arguments, name="train"):
     sizes = TINY | {"gan.epochs": EPOCHS["gan"], "train.epochs": EPOCHS["joint"]}
     sizes |= {"train.checkpoint_seconds": 0, "model.reconstruction": False}
-    # What is trained, and for how long, is all that matters here.
-    sizes |= {"model.djvae": False, "model.bilstm": False, "model.graph": False}
+    sizes |= {"model.djvae": False}
     flags = [f"--config.{setting}={value}" for setting, value in sizes.items()]
     return [
         *(sys.executable, str(ROOT / "experiments" / f"{name}.py")),
@@ -241,6 +240,11 @@ def test_sigterm_ends_a_run_within_ten_seconds_and_leaves_a_checkpoint(
     assert list_steps(workdir / "checkpoints")
     assert find_damage(workdir / "checkpoints", list_steps(workdir / "checkpoints")[0]) is None
     if beginning.startswith("joint"):
+        assert not (workdir / "report.json").exists()
+        evaluate = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]
+        early = start([*evaluate, f"--workdir={workdir}"], program_environment)
+        _, said = early.communicate(timeout=120)
+        assert early.returncode == 2 and "not finished" in said
         # No epoch that was done is done again.
         printed = finish(command(corpus, workdir), program_environment)
         assert int(re.search(r"going on after (\d+) epochs", printed)[1]) >= EPOCHS["gan"] + 2

@@ -19,9 +19,7 @@ import numpy as np
 import cberl_jax as cberl
 from tiny import tiny_config
 
-# What draws random numbers is there: the GAN, DJVAE, dropout and masks.
-changes = {"data.path": "simulated:small", "train.epochs": int(sys.argv[2]), "model.bilstm": False}
-config = tiny_config(**changes)
+config = tiny_config(**{"data.path": "simulated:small", "train.epochs": int(sys.argv[2])})
 run = cberl.train(config=config, workdir=sys.argv[1], pictures=False, say=lambda line: None)
 if sys.argv[3] == "predict":
     np.save(sys.argv[1] + "/probability.npy", run.model().predict_proba("simulated:small")[0])
