@@ -39,17 +39,19 @@ def test_two_hundred_epochs_of_eight_members_grow_nothing(traces, tmp_path):
     seen = {}
 
     def look(line):
-        for epoch in (50, 100, 150, EPOCHS):
-            if line.startswith(f"joint {epoch}/"):
-                gc.collect()
-                seen[epoch] = resident(), len(os.listdir(PROCESS / "fd")), threading.active_count()
+        if line.startswith("joint ") and "/" in line:
+            epoch = int(line.split()[1].split("/")[0])
+            gc.collect()
+            seen[epoch] = resident(), len(os.listdir(PROCESS / "fd")), threading.active_count()
 
     report = train_and_evaluate(
         config, str(tmp_path / "run"), range(8), Progress(look), pictures=False
     )
     assert len(report["members"]) == 8 and sorted(traces) == ["gan_epoch", "joint_epoch"]
-    memory, files, threads = zip(*(seen[epoch] for epoch in sorted(seen)))
-    assert len(seen) == 4
-    # A leak would grow from each fifty epochs to the next.
-    assert memory[3] - memory[1] < SLACK, memory
-    assert max(files[1:]) <= files[0] + 2 and threads[3] <= threads[0] + 2, (files, threads)
+    # A checkpoint that is being written holds files and threads for a moment. A leak stays: it
+    # also raises the least that is held over fifty epochs.
+    parts = [[seen[epoch] for epoch in seen if end - 50 < epoch <= end] for end in (100, EPOCHS)]
+    assert all(parts), sorted(seen)
+    (memory, files, threads), late = ([min(held) for held in zip(*part)] for part in parts)
+    assert late[0] - memory < SLACK, seen
+    assert late[1] <= files + 2 and late[2] <= threads + 2, seen
