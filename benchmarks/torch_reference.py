@@ -942,7 +942,7 @@ class TorchTrainer:
 
         self.train = turns_of(corpus, np.flatnonzero(corpus.split == "train"))
         self.batches = -(-len(self.train.length) // batch_size)
-        self.steps = prepared.program.epochs * self.batches
+        self.steps = round(hyper["train.epochs"]) * self.batches
         self.epoch = 0
         self.dev = self._dev_batches(turns_of(corpus, np.flatnonzero(corpus.split == "dev")))
 

@@ -216,6 +216,9 @@ FREE_SETTINGS = (
 # Their values may be paths. Only the run's own folder keeps more of them than the last part.
 PATHS = ("data.path", "data.folds", "train.init")
 NUMERIC = tuple(name for name, setting in SETTINGS.items() if setting.numeric)
+# With the length of a training, which is traced as well: another one compiles nothing. All members
+# of a program share it, since the loop counts epochs for all of them.
+TRACED = (*NUMERIC, "train.epochs", "train.patience")
 
 
 def default_config() -> ConfigDict:
@@ -247,10 +250,10 @@ def without_folders(flat: Mapping[str, Value]) -> dict[str, Value]:
     return {**flat, **{name: os.path.basename(path) for name, path in names.items()}}
 
 
-def numeric_settings(config: ConfigDict) -> dict[str, float]:
-    """Dotted name -> value of the numeric settings."""
+def traced_settings(config: ConfigDict) -> dict[str, float]:
+    """Dotted name -> value of the settings that a program takes as arrays."""
     flat = flatten(config)
-    return {name: float(flat[name]) for name in NUMERIC}
+    return {name: float(flat[name]) for name in TRACED}
 
 
 def model_settings(config: ConfigDict, platform: str) -> ModelSettings:

@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from cberl_jax.config.settings import FREE_SETTINGS, NUMERIC
+from cberl_jax.config.settings import FREE_SETTINGS, TRACED
 from cberl_jax.errors import UserError
 from cberl_jax.runtime.checkpoints import copy_checkpoint, find_damage, list_steps
 from cberl_jax.runtime.files import replacing
 from cberl_jax.runtime.workdir import Workdir, list_differences
 
 # All else decides what a checkpoint holds, or what its scores mean.
-MAY_DIFFER = {*NUMERIC, *FREE_SETTINGS, "train.epochs", "train.patience"}
+MAY_DIFFER = {*TRACED, *FREE_SETTINGS}
 OF_A_FOLDER = {"format", "version", "forked"}
 
 

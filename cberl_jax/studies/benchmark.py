@@ -25,7 +25,7 @@ import numpy as np
 from jax.extend import core
 from ml_collections import ConfigDict
 
-from cberl_jax.config.settings import flatten, numeric_settings
+from cberl_jax.config.settings import flatten, traced_settings
 from cberl_jax.data.corpus import Corpus
 from cberl_jax.data.dataset import Dataset
 from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simulate_corpus
@@ -128,7 +128,7 @@ def measure_reference(
     config, prepared = _prepare(config, **{"augment.method": "none"})
     steps = len(prepared.data.train.index) // prepared.program.rows
     dialogues = math.ceil(np.sum(prepared.corpus.split == "train") / steps)
-    trainer = reference(prepared, numeric_settings(config), dialogues)
+    trainer = reference(prepared, traced_settings(config), dialogues)
     many = 64 if _on_accelerator() else 16
     counts = {"PyTorch": 1, "one member": 1, f"{many} members": many}
     contestants = {"PyTorch": trainer.train_epoch}

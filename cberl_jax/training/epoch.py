@@ -61,8 +61,6 @@ class Program:
       gan_steps: GAN steps an epoch.
       gan_batch: utterances of each domain in a GAN step.
       rows: rows in a joint step.
-      epochs: epochs of the joint stage.
-      patience: epochs without a better dev score before a member stops.
       select: the dev metric that picks the epoch.
       best_on_test: whether test is looked at after every epoch; it decides nothing.
       frozen: parts of the joint model that keep their parameters.
@@ -74,8 +72,6 @@ class Program:
     gan_steps: int
     gan_batch: int
     rows: int
-    epochs: int
-    patience: int
     select: str
     best_on_test: bool
     frozen: tuple[str, ...] = ()
@@ -419,7 +415,7 @@ def make_step(
     """
     joint, step_key = state.joint, joint_keys(state)[2]
     batches = len(plan.order)
-    total = program.epochs * batches
+    total = hyper["train.epochs"] * batches
     counts = class_mass(data, hyper)
     objective = Objective(program.model, counts, total, hyper, program.frozen)
 
@@ -476,7 +472,7 @@ def joint_epoch(
         name: predict_classes(program, averaged, data.table, rows, place)
         for name, rows in evaluated_rows(data).items()
     }
-    return end_epoch(program, state, data, carry, steps, predicted)
+    return end_epoch(program, state, data, hyper, carry, steps, predicted)
 
 
 def averaged_variables(carry: tuple[Any, Any, Any]) -> dict:
@@ -494,6 +490,7 @@ def end_epoch(
     program: Program,
     state: MemberState,
     data: Dataset,
+    hyper: Hyper,
     carry: tuple[Any, Any, Any],
     steps: Mapping[str, jax.Array],
     predicted: Mapping[str, jax.Array],
@@ -504,6 +501,7 @@ def end_epoch(
       program: the static settings.
       state: the member's state at the beginning of the epoch.
       data: the packed corpus; its features are not read.
+      hyper: numeric settings.
       carry: what the last step left.
       steps: term -> [steps].
       predicted: split -> [R, L] int, from ``predict_classes``.
@@ -526,7 +524,7 @@ def end_epoch(
     learned = active & sound
     better = learned & (score > joint.best_score)
     best_epoch = jnp.where(better, joint.epoch, joint.best_epoch)
-    patient = joint.epoch - best_epoch < program.patience
+    patient = (joint.epoch - best_epoch).astype(jnp.float32) < hyper["train.patience"]
     on_test, seen = joint.on_test, {}
     if "test" in found:
         test = found["test"]

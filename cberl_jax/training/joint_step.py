@@ -59,13 +59,13 @@ class Objective(NamedTuple):
 
     model: CBERL
     counts: jax.Array
-    steps: int
+    steps: jax.Array | float
     hyper: Hyper
     frozen: tuple[str, ...] = ()
 
 
 def joint_optimizer(
-    hyper: Hyper, steps: int, frozen: tuple[str, ...] = ()
+    hyper: Hyper, steps: jax.Array | float, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and cosine decay to zero over ``steps`` steps.
 

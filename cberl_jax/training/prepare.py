@@ -13,7 +13,7 @@ from cberl_jax.config.settings import (
     check_config,
     list_frozen,
     model_settings,
-    numeric_settings,
+    traced_settings,
     with_folds,
 )
 from cberl_jax.data.augmentation import place_generated
@@ -109,8 +109,6 @@ def create_program(
         gan_steps=config.gan.steps,
         gan_batch=config.gan.batch_size,
         rows=config.train.rows_per_batch,
-        epochs=config.train.epochs,
-        patience=config.train.patience,
         select=config.train.select,
         best_on_test=config.train.best_on_test,
         frozen=list_frozen(config),
@@ -288,7 +286,8 @@ class Members(NamedTuple):
 
     Attributes:
       seeds: [S] int.
-      hyper: numeric settings, name -> [S] float; with folds ``fold`` -> [S] int, its own.
+      hyper: settings that the program takes as arrays, name -> [S] float; with folds ``fold`` ->
+        [S] int, its own.
       settings: per member, in which settings it differs from the others of a sweep.
       folds: F, how many in a row are one seed's models of all folds; 1 without.
     """
@@ -324,7 +323,7 @@ def list_members(
       The members, point by point, seed by seed.
     """
     settings = [point for point in points for _ in seeds for _ in range(folds)]
-    shared = numeric_settings(config)
+    shared = traced_settings(config)
     hyper = {
         name: np.asarray([point.get(name, value) for point in settings], np.float32)
         for name, value in shared.items()

@@ -129,9 +129,9 @@ def predict_block(program: Program, done: Any, shared: tuple, _: Hyper, place: P
 
 
 def end_joint(program: Program, state: MemberState, data: Dataset, inputs: tuple):
-    """The end of a joint epoch, from what its blocks left; returns as ``joint_epoch``."""
-    (carry, terms), predicted = inputs
-    return end_epoch(program, state, data, carry, terms, predicted)
+    """The end of a joint epoch: settings and what its blocks left; returns as ``joint_epoch``."""
+    hyper, (carry, terms), predicted = inputs
+    return end_epoch(program, state, data, hyper, carry, terms, predicted)
 
 
 class _Joint(NamedTuple):
@@ -252,7 +252,7 @@ class Streamed:
             own = fleet.replicate(own_table(self._table, first))
             predict[name] = self._compile(f"predict {name}", look, done, own, hyper)
             predicted[name] = jax.ShapeDtypeStruct(all_rows.index.shape, np.int32)
-        ended = done, fleet.describe(predicted)
+        ended = hyper, done, fleet.describe(predicted)
         return _Joint(
             self._compile("draw joint", draw_joint, state, shared, hyper),
             self._compile("begin joint", begin_joint, state, shared, (hyper, looked_up)),
@@ -288,7 +288,7 @@ class Streamed:
             name: self._predict(programs.predict[name], done, rows, hyper)
             for name, rows in evaluated_rows(self.data).items()
         }
-        return programs.end(state, shared, (done, fleet.shard(predicted)))
+        return programs.end(state, shared, (hyper, done, fleet.shard(predicted)))
 
     def _predict(self, program: Callable, done: Any, rows: Any, hyper: Hyper) -> np.ndarray:
         """[S, R, L] int, the classes of rows after the last step."""

@@ -13,7 +13,7 @@ from cberl_jax.config.grid import (
 )
 from cberl_jax.config.settings import (
     GPU_UNROLL,
-    NUMERIC,
+    TRACED,
     default_config,
     flatten,
     model_settings,
@@ -174,7 +174,7 @@ def test_members_have_their_own_points_numbers_and_share_the_rest():
     config.optim.dropout = 0.25
     points = [{"loss.gamma": 3.0, "model.hidden": 64}, {}, {"loss.gamma": 0.1}]
     hyper = list_members(config, [7], points).hyper
-    assert tuple(hyper) == NUMERIC
+    assert tuple(hyper) == TRACED
     expected = [3.0, config.loss.gamma, 0.1]
     np.testing.assert_array_equal(hyper["loss.gamma"], np.float32(expected))
     np.testing.assert_array_equal(hyper["optim.dropout"], np.float32([0.25] * 3))

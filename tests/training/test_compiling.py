@@ -53,6 +53,15 @@ def test_stages_that_compile_side_by_side_train_to_the_same_numbers(tmp_path, mo
     assert metrics_of(tmp_path / "beside") == metrics_of(tmp_path / "alone")
 
 
+def test_a_training_of_another_length_is_the_same_program():
+    longer = tiny_config(**NO_PARTS | {"train.epochs": 7, "train.patience": 5})
+    both = tiny_config(**NO_PARTS), longer
+    programs = [prepare(config, tiny_corpus()).program for config in both]
+    assert programs[0] == programs[1]
+    hyper = list_members(longer, [0, 1]).hyper
+    assert hyper["train.epochs"].tolist() == [7, 7] and hyper["train.patience"].tolist() == [5, 5]
+
+
 def test_what_the_compiler_raises_reaches_who_waits_for_the_program():
     prepared = prepare(tiny_config(), tiny_corpus())
     fleet = Fleet(prepared.program, 1, jax.local_devices()[:1])

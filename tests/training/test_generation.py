@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import NO_PARTS, tiny_config
 
-from cberl_jax.config.settings import default_config, numeric_settings
+from cberl_jax.config.settings import default_config, traced_settings
 from cberl_jax.data.gate import (
     FEWEST,
     count_axes,
@@ -29,7 +29,7 @@ from cberl_jax.training.gan_step import Batch, Utterances, gan_optimizer, gan_st
 from cberl_jax.training.prepare import list_members, prepare
 
 WIDTHS = {"text": 3, "audio": 2}
-HYPER = {k: jnp.float32(v) for k, v in numeric_settings(default_config()).items()}
+HYPER = {k: jnp.float32(v) for k, v in traced_settings(default_config()).items()}
 
 
 def toy(seed, label, count=256):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import TINY_MODEL
 
-from cberl_jax.config.settings import default_config, numeric_settings
+from cberl_jax.config.settings import default_config, traced_settings
 from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.djvae import Gaussian, LatentState
 from cberl_jax.models.gan import GAN
@@ -31,7 +31,7 @@ SETTINGS = dataclasses.replace(TINY_MODEL, layers=1, future=2)
 
 @pytest.fixture(scope="module")
 def hyper():
-    return {k: jnp.float32(v) for k, v in numeric_settings(default_config()).items()}
+    return {k: jnp.float32(v) for k, v in traced_settings(default_config()).items()}
 
 
 def utterances(seed, batch=8):

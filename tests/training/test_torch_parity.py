@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is the benchmark's contesta
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import torch_reference as reference  # noqa: E402
-from cberl_jax.config.settings import default_config, model_settings, numeric_settings  # noqa: E402
+from cberl_jax.config.settings import default_config, model_settings, traced_settings  # noqa: E402
 from cberl_jax.data.dataset import create_table  # noqa: E402
 from cberl_jax.data.packing import pack, turns_of  # noqa: E402
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus  # noqa: E402
@@ -302,7 +302,7 @@ def test_parameters_that_do_not_fit_are_refused(case):
 # Losses and gradients.
 
 HYPER = {
-    **numeric_settings(config_of()),
+    **traced_settings(config_of()),
     "loss.gamma": 1.5,
     "loss.label_smoothing": 0.1,
     "loss.free_bits": 0.02,
@@ -405,7 +405,7 @@ def test_class_probabilities_and_weights_agree(rate, tau):
 @functools.cache
 def prepared_of(**changes):
     config = config_of(**changes)
-    return prepare(config, small_corpus()), numeric_settings(config)
+    return prepare(config, small_corpus()), traced_settings(config)
 
 
 def draw_like(tree, seed: int, scale: float):
@@ -466,7 +466,7 @@ def test_epochs_agree():
     assert len(data.train.index) == program.rows
     dialogues = np.sum(prepared.corpus.split == "train")
     trainer = reference.TorchTrainer(prepared, hyper, batch_size=int(dialogues))
-    assert trainer.steps == program.epochs
+    assert trainer.steps == hyper["train.epochs"]
 
     state = jax.jit(functools.partial(epochs.create_state, program))(5, hyper)
     for model in (trainer.model, trainer.average):
@@ -528,7 +528,7 @@ def test_generated_copies_are_refused():
 def test_the_model_learns():
     config = config_of(**{"model.hidden": 32, "train.epochs": 6, "optim.learning_rate": 5e-3})
     corpus = simulate_corpus(create_process(), SimulatedSize(150, 40, 2, 10, 20), seed=0)
-    hyper = numeric_settings(config)
+    hyper = traced_settings(config)
     trainer = reference.TorchTrainer(prepare(config, corpus), hyper, batch_size=8)
     before = trainer.evaluate()
     records = [trainer.train_epoch() for _ in range(6)]
