@@ -33,7 +33,7 @@ from cberl_jax.training.outcome import member_states
 # Folded into a member's key; no stream of its training has this number.
 STREAM = 1 << 16
 # Utterances of a kind of a class in a picture.
-SHOWN = 300
+SHOWN = 200
 
 
 class Member(NamedTuple):
