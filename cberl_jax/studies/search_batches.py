@@ -74,6 +74,17 @@ def take_members(states: Any, places: Sequence[int], members: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[taken], states)
 
 
+def join_chunks(states: Sequence[MemberState]) -> MemberState:
+    """The states of members that were trained in several chunks, all to the same rung.
+
+    A chunk whose members have all stopped ends before the rung. They count on, as they would have
+    beside others that go on: those of one training have all done equally many epochs.
+    """
+    state = jax.tree.map(lambda *own: np.concatenate(own), *states)
+    epoch = np.full_like(state.joint.epoch, state.joint.epoch.max())
+    return state.replace(joint=state.joint.replace(epoch=epoch))
+
+
 @dataclasses.dataclass
 class _Program:
     """What points of the same static settings have in common.
@@ -286,7 +297,7 @@ class Worker:
                 else:
                     states.append(training.execute())
                     self._count(training.timing())
-        return jax.tree.map(lambda *own: np.concatenate(own), *states) if states else None
+        return join_chunks(states) if states else None
 
     def _halve(
         self, members: Sequence[Member], state: MemberState, until: int

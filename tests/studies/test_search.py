@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from tiny import NO_PARTS, QUIET, TINY, tiny_config
@@ -33,6 +34,7 @@ from cberl_jax.studies.search import explain_no_other_dev, search
 from cberl_jax.studies.search_batches import (
     choose_better,
     count_survivors,
+    join_chunks,
     list_rungs,
     rung_scores,
     take_members,
@@ -494,6 +496,27 @@ def test_a_survivor_of_a_rung_ends_as_it_would_have_alone(corpus, tmp_path):
     assert [line["epoch"] for line in other.read_report()["members"]] == [kept[1], kept[3]]
     # What it says of the first epochs is in the rung's own file.
     assert {line["epoch"] for line in other.read_metrics()} == {2, 3, 4}
+
+
+def test_a_survivor_ends_as_alone_beside_one_whose_chunk_ended_before_the_rung(corpus, tmp_path):
+    """Such a learning rate diverges, so that its chunk ends after one epoch of three."""
+    settings = config(corpus, **{"train.epochs": 5})
+    prepared = prepare_members(settings, load_data(settings))
+    members = [create_member(settings, {"optim.learning_rate": r}, 4) for r in (1e30, 1e-2)]
+    group, one = Group(prepared, settings, Stopper(print), QUIET), Fleet(prepared.program, 1)
+
+    def train(own, fleet, name, initial=None, until=None):
+        with group.opening(own, fleet, tmp_path / name, initial, until) as training:
+            return training.execute()
+
+    alone = train(members[1:], one, "alone")
+    rung = [train([own], one, f"r0-{number}", until=3) for number, own in enumerate(members)]
+    assert [int(state.joint.epoch[0]) for state in rung] == [1, 3]
+    beside = train(members, Fleet(prepared.program, 2), "r1", join_chunks(rung))
+    assert {x["epoch"] for x in Workdir(tmp_path / "r1", create=False).read_metrics()} == {3, 4}
+    wanted, found = (jax.tree.leaves(own.joint.average) for own in (alone, beside))
+    for first, second in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(second[1], first[0], atol=1e-5)
 
 
 @pytest.mark.slow
