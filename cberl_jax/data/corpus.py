@@ -164,8 +164,8 @@ class Corpus(Summarised):
           dev_share: share of the train dialogues that become dev, where there is no dev split.
           test_share: the same for test.
           seed: of that choice.
-          feature_dialogue: [N] the dialogue of each row of the features, or modality -> [N], which
-            is compared with the table's.
+          feature_dialogue: [N] the dialogue of each row of the features, or modality -> [N],
+            for all of its views; it is compared with the table's.
           to_predict: whether it is only to be predicted, and needs no labels and no splits.
           source: what it is called in messages and reports.
           **columns: names of the table's columns where they are not ``dialogue``, ``speaker``,

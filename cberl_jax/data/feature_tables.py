@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cberl_jax.config.views import modality_of
 from cberl_jax.data.columns import as_name, is_missing
 from cberl_jax.data.corpus import shown
 from cberl_jax.errors import UserError
@@ -39,7 +40,8 @@ def to_features(
       rows: of the table.
       features: modality -> [N, d] in the order of the table's rows, or dialogue -> [T, d] in the
         order of its turns. A row of NaN, or None, is an absent modality.
-      feature_dialogue: [N] names of dialogues, of each row of all such [N, d], or modality -> [N].
+      feature_dialogue: [N] names of dialogues, of each row of all such [N, d], or modality -> [N],
+        which counts for all views of the modality.
 
     Returns:
       modality -> [N, d] float32 with zeros where it is absent, and modality -> [N] bool.
@@ -49,6 +51,8 @@ def to_features(
     """
     if not isinstance(features, Mapping) or not features:
         raise rows.error("features has to be a dictionary: modality -> array, or -> dialogues")
+    if isinstance(feature_dialogue, Mapping):
+        _check_names(rows, features, feature_dialogue)
     values, present = {}, {}
     for modality, given in features.items():
         if isinstance(given, Mapping):
@@ -72,10 +76,22 @@ def _name(value: Any) -> str:
     return as_name(value) or str(value)
 
 
+def _check_names(rows: Rows, features: Iterable[str], given: Iterable[Any]) -> None:
+    """Refuses dialogues of what is not there: nothing would be compared with them."""
+    names = list(map(str, features))
+    known = {*names, *map(modality_of, names)}
+    for name in map(str, given):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; the nearest is {shown(near[0])}" if near else ""
+            raise rows.error(f"feature_dialogue names {shown(name)}, which features lacks{hint}")
+
+
 def _check_alignment(rows: Rows, modality: str, given: Any) -> None:
     """Compares the dialogue that each row of features is of with the table's."""
     if isinstance(given, Mapping):
-        given = given.get(modality)
+        # Of a modality it counts for all of its views.
+        given = given.get(modality, given.get(modality_of(modality)))
     if given is None:
         return
     if isinstance(given, str) or not isinstance(given, Iterable):

@@ -336,6 +336,17 @@ REFUSED = {
         {"options": {"feature_dialogue": {"text": ["d0"] * N}}},
         "row 3 of text is of dialogue 'd0'",
     ),
+    "of all views of a modality": (
+        {
+            "features": {"text.one": text(), "text.two": text()},
+            "options": {"feature_dialogue": {"text": ["d0"] * N}},
+        },
+        "row 3 of text.one is of dialogue 'd0'",
+    ),
+    "of a modality that is not there": (
+        {"options": {"feature_dialogue": {"txt": ["d0"] * N}}},
+        "feature_dialogue names 'txt', which features lacks; the nearest is 'text'",
+    ),
 }
 
 
@@ -397,7 +408,7 @@ def test_whole_numbers_in_any_spelling_are_class_numbers():
 def test_dialogues_that_fit_are_accepted():
     names = [f"d{n // TURNS}" for n in range(N)]
     wanted = fingerprint(make())
-    for given in (names, np.array(names), {"text": names}, {"audio": ["no"]}):
+    for given in (names, np.array(names), {"text": names}, {}):
         assert fingerprint(make(options={"feature_dialogue": given})) == wanted
 
 
