@@ -27,7 +27,7 @@ def fork(source: str | os.PathLike, target: Workdir, identity: Mapping[str, Any]
 
     Raises:
       UserError: the new run could not go on from what the old one has, or there is nothing, or no
-        epoch would be left for its settings.
+        epoch would be left for its settings, or none for those of its GANs.
     """
     old = Workdir(source, create=False)
     listed = list_differences(old.read_config(), identity, MAY_DIFFER | OF_A_FOLDER)
@@ -47,9 +47,24 @@ def fork(source: str | os.PathLike, target: Workdir, identity: Mapping[str, Any]
             f"would be trained with the other settings; give --config.train.epochs={done + 1} or "
             "more"
         )
+    _check_gans(old, min(gan, steps[0]), identity)
     copy_checkpoint(old.checkpoints, target.checkpoints, steps[0])
     _copy_file(old.metrics_file, target.metrics_file)
     target.write_json(target.fork_file, {"epochs": steps[0]})
+
+
+def _check_gans(old: Workdir, done: int, identity: Mapping[str, Any]) -> None:
+    """Refuses other settings of GANs whose epochs are all done: they would only be stated."""
+    there, asked = (
+        {name: value for name, value in own.items() if name.startswith("gan.")}
+        for own in (old.read_config(), identity)
+    )
+    listed = list_differences(there, asked, ())
+    if listed and done == asked["gan.epochs"]:
+        raise UserError(
+            f"{old.path}: has done {done} epochs of its GANs, which are all, so that nothing would "
+            f"be trained with another {listed}; train another run from its beginning"
+        )
 
 
 def _copy_file(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -547,6 +547,17 @@ def test_a_fork_trains_members_that_had_stopped_early_and_has_epochs_for_it(corp
     assert {(x["member"], x["epoch"]) for x in lines} >= {(n, 8) for n in range(2)}
 
 
+def test_gans_that_are_trained_have_no_other_settings_in_a_fork(corpus, tmp_path):
+    """Else a report would state settings that nothing was trained with."""
+    run, fork = tmp_path / "run", str(tmp_path / "fork")
+    own = NO_PARTS | {"augment.method": "gan", "gan.epochs": 1, "train.epochs": 1}
+    train(config_of(corpus, **own), run)
+    own |= {"train.epochs": 2, "gan.identity": 5.0}
+    with pytest.raises(UserError, match="1 epochs of its GANs.*gan.identity: 2.0 there, 5.0 asked"):
+        train(config_of(corpus, **own), fork, forked=str(run))
+    assert not (tmp_path / "fork" / "config.json").exists()
+
+
 def test_what_decides_the_parameters_shapes_cannot_differ_in_a_fork(stopped, corpus, tmp_path):
     wider = config_of(corpus, **{"model.hidden": 12})
     with pytest.raises(UserError, match="another model.hidden: 8 there, 12 asked for; only"):
