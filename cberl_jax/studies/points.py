@@ -24,6 +24,7 @@ from cberl_jax.config.grid import (
     spell_point,
     static_settings,
 )
+from cberl_jax.data.corpus import fingerprint
 from cberl_jax.errors import FolderBusy, UserError
 from cberl_jax.evaluation.outcomes import Outcome
 from cberl_jax.features.remake import check_encoders
@@ -205,6 +206,28 @@ def _read_lines(
     ]
 
 
+def _check_corpora(config: ConfigDict, folder: Workdir, asked: Mapping[Member, Point]) -> None:
+    """Refuses chunks of another corpus: their members would be averaged with those of this one.
+
+    The study's identity names the contents of the corpus with its config's settings of ``data``.
+    Points with others may read features that it does not.
+    """
+    known: dict[str, str] = {}
+    for chunk in list_chunks(folder, config):
+        for member in asked.keys() & set(chunk.members):
+            data = {n: v for n, v in member.settings.items() if n.startswith("data.")}
+            if not data:
+                continue
+            key = json.dumps(data, sort_keys=True)
+            if key not in known:
+                known[key] = fingerprint(load_data(point_config(config, data)))
+            if chunk.folder.read_config()["corpus"] != known[key]:
+                raise UserError(
+                    f"{chunk.folder.path}: was trained on another corpus than the present one at "
+                    f"{spell_point(data)}; name a new workdir, or give the corpus as it was"
+                )
+
+
 def train_points(
     config: ConfigDict,
     folder: Workdir,
@@ -227,10 +250,11 @@ def train_points(
       name, and ``place`` among its members. They are in the order of the points and seeds.
 
     Raises:
-      UserError: a file of a chunk is damaged.
+      UserError: a file of a chunk is damaged, or it was trained on another corpus.
       Interrupted: SIGTERM or Ctrl-C; a checkpoint is written.
     """
     asked = {create_member(config, point, seed): point for point in points for seed in seeds}
+    _check_corpora(config, folder, asked)
     with Stopper(execution.progress.say).listening() as stopper:
         if not execution.collect:
             work = _Work(config, folder, execution, stopper)

@@ -1,5 +1,6 @@
 """A sweep: one program a group, chunks that survive, sizes that the memory decides."""
 
+import dataclasses
 import json
 import shutil
 
@@ -328,6 +329,21 @@ def test_a_sweep_grows_by_seeds_values_and_settings(corpus, tmp_path):
     with pytest.raises(UserError, match="--config.loss.mask=0.5"):
         settings.loss.mask = 0.25
         train([0], "loss.gamma=0,1")
+
+
+def test_a_sweep_does_not_grow_by_features_that_it_did_not_begin_with(tmp_path):
+    """The config reads text alone, so that its own corpus stays the same."""
+    path = str(tmp_path / "corpus.npz")
+    before = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
+    write_npz(before, path)
+    alone = config(path, **{"data.modalities": "text", "train.epochs": 1, **NO_PARTS})
+    grid, how = {"data.modalities": ["audio"]}, Execution(progress=QUIET, pictures=False)
+    assert sweep(alone, str(tmp_path / "sweep"), [0], grid, how) is not None
+    turned = {**before.features, "audio": before.features["audio"][::-1]}
+    write_npz(dataclasses.replace(before, features=turned), path)
+    with pytest.raises(UserError, match="another corpus than the present one at data.modalities=a"):
+        sweep(alone, str(tmp_path / "sweep"), [0, 1], grid, how)
+    assert len(list((tmp_path / "sweep" / "chunks").iterdir())) == 1
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 8])
