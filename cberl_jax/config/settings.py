@@ -358,6 +358,11 @@ def check_config(config: ConfigDict) -> None:
     for name in alone:
         if with_folds(config) and flatten(config)[name] != SETTINGS[name].default:
             raise UserError(f"{name} cannot be set where folds are made (data.folds, data.fold_by)")
+    if not with_folds(config) and config.data.fold_dev != SETTINGS["data.fold_dev"].default:
+        raise UserError(
+            f"data.fold_dev = {config.data.fold_dev}: counts only where folds are made "
+            "(data.folds, data.fold_by); without folds the share is data.dev_share"
+        )
     model = config.model
     if model.hidden % model.heads:
         raise UserError(

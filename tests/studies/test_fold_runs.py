@@ -182,6 +182,7 @@ def test_from_python_with_a_corpus_without_splits(tmp_path):
         ({"data.folds": "f.csv", "data.fold_by": "speaker"}, "needs no data.fold_by"),
         ({"train.best_on_test": True}, "train.best_on_test cannot be set where folds are made"),
         ({"data.fold_dev": 0.9}, "data.fold_dev = 0.9: has to be from"),
+        ({"data.folds": "", "data.fold_dev": 0.3}, "data.fold_dev = 0.3: counts only where folds"),
     ],
 )
 def test_bad_settings_are_refused_and_nothing_is_written(data, tmp_path, changes, message):
