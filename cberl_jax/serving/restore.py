@@ -17,7 +17,7 @@ from cberl_jax.config.settings import (
     check_types,
     default_config,
 )
-from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.folds import OF_FOLDS, describe_folds
 from cberl_jax.data.provenance import check_provenance
 from cberl_jax.data.standardize import Standardiser, empty_standardiser, stack_standardisers
@@ -322,6 +322,11 @@ class Restored(NamedTuple):
     standardiser: Standardiser
 
 
+def _is_copy(path: str, folder: Workdir) -> bool:
+    """Whether the corpus of a run is the copy that ``cberl_jax.train`` keeps in its folder."""
+    return pathlib.PurePath(path).name == folder.corpus_file.name
+
+
 def restore_run(workdir: str, data: str | None = None) -> Restored:
     """Reads a finished run from its newest checkpoint.
 
@@ -331,12 +336,14 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
 
     Raises:
       UserError: there is no finished run, or it is of another version, or the corpus has other
-        classes or feature widths, or features that were made otherwise.
+        classes or feature widths, or features that were made otherwise; or none is named, and what
+        lies where the run's own was has other contents.
     """
     folder, config, stored = read_settings(workdir)
     if data is not None:
         config.data.path = data
-    elif folder.corpus_file.exists():
+    # A start that failed may have left the copy of another corpus.
+    elif folder.corpus_file.exists() and _is_copy(config.data.path, folder):
         # The run may have been copied from where it was trained.
         config.data.path = str(folder.corpus_file)
     corpus = load_data(config)
@@ -344,6 +351,11 @@ def restore_run(workdir: str, data: str | None = None) -> Restored:
         raise UserError(
             f"{corpus.source}: classes {list(corpus.classes)} and widths {corpus.widths} are not "
             f"those of the run ({stored['classes']}, {stored['widths']})"
+        )
+    if data is None and fingerprint(corpus) != stored["corpus"]:
+        raise corpus.error(
+            "has changed since the run was trained on it, or is another corpus; to apply the run "
+            "to it all the same, name it by --data"
         )
     check_provenance(corpus, stored.get("provenance", {}))
     trained = restore_members(folder, config, stored)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import NO_PARTS, QUIET, tiny_config, tiny_corpus
 
+import cberl_jax as cberl
 from cberl_jax.data.corpus import fingerprint
 from cberl_jax.data.provenance import check_provenance
 from cberl_jax.data.readers.npz import read_npz
@@ -121,3 +122,20 @@ def test_a_run_keeps_it_and_does_not_predict_other_features(corpus, tmp_path):
         evaluate_run(str(tmp_path / "run"), data) for data in (None, str(tmp_path / "unknown.npz"))
     )
     assert known["test"] == unknown["test"]
+
+
+def test_a_run_is_scored_again_on_its_own_corpus_alone(corpus, tmp_path):
+    """Not on a copy that a failed start has left, and not on what its file has become."""
+    noise = np.random.default_rng(0).normal(0, 3, corpus.features["text"].shape)
+    noisy = {"text": (corpus.features["text"] + noise).astype(np.float32)}
+    other = dataclasses.replace(corpus, features=corpus.features | noisy)
+    run, path, config = tmp_path / "run", tmp_path / "own.npz", tiny_config(**NO_PARTS)
+    with pytest.raises(UserError, match="is no folder"):
+        cberl.train(other, config, workdir=run, encoders=[tmp_path / "missing"], say=print)
+    corpus.save(path)
+    report = cberl.train(path, config, workdir=run, pictures=False, say=print).report()
+    assert evaluate_run(str(run))["test"] == report["test"]
+    other.save(path)
+    with pytest.raises(UserError, match="own.npz: has changed since the run .* by --data"):
+        evaluate_run(str(run))
+    assert evaluate_run(str(run), str(path))["test"] != report["test"]
