@@ -283,6 +283,8 @@ _SHORT = {
     "allow_seen": "data.allow_seen",
     "init": "train.init",
     "freeze": "train.freeze",
+    "causal": "model.causal",
+    "metrics": "train.metrics",
 }
 
 

@@ -20,7 +20,7 @@ def define_flags() -> None:
     cli.define_devices()
     cli.define_workdir("Folder of the run.")
     flags.DEFINE_bool(
-        "causal", False, "See no future turn: for live use; short for --config.model.causal=True."
+        "causal", None, "See no future turn: for live use; short for --config.model.causal=True."
     )
     flags.DEFINE_string(
         "metrics",
@@ -44,9 +44,6 @@ def main() -> int:
 
     given = flags.FLAGS
     config = cli.read_settings()
-    config.model.causal |= given.causal
-    if given.metrics is not None:
-        config.train.metrics = given.metrics
     seeds, progress = range(given.seeds), show_progress()
     with cli.explaining_interrupts():
         report = train_and_evaluate(

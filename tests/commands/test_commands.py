@@ -165,3 +165,25 @@ def test_the_benchmark_says_that_the_wheel_has_no_reference(monkeypatch, tmp_pat
     assert benchmark.find_reference() is None
     said = capsys.readouterr().out
     assert "benchmarks/torch_reference.py" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flag, causal", [(None, True), ("--nocausal", False), ("--causal=false", False)]
+)
+def test_a_short_flag_counts_whatever_the_config_says(tmp_path, flag, causal):
+    config = tmp_path / "causal.py"
+    config.write_text(
+        "from cberl_jax.config.settings import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.model.causal = True\n"
+        "    return config\n"
+    )
+    script = (
+        "from cberl_jax import cli; from cberl_jax.commands import train; "
+        "cli.run(lambda: print(cli.read_settings().model.causal), train.define_flags, '')"
+    )
+    command = [sys.executable, "-c", script, f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    command += [flag] if flag else []
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout == f"{causal}\n", done.stderr
