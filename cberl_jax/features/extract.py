@@ -22,6 +22,7 @@ from cberl_jax.features.encode import TextSource, encode_text, is_tuned
 from cberl_jax.features.provenance import describe_extractor, describe_vectors
 from cberl_jax.features.sound_and_sight import (
     MediaSources,
+    check_folders,
     check_media,
     describe_media,
     forget_rows,
@@ -229,6 +230,7 @@ def _check_targets(sources: Sources, output: str | os.PathLike) -> None:
         elif os.path.lexists(sources.tuned):
             raise UserError(f"{sources.tuned}: is there already; name a new folder to --finetune.")
     check_media(sources.media)
+    check_folders(sources.media)
     names = [*sources.vectors, *sources.texts, *sources.media.names]
     names += [sources.timing] if sources.timing else []
     repeated = [name for name in names if names.count(name) > 1]

@@ -182,6 +182,11 @@ class Remaker:
                     f"{flag} changes nothing: no features of the run ({', '.join(self._kinds)}) "
                     "can be made again from it"
                 )
+        if folders.audio and folders.video and SIGHT not in kinds:
+            raise UserError(
+                "video_dir changes nothing: the run has no features of sight, and the sound is "
+                "that of audio_dir"
+            )
 
     def _why_not(self, name: str, folders: Folders) -> str:
         """Why features cannot be made; empty where they can."""

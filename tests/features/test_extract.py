@@ -133,6 +133,9 @@ def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
         (["--finetune=x", "--finetune_gamma=2"], "--finetune_gamma changes nothing without --fine"),
         (["--frames_per_second=4"], "--frames_per_second changes nothing without --visual_encoder"),
         (["--audio_layer=mean"], "--audio_layer changes nothing without a speech encoder"),
+        (["--audio_dir=.", "--audio_encoder="], "--audio_dir changes nothing without --audio_enc"),
+        (["--audio_dir=.", "--video_dir=."], "--video_dir changes nothing: no --visual_encoder"),
+        (["--video_dir=.", "--audio_encoder="], "and no --audio_encoder reads their sound"),
     ],
 )
 def test_flags_that_would_change_nothing_are_refused(folder, flags, message):

@@ -24,8 +24,8 @@ from cberl_jax.features.context import Context
 from cberl_jax.features.extract import Sources, extract
 from cberl_jax.features.kept import check_harmless
 from cberl_jax.features.provenance import hash_state
-from cberl_jax.features.remake import Remaker, find_kind
-from cberl_jax.features.sound_and_sight import MediaSources
+from cberl_jax.features.remake import Folders, Remaker, find_kind
+from cberl_jax.features.sound_and_sight import FUNCTIONALS, MediaSources
 from cberl_jax.features.text import load_encoder
 from cberl_jax.features.tuning import Tuning
 from cberl_jax.serving.model import predict_file
@@ -164,6 +164,13 @@ def test_what_cannot_be_predicted_is_refused(timed, monkeypatch, conversations, 
     with pytest.raises(UserError, match=message) as caught:
         cberl.load("run").predict(conversations, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_clips_are_refused_where_only_sounds_are_read(tmp_path):
+    remaker = Remaker({"audio": {"extractor": FUNCTIONALS}}, ["audio"], tmp_path)
+    transcript = parse_turns([[{"speaker": "A", "text": "Hi!"}]]).transcript()
+    with pytest.raises(UserError, match="video_dir changes nothing: .*no features of sight"):
+        remaker.remake(transcript, Folders(["wavs"], ["clips"]))
 
 
 def test_encoders_of_others_are_refused(timed, tmp_path):
