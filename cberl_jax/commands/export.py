@@ -21,6 +21,8 @@ which it takes such a folder; docs/prediction.md says how.
 
 from absl import flags
 
+from cberl_jax.errors import UserError
+
 
 def define_flags() -> None:
     """Defines the flags of the command."""
@@ -45,6 +47,8 @@ def main() -> None:
     from cberl_jax.api import export
 
     given = flags.FLAGS
+    if given["length"].present and given.format == "folder":
+        raise UserError("--length changes nothing with --format=folder, which takes any length")
     meaning = export(given.workdir, given.output, given.length, given.format)
     shown = {name: value for name, value in meaning.items() if name != "settings"}
     print(f"{given.output}: {shown}")

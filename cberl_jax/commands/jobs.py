@@ -79,6 +79,8 @@ def read_execution() -> "Execution":
     from cberl_jax.studies.points import Execution
 
     given = flags.FLAGS
+    if given["jobs"].present and given.slurm is None:
+        raise UserError("--jobs changes nothing without --slurm, whose script it is about")
     if given.part is not None and given.collect:
         raise UserError("--part trains and --collect does not: give one of them")
     part = None if given.part is None else parse_part(given.part)

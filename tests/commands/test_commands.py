@@ -187,3 +187,22 @@ def test_a_short_flag_counts_whatever_the_config_says(tmp_path, flag, causal):
     command += [flag] if flag else []
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout == f"{causal}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["export", "--workdir=run", "--output=out", "--format=folder", "--length=8"],
+            "--length changes nothing with --format=folder",
+        ),
+        (
+            ["sweep", "--config=demo", "--workdir=run", "--grid=loss.gamma=0,1", "--jobs=4"],
+            "--jobs changes nothing without --slurm",
+        ),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(tmp_path, arguments, message):
+    done = cberl(*arguments, folder=tmp_path)
+    assert done.returncode == 2 and message in done.stderr
+    assert not (tmp_path / "run").exists()
