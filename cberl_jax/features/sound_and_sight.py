@@ -86,15 +86,15 @@ def check_folders(media: MediaSources) -> None:
     """
     if media.audio_folders and not media.audio_encoders:
         raise UserError("--audio_dir changes nothing without --audio_encoder.")
-    hears_clips = media.audio_encoders and not media.audio_folders
-    if media.video_folders and not (media.visual_encoders or hears_clips):
+    sound_of_clips = media.audio_encoders and not media.audio_folders
+    if media.video_folders and not (media.visual_encoders or sound_of_clips):
         sound = (
             "the sound is that of --audio_dir"
             if media.audio_folders
             else "no --audio_encoder reads their sound"
         )
         raise UserError(
-            f"--video_dir changes nothing: no --visual_encoder looks at the clips, and {sound}."
+            f"--video_dir changes nothing: no --visual_encoder reads the clips, and {sound}."
         )
 
 
