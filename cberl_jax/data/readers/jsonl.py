@@ -256,7 +256,7 @@ def _read_turn(value: Any, place: str) -> _Turn:
     _check_keys(value, TURN_KEYS, place)
     return _Turn(
         place,
-        _name(value.get("speaker"), "the speaker", place),
+        _name(_stripped(value.get("speaker")), "the speaker", place),
         _text(value.get("text"), "the text", place) or "",
         _text(value.get("label"), "the label", place),
         _read_features(value.get("features"), place),
@@ -313,6 +313,11 @@ def _check_keys(value: Mapping, known: Sequence[str], place: str) -> None:
         raise UserError(
             f"{place}: unknown key {_shown(unknown[0])}; there may be {', '.join(known)}"
         )
+
+
+def _stripped(value: Any) -> Any:
+    """A speaker without the blanks around it, as in tables: one person is one name."""
+    return value.strip() if isinstance(value, str) else value
 
 
 def _name(value: Any, what: str, place: str) -> str:

@@ -39,6 +39,11 @@ def lines(path, values):
     return path
 
 
+def test_blanks_around_a_speaker_do_not_count(tmp_path):
+    both = [{"dialogue": "a", "turns": [turn("Zoë"), turn(" Zoë ")]}]
+    assert read_json_lines(lines(tmp_path / "c.jsonl", both)).speaker.tolist() == ["Zoë", "Zoë"]
+
+
 def test_json_lines_are_read(tmp_path):
     corpus = read_json_lines(lines(tmp_path / "c.jsonl", conversations()))
     assert corpus.dialogue.tolist() == ["Zoë’s", "7"] and corpus.length.tolist() == [3, 1]
@@ -100,6 +105,7 @@ WRONG_TURNS = {
     "a number": (3, "turn 1 has to name its speaker and features, unlike 3"),
     "no speaker": ({"features": {}}, "turn 1: the speaker is missing"),
     "empty speaker": (turn(""), "turn 1: the speaker is missing"),
+    "blank speaker": (turn(" "), "turn 1: the speaker is missing"),
     "speaker is a list": (turn(["A"]), "turn 1: the speaker has to be text, not ['A']"),
     "speaker is true": (turn(True), "turn 1: the speaker has to be text, not True"),
     "half a character": (turn("\ud800"), "turn 1: the speaker holds half a character"),
