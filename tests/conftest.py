@@ -37,14 +37,6 @@ if not IS_WORKER:
     os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 MOST_KEPT = 2 * 2**30  # Bytes.
 
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-if 1 < WORKERS <= len(CORES):
-    # Each worker, and what it starts, has cores of its own: else the threads of one wait for those
-    # of the other.
-    NUMBER = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    os.sched_setaffinity(0, CORES[NUMBER::WORKERS])
-
 import pytest  # noqa: E402
 
 
@@ -112,12 +104,6 @@ def allow_mixed_types_in_optax():
             return correct(*arguments)
 
     optax.tree.bias_correction = bias_correction
-
-
-@pytest.fixture(scope="session")
-def cores():
-    """The processor cores of all workers together."""
-    return CORES
 
 
 @pytest.fixture(scope="session")
