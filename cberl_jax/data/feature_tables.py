@@ -31,6 +31,12 @@ class Rows(NamedTuple):
     name: np.ndarray
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; the nearest known is 'x'``, or nothing where no name is alike."""
+    found = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f"; the nearest is {shown(found[0])}" if found else ""
+
+
 def to_features(
     rows: Rows, features: Mapping[str, Any], feature_dialogue: Any = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -82,9 +88,9 @@ def _check_names(rows: Rows, features: Iterable[str], given: Iterable[Any]) -> N
     known = {*names, *map(modality_of, names)}
     for name in map(str, given):
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; the nearest is {shown(near[0])}" if near else ""
-            raise rows.error(f"feature_dialogue names {shown(name)}, which features lacks{hint}")
+            raise rows.error(
+                f"feature_dialogue names {shown(name)}, which features lacks{nearest(name, known)}"
+            )
 
 
 def _check_alignment(rows: Rows, modality: str, given: Any) -> None:
@@ -121,11 +127,10 @@ def _join_dialogues(rows: Rows, modality: str, given: Mapping[Any, Any]) -> np.n
     known = set(rows.dialogue.tolist())
     for name in by_name:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; the nearest is {shown(near[0])}" if near else ""
             raise rows.error(
-                f"{modality} names {shown(name)}, which is no dialogue of the table{hint}; its "
-                "keys are dialogues, each with an array of a row per turn"
+                f"{modality} names {shown(name)}, which is no dialogue of the table"
+                f"{nearest(name, known)}; its keys are dialogues, each with an array of a row per "
+                "turn"
             )
     parts: list[np.ndarray | None] = []
     for name, length in zip(rows.dialogue.tolist(), rows.length.tolist()):

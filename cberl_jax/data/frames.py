@@ -15,7 +15,7 @@ import numpy as np
 
 from cberl_jax.data.columns import Table, to_labels, to_names, to_numbers, to_splits, to_text
 from cberl_jax.data.corpus import UNLABELLED, Corpus, shown
-from cberl_jax.data.feature_tables import Rows, to_features
+from cberl_jax.data.feature_tables import Rows, nearest, to_features
 from cberl_jax.data.splits import hold_out
 from cberl_jax.data.validate import validate
 from cberl_jax.errors import UserError
@@ -50,12 +50,6 @@ class Splits(NamedTuple):
     dev: float = 0.0
     test: float = 0.0
     seed: int = 0
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; the nearest known is 'x'``, or nothing where no name is alike."""
-    found = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
-    return f"; the nearest is {shown(found[0])}" if found else ""
 
 
 def check_columns(columns: Mapping[str, Any], source: str) -> None:
