@@ -209,6 +209,11 @@ def static_settings(point: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in point.items() if name not in NUMERIC}
 
 
+def data_settings(point: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings of a point by which it reads a corpus."""
+    return {name: value for name, value in point.items() if name.startswith("data.")}
+
+
 def own_settings(config: ConfigDict, point: Mapping[str, Value]) -> dict[str, Value]:
     """The settings of a point that are not the config's anyway, in their own types."""
     usual = flatten(config)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from cberl_jax.config.grid import (
     Point,
+    data_settings,
     group_points,
     point_config,
     spell_point,
@@ -215,7 +216,7 @@ def _check_corpora(config: ConfigDict, folder: Workdir, asked: Mapping[Member, P
     known: dict[str, str] = {}
     for chunk in list_chunks(folder, config):
         for member in asked.keys() & set(chunk.members):
-            data = {n: v for n, v in member.settings.items() if n.startswith("data.")}
+            data = data_settings(member.settings)
             if not data:
                 continue
             key = json.dumps(data, sort_keys=True)
@@ -329,7 +330,7 @@ def check_data(config: ConfigDict, points: Iterable[Point], execution: Execution
     """
     made: dict[str, Mapping[str, Any]] = {}
     for point in points:
-        if execution.encoders or any(name.startswith("data.") for name in point):
+        if execution.encoders or data_settings(point):
             corpus = load_data(point_config(config, point))
             made |= {name: corpus.provenance.get(name, {}) for name in corpus.widths}
     check_encoders(made, execution.encoders)

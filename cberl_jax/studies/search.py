@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from cberl_jax.config.grid import point_config, spell_value
 from cberl_jax.config.settings import with_folds
 from cberl_jax.config.space import Space, complete, own_point
-from cberl_jax.data.corpus import Corpus
+from cberl_jax.data.corpus import Corpus, fingerprint
 from cberl_jax.data.folds import check_unseen
 from cberl_jax.data.holdout import with_other_dev
 from cberl_jax.errors import FolderBusy, UserError
@@ -75,6 +75,8 @@ def search(
         first, name = own_point(config, plan.space), name_study(plan.space, plan.seeds)
         sampling = Sampling(plan.sampler, first, plan.seed)
         trials = Trials(folder.path, plan.space, name, sampling, plan.storage)
+        for data in trials.corpora:
+            trials.check_corpus(data, fingerprint(load_data(point_config(config, data))))
         Worker(config, folder, plan, execution).work(trials, plan.trials, until)
         return trials
 

@@ -15,9 +15,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cberl_jax.config.grid import Point, point_config, spell_point, static_settings
+from cberl_jax.config.grid import (
+    Point,
+    data_settings,
+    point_config,
+    spell_point,
+    static_settings,
+)
 from cberl_jax.config.settings import NUMERIC, Value
 from cberl_jax.config.space import complete
+from cberl_jax.data.corpus import fingerprint
 from cberl_jax.errors import TooLarge
 from cberl_jax.metrics import select_score
 from cberl_jax.runtime.signals import Stopper
@@ -37,6 +44,9 @@ from cberl_jax.training.prepare import Prepared, load_data
 # Other static settings are tried once training took so many times as long as compiling, but often
 # enough that this many of their combinations are tried.
 TRAIN_PER_COMPILE, FEWEST_PROGRAMS = 4.0, 8
+# About so much of the training is left with halving. Compiling is weighed against the whole of it:
+# else halving would try fewer static settings, and lose more by that than it saves.
+HALVED = 0.3
 # In the names of chunks, which a number follows: those of a rung, and those of GANs alone.
 _RUNG, _GANS = "-r{}-", "-gans-"
 
@@ -123,7 +133,8 @@ class Worker:
 
     def _choose_static(self, trials: Trials) -> dict[str, Value] | None:
         """The static settings of the next batch; None where others are to be tried."""
-        enough = self.train_s >= TRAIN_PER_COMPILE * self.compile_s
+        share = HALVED if self.plan.halving else 1.0
+        enough = self.train_s >= share * TRAIN_PER_COMPILE * self.compile_s
         total = self.plan.trials
         enough |= total is not None and self.trained * FEWEST_PROGRAMS >= total
         if enough:
@@ -143,9 +154,13 @@ class Worker:
                 self._carry_out(batch, trials)
 
     def _carry_out(self, batch: Batch, trials: Trials) -> None:
+        point = next(iter(batch.points.values()))
+        program = self._take_program(static_settings(point), complete(point, self.config))
+        if data := data_settings(program.static):
+            trials.check_corpus(data, fingerprint(program.prepared.corpus))
         try:
             with Stopper(self.say).listening() as stopper:
-                self._train(batch, stopper)
+                self._train(batch, program, stopper)
         except TooLarge as error:
             self._refuse(batch, trials, error)
         else:
@@ -161,13 +176,10 @@ class Worker:
             for number, point in batch.points.items()
         }
 
-    def _train(self, batch: Batch, stopper: Stopper) -> None:
+    def _train(self, batch: Batch, program: _Program, stopper: Stopper) -> None:
         """Trains of a batch what its chunks lack."""
-        point = next(iter(batch.points.values()))
-        static = static_settings(point)
         numbers = f"{min(batch.points)} to {max(batch.points)}"
-        self.say(f"points {numbers}: {spell_point(static) or 'one program'}")
-        program = self._take_program(static, complete(point, self.config))
+        self.say(f"points {numbers}: {spell_point(program.static) or 'one program'}")
         # A point may be there twice, a member not.
         asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
         chunked = list_chunks(self.folder, self.config, batch.name)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from cberl_jax.config.grid import data_settings
 from cberl_jax.config.space import Space, check_feasible, static_choices
 from cberl_jax.errors import UserError
 from cberl_jax.studies.points import ALONE, Execution, check_data
@@ -26,8 +27,7 @@ class Plan(NamedTuple):
       hours: after which no batch begins; None for any time.
       seeds: per point, from 0; its score is their mean.
       sampler: one of ``trials.SAMPLERS``.
-      batch: points that are chosen together; by default a sixteenth of all, 8 to 32, with
-        ``halving`` twice as many.
+      batch: points that are chosen together; by default a sixteenth of all, 8 to 32.
       best_seeds: of each of the best points when they are trained again.
       storage: URL of the study; by default a file in the folder.
       seed: of the sampler.
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         """How many points are in a batch."""
         trials = self.trials or 128
         points = min(MOST_POINTS, max(FEWEST_POINTS, trials // FEWEST_BATCHES))
-        return self.batch or min(trials, 2 * points if self.halving else points)
+        return self.batch or min(trials, points)
 
 
 def check_plan(config: ConfigDict, plan: Plan, execution: Execution = ALONE) -> None:
@@ -72,8 +72,8 @@ def check_plan(config: ConfigDict, plan: Plan, execution: Execution = ALONE) -> 
     if not plan.space:
         raise UserError("the space is empty: every setting of it is fixed")
     check_feasible(config, plan.space)
-    choices = static_choices(plan.space)
-    data = [(n, v) for n, values in choices.items() if n.startswith("data.") for v in values]
+    choices = data_settings(static_choices(plan.space))
+    data = [(name, value) for name, values in choices.items() for value in values]
     check_data(config, [{}, *(dict([choice]) for choice in data)], execution)
     if jax.process_count() > 1:
         raise UserError("a search has no use for several processes of one program: start several")

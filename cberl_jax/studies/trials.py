@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cberl_jax.config.grid import spell_point
 from cberl_jax.config.settings import SETTINGS, Value
 from cberl_jax.config.space import Range, Space, split_point
 from cberl_jax.errors import UserError
@@ -28,8 +29,8 @@ JOURNAL = "search.journal"
 LOCKS = "search_locks"
 # Batches before TPE chooses static settings by what came of them.
 FIRST_BATCHES = 5
-# What the trials of a study hold besides their scores.
-_BATCH = "batch"
+# What the trials of a study hold besides their scores, and how names of what it holds itself begin.
+_BATCH, _CORPUS = "batch", "corpus "
 
 
 class Batch(NamedTuple):
@@ -112,7 +113,7 @@ class Trials:
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         self._locks, self._sampling = folder / LOCKS, sampling
         self._distributions = {n: self._make_distribution(n, own) for n, own in space.items()}
-        where = storage or str(folder / JOURNAL)
+        self._where = where = storage or str(folder / JOURNAL)
         try:
             self._study = self._optuna.create_study(
                 storage=storage or self._open_journal(folder / JOURNAL),
@@ -248,14 +249,16 @@ class Trials:
         """The static settings of each batch, and the mean score of the better half of its points.
 
         Among single points those of a few batches would seem well explored in one place, and no
-        other one would be tried.
+        other one would be tried. A point that was stopped counts by the score that it had reached:
+        with halving one point of eight ends, which says too little of the static settings.
         """
         scores: dict[str, list[Told]] = {}
         for own in self.told():
             scores.setdefault(own.batch, []).append(own)
         batches = []
         for each in scores.values():
-            ranked = sorted((own.score for own in each if own.score is not None), reverse=True)
+            reached = [own.details.get("reached", own.score) for own in each]
+            ranked = sorted((score for score in reached if score is not None), reverse=True)
             if ranked:
                 static, _ = split_point(each[0].point)
                 batches.append((static, float(np.mean(ranked[: -(-len(ranked) // 2)]))))
@@ -354,6 +357,30 @@ class Trials:
             # Trials of other processes have no method for it.
             self._study._storage.set_trial_user_attr(trial, name, value)
         return trial
+
+    @property
+    def corpora(self) -> list[dict[str, Value]]:
+        """The settings of ``data`` that ``check_corpus`` was called with."""
+        names = [name for name in self._study.user_attrs if name.startswith(_CORPUS)]
+        return [json.loads(name.removeprefix(_CORPUS)) for name in names]
+
+    def check_corpus(self, data: Mapping[str, Value], fingerprint: str) -> None:
+        """Refuses points on another corpus: their scores would be compared with those on this one.
+
+        Args:
+          data: the settings of ``data`` of the points.
+          fingerprint: of what they read by them; the first one is kept.
+
+        Raises:
+          UserError: another one is kept.
+        """
+        name = _CORPUS + json.dumps(data, sort_keys=True)
+        if self._study.user_attrs.get(name, fingerprint) != fingerprint:
+            raise UserError(
+                f"{self._where}: points at {spell_point(data)} were trained on another corpus than "
+                f"the present one; name a new workdir, or give the corpus as it was"
+            )
+        self._study.set_user_attr(name, fingerprint)
 
     def end(self, batch: Batch) -> None:
         """Forgets the lock of a batch whose points are all told."""

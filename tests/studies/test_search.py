@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from cberl_jax.studies.points import Execution
 from cberl_jax.studies.run import train_chunk
 from cberl_jax.studies.search import explain_no_other_dev, search
 from cberl_jax.studies.search_batches import (
+    Worker,
     choose_better,
     count_survivors,
     join_chunks,
@@ -313,6 +315,34 @@ def test_static_values_take_their_turns_in_place_of_the_best_ones(tmp_path):
     assert open_trials(tmp_path, "random", space).find_best_static() is None
 
 
+def test_static_settings_are_judged_by_points_that_were_stopped_too(tmp_path):
+    """With halving one point of eight ends: by luck that of the worse static settings is better."""
+    trials = open_trials(tmp_path)
+    scores = {4: [0.80, 0.50, 0.50, math.nan], 8: [0.79, 0.75, 0.70, 0.40]}
+    for width, own in scores.items():
+        with trials.taking(4, None, {"model.classifier_hidden": width}) as batch:
+            (survivor, score), *stopped = zip(batch.points, own, strict=True)
+            trials.tell(survivor, score, {"scores": [score]})
+            for number, reached in stopped:
+                trials.stop(number, 1, reached, {"scores": []})
+    assert trials.find_best_static() == {"model.classifier_hidden": 8}
+
+
+@pytest.mark.parametrize("train_s, others", [(39, False), (41, True)])
+@pytest.mark.parametrize("halving, share", [(False, 1.0), (True, 0.3)])
+def test_other_static_settings_come_once_training_outweighs_compiling(
+    corpus, tmp_path, train_s, others, halving, share
+):
+    """Halving does three tenths of the training, so that it tries as many of them."""
+    trials = open_trials(tmp_path)
+    with trials.taking(1, None, {"model.classifier_hidden": 8}) as batch:
+        trials.tell(*batch.points, 0.5, {"scores": [0.5]})
+    plan = Plan(SPACE, trials=128, halving=halving)
+    worker = Worker(config(corpus), Workdir(tmp_path), plan, HOW)
+    worker.compile_s, worker.train_s = 10.0, share * train_s
+    assert (worker._choose_static(trials) is None) == others
+
+
 def test_static_settings_are_kept_if_asked(tmp_path):
     trials = open_trials(tmp_path)
     for _ in range(3):
@@ -405,9 +435,6 @@ def test_a_point_with_a_member_that_diverged_does_not_win():
 def test_a_batch_is_a_sixteenth_of_a_long_search(trials, points):
     assert Plan({}, trials=trials, hours=1.0).points == points
     assert Plan({}, trials=trials, hours=1.0, batch=5).points == 5
-    halved = Plan({}, trials=trials, hours=1.0, halving=True)
-    assert halved.points == min(2 * points, trials or 128)
-    assert halved._replace(batch=5).points == 5
 
 
 def test_points_that_score_the_same_but_one_have_an_importance(tmp_path):
@@ -436,6 +463,30 @@ def test_a_plan_that_cannot_be_followed_is_refused(corpus, tmp_path, changes, re
     plan = Plan(SPACE, trials=4)._replace(**changes)
     with pytest.raises(UserError, match=reason):
         search(config(corpus), str(tmp_path / "search"), plan, HOW)
+
+
+def test_a_search_does_not_go_on_with_features_that_it_did_not_begin_with(tmp_path):
+    """The config reads text alone, so that its own corpus stays the same."""
+    path, folder = str(tmp_path / "corpus.npz"), str(tmp_path / "search")
+    before = simulate_corpus(create_process(), SimulatedSize(12, 4, 4, 4, 4), seed=0)
+    write_npz(before, path)
+    alone = config(path, **{"data.modalities": "text"})
+    plan = Plan({"loss.gamma": Range(0.0, 3.0), "data.modalities": ["audio"]}, trials=2)
+
+    def until_the_first_batch(line):
+        if line.startswith("points 0 to 1"):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search(alone, folder, plan, Execution(progress=Progress(until_the_first_batch)))
+    turned = {**before.features, "audio": before.features["audio"][::-1]}
+    write_npz(dataclasses.replace(before, features=turned), path)
+    with pytest.raises(UserError, match="points at data.modalities=audio were trained on another"):
+        search(alone, folder, plan, HOW)
+    write_npz(before, path)
+    with pytest.raises(KeyboardInterrupt):
+        search(alone, folder, plan, Execution(progress=Progress(until_the_first_batch)))
 
 
 @pytest.mark.parametrize(
