@@ -165,6 +165,7 @@ def test_the_wheel_in_an_empty_environment_gives_the_console_script(
     printed = call("cberl", "--help", timeout=60)
     assert all(f"\n  {name} " in printed for name in COMMANDS)
     flags = ("--config=demo", "--workdir=runs/demo", "--seeds=1", "--config.train.epochs=1")
+    flags += ("--config.gan.epochs=1",)
     printed = call("cberl", "train", *flags, timeout=600)
     assert "macro F1" in printed
     assert (work / "runs" / "demo" / "report.html").stat().st_size > 0
