@@ -197,15 +197,17 @@ class Trials:
             return None, None
         name = f"search-{before:05d}-{uuid.uuid4().hex[:8]}"
         lock = take_lock(self._locks / name)
-        sampler = self._create_sampler(self._sampling.seed + len(there))
+        others = sampler = self._create_sampler(self._sampling.seed + len(there))
         if not before and self._sampling.first is not None:
             static = None
             self._study.enqueue_trial(dict(self._sampling.first))
         elif static is None:
             static = self._choose_static(self._sampling.seed + len(there))
+            others = self._create_others(static, sampler)
         points = {}
-        for _ in range(count):
-            self._study.sampler = self._fix(sampler, static or {})
+        for number in range(count):
+            own = others if number % 2 else sampler
+            self._study.sampler = self._fix(own, static or {})
             trial = self._study.ask(self._distributions)
             points[trial.number] = self._point(trial)
             if static is None:
@@ -213,6 +215,23 @@ class Trials:
                 static, _ = split_point(points[trial.number])
             trial.set_user_attr(_BATCH, name)
         return Batch(name, points), lock
+
+    def _create_others(self, static: Mapping[str, Value], sampler: Any) -> Any:
+        """The sampler of every second point of a batch.
+
+        TPE goes on where points of other static settings were good. New ones may need other rates
+        and dropout, and would be judged too low by these points alone. So half of the points of
+        their first batch are drawn at random.
+
+        Args:
+          static: the static settings of the batch.
+          sampler: of the other points.
+        """
+        if self._sampling.sampler != "tpe" or any(s == static for s, _ in self._score_batches()):
+            return sampler
+        # TPE draws its own first points at random: these are to be others.
+        seeds = np.random.SeedSequence([self._sampling.seed, len(self._list())])
+        return self._optuna.samplers.RandomSampler(seed=int(seeds.generate_state(1)[0]))
 
     def _fix(self, sampler: Any, static: Mapping[str, Value]) -> Any:
         with self._quietly():
@@ -246,7 +265,7 @@ class Trials:
             return samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
     def _score_batches(self) -> list[tuple[dict[str, Value], float]]:
-        """The static settings of each batch, and the mean score of the better half of its points.
+        """The static settings of each batch, and the mean score of the best quarter of its points.
 
         Among single points those of a few batches would seem well explored in one place, and no
         other one would be tried. A point that was stopped counts by the score that it had reached:
@@ -261,7 +280,8 @@ class Trials:
             ranked = sorted((score for score in reached if score is not None), reverse=True)
             if ranked:
                 static, _ = split_point(each[0].point)
-                batches.append((static, float(np.mean(ranked[: -(-len(ranked) // 2)]))))
+                # Half of the points of a batch may be drawn at random: see ``_create_others``.
+                batches.append((static, float(np.mean(ranked[: max(2, len(ranked) // 4)]))))
         return batches
 
     def find_best_static(self) -> dict[str, Value] | None:

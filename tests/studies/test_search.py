@@ -56,6 +56,7 @@ SPACE = {
     "loss.gamma": Range(0.0, 3.0),
     "model.classifier_hidden": [4, 8],
 }
+WIDTH = "model.classifier_hidden"
 # Points of the search that several processes share.
 COUNTED = 18
 HOW = Execution(progress=QUIET, pictures=False)
@@ -313,6 +314,25 @@ def test_static_values_take_their_turns_in_place_of_the_best_ones(tmp_path):
     values = [[len({own[name] for own in seen[:count]}) for name in own] for count in (4, 5)]
     assert values == [[2, 2, 2], [3, 2, 2]]
     assert open_trials(tmp_path, "random", space).find_best_static() is None
+
+
+def test_half_of_the_points_of_new_static_settings_are_drawn_at_random(tmp_path):
+    """TPE stays near what was good with others, which may be bad with these."""
+    space = {"optim.dropout": Range(0.0, 1.0), WIDTH: [4, 8]}
+    trials = open_trials(tmp_path, "tpe", space, {"optim.dropout": 0.1, WIDTH: 4})
+
+    def ask(points, static=None):
+        with trials.taking(points, None, static) as batch:
+            for number, point in batch.points.items():
+                trials.tell(number, -abs(point["optim.dropout"] - 0.1), {"scores": [0.0]})
+        return [point["optim.dropout"] for point in batch.points.values()]
+
+    for _ in range(6):
+        ask(8, {WIDTH: 4})
+    new, known = ask(16), ask(16, {WIDTH: 8})
+    assert np.mean(np.abs(np.asarray(new[0::2]) - 0.1)) < 0.15
+    assert np.mean(np.abs(np.asarray(new[1::2]) - 0.1)) > 0.2
+    assert np.mean(np.abs(np.asarray(known) - 0.1)) < 0.15
 
 
 def test_static_settings_are_judged_by_points_that_were_stopped_too(tmp_path):
