@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from cberl_jax import cli
+from cberl_jax.errors import UserError
 
 if TYPE_CHECKING:
     from cberl_jax.studies.benchmark import Reference
@@ -64,6 +65,14 @@ def find_reference() -> "Reference | None":
     return None
 
 
+def _check_use(given: flags.FlagValues) -> None:
+    """Refuses flags that would change nothing."""
+    why = "with --target, which runs nothing" if given.target else "without --target"
+    for name in ("sections", "repeats") if given.target else ("members",):
+        if given[name].present:
+            raise UserError(f"--{name} changes nothing {why}")
+
+
 def main() -> None:
     """Measures and prints the tables."""
     from ml_collections import config_flags
@@ -74,6 +83,7 @@ def main() -> None:
     from cberl_jax.studies.target import TARGETS, measure_targets
 
     given = flags.FLAGS
+    _check_use(given)
     config = cli.read_settings()
     if given.target:
         results = measure_targets(config, given.out, given.target, given.members)

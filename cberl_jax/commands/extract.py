@@ -119,7 +119,7 @@ def define_flags() -> None:
 _OF_TUNING = (
     *("finetune_epochs", "finetune_learning_rate", "finetune_select", "finetune_patience"),
     *("finetune_loss", "finetune_gamma", "finetune_class_balance", "finetune_contrastive"),
-    *("freeze_layers", "layer_decay", "precision", "crossfit", "finetune_seeds"),
+    *("freeze_layers", "layer_decay", "precision", "crossfit", "finetune_seeds", "seed"),
 )
 _OF_TEXT = ("context_past", "context_future", "context_tokens", "speaker_names")
 

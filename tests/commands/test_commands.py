@@ -200,6 +200,14 @@ def test_a_short_flag_counts_whatever_the_config_says(tmp_path, flag, causal):
             ["sweep", "--config=demo", "--workdir=run", "--grid=loss.gamma=0,1", "--jobs=4"],
             "--jobs changes nothing without --slurm",
         ),
+        (
+            ["benchmark", "--config=demo", "--out=run", "--members=8"],
+            "--members changes nothing without --target",
+        ),
+        (
+            ["benchmark", "--config=demo", "--out=run", "--target=h100", "--repeats=3"],
+            "--repeats changes nothing with --target, which runs nothing",
+        ),
     ],
 )
 def test_flags_that_would_change_nothing_are_refused(tmp_path, arguments, message):

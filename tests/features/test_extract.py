@@ -128,6 +128,7 @@ def test_a_mistake_ends_the_program_with_one_sentence_and_status_2(folder):
     "flags, message",
     [
         (["--finetune_seeds=2"], "--finetune_seeds changes nothing without --finetune"),
+        (["--seed=1"], "--seed changes nothing without --finetune"),
         (["--crossfit=5"], "--crossfit changes nothing without --finetune"),
         (["--text_encoder=", "--context_past=2"], "--context_past changes nothing without --text"),
         (["--finetune=x", "--finetune_gamma=2"], "--finetune_gamma changes nothing without --fine"),
