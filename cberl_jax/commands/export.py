@@ -19,6 +19,9 @@ cberl export --workdir=runs/meld --format=folder --output=mymodel
 which it takes such a folder; docs/prediction.md says how.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 
 from cberl_jax.errors import UserError
@@ -50,5 +53,15 @@ def main() -> None:
     if given["length"].present and given.format == "folder":
         raise UserError("--length changes nothing with --format=folder, which takes any length")
     meaning = export(given.workdir, given.output, given.length, given.format)
-    shown = {name: value for name, value in meaning.items() if name != "settings"}
-    print(f"{given.output}: {shown}")
+    print(f"{given.output}: {_summarise(meaning)}")
+
+
+def _summarise(meaning: Mapping[str, Any]) -> str:
+    """What a model takes and gives."""
+    widths = ", ".join(f"{name} {width}" for name, width in meaning["widths"].items())
+    members = meaning["members"] if "members" in meaning else len(meaning["seeds"])
+    length = f"{meaning['length']} at most" if "length" in meaning else "any number"
+    return (
+        f"members {members}; widths of features: {widths}; turns: {length}; "
+        f"classes: {', '.join(meaning['classes'])}"
+    )

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -106,6 +108,26 @@ def test_it_is_exported_again_as_the_run_would_be(author, exported, tmp_path):
     for end in ("", ".json", ".md"):
         a, b = ((tmp_path / f"{x}.bin{end}").read_bytes() for x in "ab")
         assert a == b and a, end
+
+
+@pytest.mark.parametrize(
+    "flags, turns", [(["--format=folder"], "any number"), (["--length=4"], "4 at most")]
+)
+def test_the_command_says_what_the_model_takes(
+    exported, tmp_path, program_environment, flags, turns
+):
+    command = ["export", f"--workdir={exported}", "--output=there", *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "cberl_jax", *command],
+        cwd=tmp_path,
+        env=program_environment | {"PYTHONPATH": str(Path(cberl.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == (
+        "there: members 2; widths of features: text 24, audio 12, visual 12; "
+        f"turns: {turns}; classes: neutral, surprise, fear, sadness, joy, disgust, anger\n"
+    ), done.stderr
 
 
 def test_nothing_that_is_handed_on_names_a_folder_of_the_author(author, exported, tmp_path):
