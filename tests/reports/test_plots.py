@@ -16,6 +16,7 @@ from cberl_jax.reports.plots.run import (
     draw_confusion,
     draw_features,
 )
+from cberl_jax.reports.plots.search import draw_history
 from cberl_jax.reports.plots.style import shorten_all
 from cberl_jax.reports.plots.trace import Trace, draw_trace
 
@@ -122,6 +123,18 @@ def test_the_legend_of_calibration_is_beside_the_curve(tmp_path, monkeypatch):
     for axes in figure.axes:
         assert axes.get_legend() is None
         assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_before_the_first_score_of_a_search_there_is_no_best_one(tmp_path, monkeypatch):
+    """The first points may have been stopped early; one scores far below the others."""
+    lines = []
+    monkeypatch.setattr(Axes, "step", lambda self, x, y, **look: lines.append((x, y)))
+    scores = [None, -9.0, 0.5, None, 0.6]
+    draw_history(tmp_path / "history.png", range(5), scores, {0: [0.4, 0.5]}, "dev mean F1")
+    ((where, best),) = lines
+    lowest = best[1]
+    assert list(where) == list(range(5)) and 0.0 < lowest < 0.45
+    np.testing.assert_array_equal(best, [np.nan, lowest, 0.5, 0.5, 0.6])
 
 
 def test_an_arrow_ends_at_the_turn_that_attends(tmp_path, monkeypatch):

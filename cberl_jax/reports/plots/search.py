@@ -60,7 +60,9 @@ def draw_history(
                 where[under], shown[under], marker="v", s=22, color="#777777", label="lower or none"
             )
         values = np.asarray([-np.inf if score is None else score for score in scores])
-        best = np.maximum(np.maximum.accumulate(values), low)
+        best = np.maximum.accumulate(values)
+        # Before the first score there is no best one.
+        best = np.where(np.isfinite(best), np.maximum(best, low), np.nan)
         axes.step(where, best, where="post", color=blue, linewidth=1.6, label="best so far")
         trained = [(number, own) for number, own in again.items() if own]
         axes.errorbar(
