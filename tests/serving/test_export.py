@@ -130,6 +130,9 @@ def test_the_program_says_what_was_written(run, program_environment, tmp_path):
         command, env=program_environment, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert "'length': 4" in done.stdout
+    assert done.stdout == (
+        f"{tmp_path / 'model.bin'}: members 2; widths of features: text 24, audio 12, visual 12; "
+        "turns: 4 at most; classes: neutral, surprise, fear, sadness, joy, disgust, anger\n"
+    )
     assert (tmp_path / "model.bin").stat().st_size > 1000
     assert (tmp_path / "model.bin.md").read_text() == (run.workdir / "MODEL_CARD.md").read_text()

@@ -110,13 +110,8 @@ def test_it_is_exported_again_as_the_run_would_be(author, exported, tmp_path):
         assert a == b and a, end
 
 
-@pytest.mark.parametrize(
-    "flags, turns", [(["--format=folder"], "any number"), (["--length=4"], "4 at most")]
-)
-def test_the_command_says_what_the_model_takes(
-    exported, tmp_path, program_environment, flags, turns
-):
-    command = ["export", f"--workdir={exported}", "--output=there", *flags]
+def test_the_command_says_what_the_model_takes(exported, tmp_path, program_environment):
+    command = ["export", f"--workdir={exported}", "--output=there", "--format=folder"]
     done = subprocess.run(
         [sys.executable, "-m", "cberl_jax", *command],
         cwd=tmp_path,
@@ -126,7 +121,7 @@ def test_the_command_says_what_the_model_takes(
     )
     assert done.stdout == (
         "there: members 2; widths of features: text 24, audio 12, visual 12; "
-        f"turns: {turns}; classes: neutral, surprise, fear, sadness, joy, disgust, anger\n"
+        "turns: any number; classes: neutral, surprise, fear, sadness, joy, disgust, anger\n"
     ), done.stderr
 
 
