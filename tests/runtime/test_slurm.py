@@ -111,6 +111,25 @@ def test_an_array_of_jobs_trains_a_sweep_as_one_process_does(corpus, cluster, tm
     assert {path.name[:4] for path in (workdir / "chunks").iterdir()} == {"1of2", "2of2"}
 
 
+def test_an_array_of_jobs_works_on_one_search(corpus, cluster, tmp_path):
+    pytest.importorskip("optuna", reason="needs pip install 'cberl-jax[search]'")
+    space, script, workdir = (tmp_path / name for name in ("space.py", "search.sbatch", "search"))
+    space.write_text('def get_space():\n    return {"loss.gamma": (0, 3)}\n')
+    asked = (f"--space={space}", "--trials=8", "--batch=2", "--seeds=1", "--best_seeds=1")
+    line = " ".join(f"'{word}'" for word in command("search", corpus, workdir, *asked))
+    head = "#!/bin/bash\n#SBATCH --array=1-2\n#SBATCH --cpus-per-task=1\n"
+    script.write_text(f"{head}srun {line}\n")
+    wait_for_end(cluster, submit(cluster, script, tmp_path))
+    logs = [path.read_text() for path in sorted(tmp_path.glob("job-*.out"))]
+    assert len(logs) == 2 and (workdir / "search.json").exists(), logs
+    taken = [re.findall(r"^points (\d+) to", log, re.M) for log in logs]
+    assert all(taken) and sorted(map(int, [*taken[0], *taken[1]])) == [0, 2, 4, 6], logs
+    report = json.loads((workdir / "search.json").read_text())
+    assert [own["number"] for own in report["points"]] == list(range(8))
+    assert all(own["score"] is not None for own in report["points"])
+    assert sum("report: " in log for log in logs) == 1
+
+
 def test_two_tasks_of_a_job_are_one_run(corpus, cluster, tmp_path):
     call(cluster, *command("train", corpus, tmp_path / "one", "--seeds=2"))
     tasks = ("srun", "-n2", "--cpus-per-task=1")
