@@ -395,12 +395,14 @@ class Trials:
           UserError: another one is kept.
         """
         name = _CORPUS + json.dumps(data, sort_keys=True)
-        if self._study.user_attrs.get(name, fingerprint) != fingerprint:
+        known = self._study.user_attrs.get(name)
+        if known is None:
+            self._study.set_user_attr(name, fingerprint)
+        elif known != fingerprint:
             raise UserError(
                 f"{self._where}: points at {spell_point(data)} were trained on another corpus than "
                 f"the present one; name a new workdir, or give the corpus as it was"
             )
-        self._study.set_user_attr(name, fingerprint)
 
     def end(self, batch: Batch) -> None:
         """Forgets the lock of a batch whose points are all told."""
