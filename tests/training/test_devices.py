@@ -155,13 +155,6 @@ def test_two_processes_give_what_one_gives(seeds, program_environment, tmp_path)
     assert len(metrics) == epochs_done * seeds
 
     # What two processes wrote, one reads: the checkpoints hold all members' shards.
-    if seeds > 1:
-        again = evaluate_run(str(tmp_path / "two"))
-        for ours, theirs in zip(again["members"], report["members"], strict=True):
-            for split in ("dev", "test"):
-                found = ours[split]["macro_f1"]
-                assert found == pytest.approx(theirs[split]["macro_f1"], abs=0.02)
-        return
     (tmp_path / "two" / "report.json").unlink()
     again = command(tmp_path / "two", *arguments)
     done = subprocess.run(
