@@ -154,13 +154,9 @@ class Worker:
                 self._carry_out(batch, trials)
 
     def _carry_out(self, batch: Batch, trials: Trials) -> None:
-        point = next(iter(batch.points.values()))
-        program = self._take_program(static_settings(point), complete(point, self.config))
-        if data := data_settings(program.static):
-            trials.check_corpus(data, fingerprint(program.prepared.corpus))
         try:
             with Stopper(self.say).listening() as stopper:
-                self._train(batch, program, stopper)
+                self._train(batch, trials, stopper)
         except TooLarge as error:
             self._refuse(batch, trials, error)
         else:
@@ -176,10 +172,13 @@ class Worker:
             for number, point in batch.points.items()
         }
 
-    def _train(self, batch: Batch, program: _Program, stopper: Stopper) -> None:
+    def _train(self, batch: Batch, trials: Trials, stopper: Stopper) -> None:
         """Trains of a batch what its chunks lack."""
+        point = next(iter(batch.points.values()))
+        static = static_settings(point)
         numbers = f"{min(batch.points)} to {max(batch.points)}"
-        self.say(f"points {numbers}: {spell_point(program.static) or 'one program'}")
+        self.say(f"points {numbers}: {spell_point(static) or 'one program'}")
+        program = self._take_program(static, complete(point, self.config), trials)
         # A point may be there twice, a member not.
         asked = list(dict.fromkeys(m for own in self._members(batch).values() for m in own))
         chunked = list_chunks(self.folder, self.config, batch.name)
@@ -204,13 +203,19 @@ class Worker:
         name = batch.name + (_RUNG.format(len(rungs)) if rungs else "-")
         self._train_chunks(group, program.fleet, name, there, members, state, None)
 
-    def _take_program(self, static: dict[str, Value], point: Point) -> _Program:
-        """Makes the program of some static settings the one in use."""
+    def _take_program(self, static: dict[str, Value], point: Point, trials: Trials) -> _Program:
+        """Makes the program of some static settings the one in use.
+
+        Raises:
+          UserError: the corpus is another one than that of earlier points.
+        """
         if self.program is None or self.program.static != static:
             self.program, self.before = self.before, self.program
         if self.program is None or self.program.static != static:
             config = point_config(self.config, static_settings(point))
             prepared = prepare_members(config, load_data(config))
+            if data := data_settings(static):
+                trials.check_corpus(data, fingerprint(prepared.corpus))
             self.program = _Program(static, config, prepared)
         return self.program
 

@@ -265,7 +265,10 @@ class Trials:
             return samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
     def _score_batches(self) -> list[tuple[dict[str, Value], float]]:
-        """The static settings of each batch, and the mean score of the best quarter of its points.
+        """The static settings of each batch, and the mean score of its best points.
+
+        These are a quarter, and two at least: half of a batch may be drawn at random, as in
+        ``_create_others``.
 
         Among single points those of a few batches would seem well explored in one place, and no
         other one would be tried. A point that was stopped counts by the score that it had reached:
@@ -280,7 +283,6 @@ class Trials:
             ranked = sorted((score for score in reached if score is not None), reverse=True)
             if ranked:
                 static, _ = split_point(each[0].point)
-                # Half of the points of a batch may be drawn at random: see ``_create_others``.
                 batches.append((static, float(np.mean(ranked[: max(2, len(ranked) // 4)]))))
         return batches
 
