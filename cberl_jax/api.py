@@ -357,8 +357,7 @@ def search(
       space: setting -> ``(low, high)``, ``(low, high, "log")`` or a list of choices; by default
         wide around what the presets have.
       settings: as of ``train``; they are the same at every point, whatever the space says.
-      batch: points that are chosen together; by default a sixteenth of all, 8 to 32, with
-        ``halving`` twice as many.
+      batch: points that are chosen together; by default a sixteenth of all, 8 to 32.
       best_seeds: number of seeds with which the best points are trained again.
       storage: URL of the study as Optuna takes it; by default a file in the folder.
       sampler_seed: of the sampler.
