@@ -33,8 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch",
         None,
-        "Points that are chosen together; by default a sixteenth, 8 to 32, with --halving twice "
-        "as many.",
+        "Points that are chosen together; by default a sixteenth, 8 to 32.",
         1,
     )
     flags.DEFINE_boolean(
