@@ -149,6 +149,10 @@ def _keep_compiled_programs() -> None:
     """Compiled programs outlive the process: the second start of a run skips the compilation."""
     import jax
 
+    from cberl_jax.runtime.compiled import keep_compiled
+
+    keep_compiled()
+
     # jax defines the attributes of its config as it runs.
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

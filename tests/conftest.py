@@ -43,7 +43,7 @@ import pytest  # noqa: E402
 def pytest_configure(config):
     """Starts with an empty folder of compiled programs where the kept one has grown large."""
     if not IS_WORKER and COMPILED.exists():
-        if sum(path.stat().st_size for path in COMPILED.glob("*")) > MOST_KEPT:
+        if sum(path.stat().st_size for path in COMPILED.rglob("*")) > MOST_KEPT:
             shutil.rmtree(COMPILED)
     if IS_WORKER or not config.getoption("numprocesses", None):
         write_whole_entries()
@@ -107,15 +107,18 @@ def allow_mixed_types_in_optax():
 
 
 @pytest.fixture(scope="session")
-def program_environment(tmp_path_factory):
-    """A person's shell, but with fast compilation, and a cache of its own for what is compiled.
+def program_environment():
+    """A person's shell, but with fast compilation, and a folder for what commands compile.
 
-    One that is killed may leave half a program there, so that it is not the test process's.
+    One that is killed may leave half a program of jax's there, so that it is not the test
+    process's.
     """
     ours = {"JAX_NUMPY_DTYPE_PROMOTION", "CBERL_TEST_OUTSIDE"}
     return {name: value for name, value in os.environ.items() if name not in ours} | {
         "XLA_FLAGS": f"{os.environ['CBERL_TEST_OUTSIDE']} {FAST}".strip(),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_COMPILATION_CACHE_DIR": os.path.join(
+            os.environ["JAX_COMPILATION_CACHE_DIR"], "programs"
+        ),
     }
 
 

@@ -6,10 +6,12 @@ generated, out of the same sources, with noise of their own.
 
 import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cberl_jax.data.corpus import SPLITS, Corpus
 from cberl_jax.data.dataset import Dataset
@@ -26,6 +28,7 @@ from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN, join
 from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training.epoch import MemberState, Program
+from cberl_jax.training.fleet import compile_once
 from cberl_jax.training.gan_step import Utterances
 from cberl_jax.training.generation import generate
 from cberl_jax.training.outcome import member_states
@@ -101,11 +104,13 @@ def create_samples(
     # The same sources for all members.
     source = dataset.sources[:, 0]
     sources = choose(everything, source)._replace(label=corpus.label[dataset.place])
-    make = jax.jit(functools.partial(generate, program.gan))
+    make = functools.partial(_make, program.gan)
     members = []
     for number in numbers:
         own = jax.tree.map(lambda leaf, n=number: leaf[n], state)
-        made = make(own.gan.best, dataset, source, random_key(own.seed, STREAM))
+        arguments = own.gan.best, dataset, source, own.seed
+        make = make if members else compile_once(make, *arguments)
+        made = make(*arguments)
         # What a source lacks, the utterance made from it lacks too.
         features = {m: np.where(sources.present[m][:, None], x, 0.0) for m, x in made.items()}
         generated = sources._replace(features=features)
@@ -123,6 +128,12 @@ def create_samples(
         members=members,
         standardiser=standardiser,
     )
+
+
+def _make(
+    gan: GAN | Flow | None, params: Any, data: Dataset, source: jax.Array, seed: jax.Array
+) -> Mapping[str, jax.Array]:
+    return generate(gan, params, data, source, random_key(seed, STREAM))
 
 
 def _classify(
@@ -152,12 +163,16 @@ def lay_out(samples: GanSamples) -> list[tuple[str, dict[str, np.ndarray]]]:
         "real": samples.real["train"],
         "generated": member.generated,
     }
-    for label in samples.minority:
-        shown = [vectors(complete(of_class(own, label)))[:SHOWN] for own in kinds.values()]
-        if not all(map(len, shown)):
-            continue
-        places, method = project(np.concatenate(shown))
-        clouds = np.split(places, np.cumsum([len(own) for own in shown])[:-1])
+    shown = {
+        label: [vectors(complete(of_class(own, label)))[:SHOWN] for own in kinds.values()]
+        for label in samples.minority
+    }
+    shown = {label: own for label, own in shown.items() if all(map(len, own))}
+    # Each class by a core of its own: t-SNE takes as long as all else that is drawn.
+    with threadpool_limits(1), ThreadPoolExecutor() as pool:
+        laid_out = list(pool.map(project, map(np.concatenate, shown.values())))
+    for (label, each), (places, method) in zip(shown.items(), laid_out):
+        clouds = np.split(places, np.cumsum([len(own) for own in each])[:-1])
         panel = dict(zip(kinds, clouds))
         own = (of_class(kinds[name], label) for name in ("generated", "sources", "real"))
         travelled = travelled_by(*own, of_class(samples.real["dev"], label))

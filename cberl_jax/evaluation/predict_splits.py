@@ -46,12 +46,13 @@ def predict_splits(
     folds, corpora = splits
     corpus = corpora[0]
     rows = _pack(splits, program.rows)
+    place, folded = fleet.place, bool(folds)
 
     def of_member(variables, shared, fold):
         table, rows = shared
-        if folds:
+        if folded:
             table, rows = table._replace(fold=fold), jax.tree.map(lambda leaf: leaf[fold], rows)
-        return predict(program, variables, table, rows, fleet.place)
+        return predict(program, variables, table, rows, place)
 
     variables = fleet.shard({**state.joint.variables, "params": state.joint.best})
     number = np.arange(members, dtype=np.int32) % len(corpora)

@@ -32,18 +32,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cberl_jax.data.folded_dataset import dataset_of
 from cberl_jax.models.precision import with_precision
-from cberl_jax.training.epoch import MemberState, Program, create_state, gan_epoch, joint_epoch
+from cberl_jax.runtime.compiled import find_or_trace, shapes_of
+from cberl_jax.training.epoch import (
+    MemberState,
+    Place,
+    Program,
+    create_state,
+    gan_epoch,
+    joint_epoch,
+)
 
 Hyper = Mapping[str, np.ndarray]
 COMPILER = "compiler"  # the name of its threads
 MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
 CPU_MEMORY_SHARE = 0.5
+# On a CPU. The third level, XLA's own choice, compiles longer, and its epochs are no faster.
+LEVEL_OPTION, LEVEL = "xla_backend_optimization_level", 2
 
 
 def members_like(program: Program, seeds: np.ndarray, hyper: Hyper) -> MemberState:
     """Shapes and dtypes of the state of S members, leaves [S, ...], without any work."""
     first = jax.tree.map(lambda leaf: leaf[0], (np.asarray(seeds, np.int32), dict(hyper)))
-    one = jax.eval_shape(functools.partial(create_state, program), *first)
+    one = shapes_of(functools.partial(create_state, program), *first)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype), one
     )
@@ -101,15 +111,16 @@ class Fleet:
     @property
     def stages(self) -> dict[str, Callable]:
         """Stage -> its epoch as a function of one member's state, data and settings, in order."""
+        program, place = self.program, self.place
 
         def joint(state, data, hyper):
-            return joint_epoch(self.program, state, dataset_of(data, hyper), hyper, self.place)
+            return joint_epoch(program, state, dataset_of(data, hyper), hyper, place)
 
         def gan(state, data, hyper):
-            return gan_epoch(self.program, state, dataset_of(data, hyper), hyper)
+            return gan_epoch(program, state, dataset_of(data, hyper), hyper)
 
-        each = {"joint": joint} if self.program.gan is None else {"gan": gan, "joint": joint}
-        how = (self.program.precision, self.devices[0].platform)
+        each = {"joint": joint} if program.gan is None else {"gan": gan, "joint": joint}
+        how = (program.precision, self.devices[0].platform)
         return {name: with_precision(function, *how) for name, function in each.items()}
 
     @property
@@ -240,12 +251,10 @@ class Fleet:
         """
         return self.gather(tree, members) if jax.process_count() == 1 else tree
 
-    def place(self, batch: Any) -> Any:
+    @property
+    def place(self) -> Place:
         """Splits the leading axis of a batch, as one member sees it, over the member's devices."""
-        if self.split == 1:
-            return batch
-        rows = self._sharding("rows")
-        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
+        return functools.partial(_place, None if self.split == 1 else self._sharding("rows"))
 
     def has_compiled(self, name: str) -> bool:
         """Whether this stage's program is there, so that ``compile`` takes no time."""
@@ -305,9 +314,11 @@ class Fleet:
             mapped = jax.vmap(function, in_axes=(0, None, 0), spmd_axis_name="member")
             result = self._sharding("member")
             staged = jax.jit(mapped, donate_argnums=given, out_shardings=result)
-        lowered = staged.lower(*arguments)
-        own = options and dict(options)
-        self._compiled[name] = _in_thread(lambda: lowered.compile(compiler_options=own))
+        lower = functools.partial(staged.lower, *arguments)
+        made_for = (keep, self._pmapped, self.split)
+        options = _optimise(self.devices[0], LEVEL) if options is None else options
+        compiler = find_or_trace(function, arguments, lower, made_for, self.devices, options)
+        self._compiled[name] = _in_thread(compiler)
 
     def memory(self, name: str) -> tuple[int, int]:
         """Bytes on one device that a compiled stage needs: per member, and for all of them."""
@@ -315,6 +326,12 @@ class Fleet:
         total = stats.argument_size_in_bytes + stats.temp_size_in_bytes
         total += stats.output_size_in_bytes - stats.alias_size_in_bytes
         return total // self._each, total
+
+
+def _place(rows: NamedSharding | None, batch: Any) -> Any:
+    if rows is None:
+        return batch
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
 
 
 def _in_thread(compiler: Callable[[], Callable]) -> concurrent.futures.Future[Callable]:
@@ -359,12 +376,20 @@ def compile_once(function: Callable, *arguments: Any, device: jax.Device | None 
       The compiled function of such arguments.
     """
     device = device or jax.local_devices()[0]
-    # On CPU the optimiser would take longer than all it could save.
-    options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+    # The optimiser would take longer than all it could save.
+    options = _optimise(device, 0)
     with jax.default_device(device):
-        compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
+        lower = functools.partial(jax.jit(function).lower, *arguments)
+        compiled = find_or_trace(function, arguments, lower, (), [device], options)()
     return_memory()
     return compiled
+
+
+def _optimise(device: jax.Device, level: int) -> dict[str, int] | None:
+    """The options of XLA for a level of optimisation on a CPU that the environment leaves open."""
+    if device.platform != "cpu" or LEVEL_OPTION in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return {LEVEL_OPTION: level}
 
 
 def _first_cpu() -> jax.Device | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from cberl_jax.data.dataset import Dataset, own_table
 from cberl_jax.models.precision import with_precision
+from cberl_jax.runtime.compiled import shapes_of
 from cberl_jax.training.epoch import (
     Hyper,
     MemberState,
@@ -200,9 +201,8 @@ class Streamed:
 
     def _shapes(self, function: Callable, state: MemberState, inputs: Any) -> Any:
         """Of what a function makes of one member, given shapes from ``describe_one``."""
-        return jax.eval_shape(
-            functools.partial(function, self._fleet.program), state, self.data, inputs
-        )
+        bound = functools.partial(function, self._fleet.program)
+        return shapes_of(bound, state, self.data, inputs)
 
     def _shapes_sent(self, count: int) -> Sent:
         """Of ``count`` utterances that are sent to one member."""
