@@ -410,11 +410,13 @@ def _on_accelerator() -> bool:
 def _own_process(function: Callable, *arguments: Any, devices: int = 1) -> Any:
     """Calls a function in a fresh process, in which a CPU is divided into so many devices."""
     fresh = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, fresh, _divide, (devices,)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, fresh, _begin, (devices,)) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _divide(devices: int) -> None:
+def _begin(devices: int) -> None:
+    # The compiler is timed: nothing that was compiled before is read.
+    jax.config.update("jax_enable_compilation_cache", False)
     # One is the default, and XLA_FLAGS may say another number.
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)
