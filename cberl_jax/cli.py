@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +21,8 @@ from cberl_jax.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+# Before all but a few lines of the package were loaded.
+STARTED = time.time()
 USER_ERROR_STATUS = 2
 # The usual exit status of a program that writes to a closed pipe, as in "| head".
 BROKEN_PIPE_STATUS = 141
@@ -151,7 +154,7 @@ def _keep_compiled_programs() -> None:
 
     from cberl_jax.runtime.compiled import keep_compiled
 
-    keep_compiled()
+    keep_compiled(STARTED)
 
     # jax defines the attributes of its config as it runs.
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]

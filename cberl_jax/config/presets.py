@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 import numpy as np
 from ml_collections import ConfigDict
 
+from cberl_jax.config import CONFIG_MODULE
 from cberl_jax.config.settings import (
     SETTINGS,
     Value,
@@ -118,7 +119,7 @@ def read_config(source: str | os.PathLike[str]) -> ConfigDict:
     path, *argument = name.split(":", 1)
     if not os.path.isfile(path):
         raise UserError(f"{path}: is neither a file nor one of the configs {', '.join(CONFIGS)}")
-    loader = SourceFileLoader("cberl_jax_config_file", path)
+    loader = SourceFileLoader(CONFIG_MODULE, path)
     spec = ModuleSpec(loader.name, loader, origin=path)
     spec.has_location = True
     module = sys.modules[loader.name] = importlib.util.module_from_spec(spec)

@@ -2,8 +2,10 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tiny import BARE, NO_PARTS, TINY, tiny_config, tiny_corpus
 
-from cberl_jax.runtime import compiled
+from cberl_jax.config import CONFIG_MODULE
+from cberl_jax.runtime import compiled, origins
 from cberl_jax.training.fleet import Fleet, compile_once
 from cberl_jax.training.prepare import prepare
 
@@ -24,10 +27,18 @@ traced = []
 X = np.arange(3, dtype=np.float32)
 
 
+class Loaded:
+    """The code of a process in which nothing changes."""
+
+    def name(self):
+        return "all code"
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The folder that a command would keep its programs in."""
     monkeypatch.setattr(compiled, "_open", lambda: tmp_path)
+    monkeypatch.setattr(compiled, "_sources", Loaded())
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     traced.clear()
@@ -132,6 +143,57 @@ def test_the_same_text_is_one_program_whatever_it_was_traced_from(folder):
     assert traced == ["scale", "scale again"] and len(programs(folder)) == 1
 
 
+def test_functions_that_use_other_arguments_have_other_programs(folder):
+    pair = {"one": X, "other": X + 5}
+    for name in ("one", "other", "one"):
+        result = run(lambda values, name=name: 2 * values[name], pair)
+        np.testing.assert_array_equal(result, 2 * pair[name])
+
+
+def test_the_weak_type_of_a_result_is_kept(folder):
+    weak, strong = lambda x: (x, 1.0), lambda x: (x, jnp.float32(1.0))
+    strong.__name__ = weak.__name__
+    for function in (weak, strong, weak):
+        assert run(function, X)[1].weak_type == (function is weak)
+    assert len(programs(folder)) == 2
+
+
+def made_in_a_function(slope):
+    @jax.custom_vjp
+    def double(x):
+        return 2 * x
+
+    double.defvjp(lambda x: (2 * x, None), lambda kept, gradient: (slope * gradient,))
+
+    class Local:
+        factor = slope
+
+    return double, Local
+
+
+def test_what_is_made_in_a_function_has_no_name(folder):
+    for slope in (1.0, 5.0):
+        double, local = made_in_a_function(slope)
+        derivative = run(lambda x, double=double: jax.grad(double)(x), np.float32(1))
+        assert float(derivative) == slope
+        np.testing.assert_array_equal(run(lambda x, local=local: local.factor * x, X), slope * X)
+    assert not list(folder.iterdir())
+
+
+def test_a_function_that_calls_python_runs_and_is_not_kept(folder, caplog):
+    seen = []
+
+    def show(x):
+        jax.debug.callback(lambda value: seen.append(value.tolist()), x)
+        return x
+
+    for _ in range(2):
+        np.testing.assert_array_equal(run(show, X), X)
+        jax.effects_barrier()
+    assert seen == [X.tolist()] * 2 and not list(folder.iterdir())
+    assert "a compiled program is not kept" in caplog.text
+
+
 def plus(array, x):
     traced.append("plus")
     return x + array
@@ -221,50 +283,133 @@ def test_the_programs_that_were_not_used_for_longest_go(folder, monkeypatch):
 
 
 def test_the_settings_of_jax_are_part_of_a_name(monkeypatch):
-    settings = compiled._settings.__wrapped__
-    before = settings()
-    assert settings() == before
-    with jax.default_matmul_precision("highest"):
-        pass
-    monkeypatch.setenv("XLA_FLAGS", "--xla_other")
-    assert settings() != before
-    monkeypatch.undo()
+    before = origins.name_settings()
+    for name in ("XLA_FLAGS", "JAX_OTHER", "FLAX_FIX_RNG_SEPARATOR"):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, "--other")
+            assert origins.name_settings() != before
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
-    assert settings() == before
-    jax.config.update("jax_default_matmul_precision", "highest")
+    with jax.default_device(jax.local_devices()[1]):
+        assert origins.name_settings() == before
+    with jax.default_matmul_precision("highest"):
+        assert origins.name_settings() != before
+    assert origins.name_settings() == before
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of a package, the only code beside installed libraries and the program's."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("")
+    (folder / "losses.py").write_text("WEIGHT = 1\n")
+    own = {name for name, file in origins._loaded_files().items() if str(ROOT) in file}
+    known = {n: f for n, f in origins._loaded_files().items() if n not in own | {"__main__"}}
+    monkeypatch.setattr(origins, "_loaded_files", lambda: known)
+    monkeypatch.setattr(origins, "PACKAGE", folder)
+    monkeypatch.setattr(origins, "EXPERIMENTS", tmp_path / "experiments")
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", str(folder / "__main__.py"), raising=False)
+    known["__main__"] = main.__file__
+    return folder, known
+
+
+def is_named(sources):
     try:
-        assert settings() != before
-    finally:
-        jax.config.update("jax_default_matmul_precision", None)
+        return bool(sources.name())
+    except origins.Unnamed:
+        return False
 
 
-def test_code_that_a_person_has_loaded_is_part_of_a_name(tmp_path, monkeypatch):
-    sources = compiled._sources.__wrapped__
-    before = sources()
-    assert sources() == before and str(ROOT / "cberl_jax" / "losses.py") in before
-    (tmp_path / "of_a_lab.py").write_text("RATE = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    __import__("of_a_lab")
-    monkeypatch.setitem(sys.modules, "of_a_lab", sys.modules["of_a_lab"])
-    with_it = sources()
-    (tmp_path / "of_a_lab.py").write_text("RATE = 2\n")
-    assert len({before, with_it, sources()}) == 3
+def later():
+    return time.time() + 1
 
 
-def test_only_commands_keep_their_programs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["before it is named", "after that"])
+@pytest.mark.parametrize("change", ["edited", "new", "gone"])
+def test_code_that_has_changed_since_the_start_has_no_name(package, when, change):
+    sources = origins.Sources(later())
+    if when == "after that":
+        assert is_named(sources)
+    if change == "gone":
+        (package[0] / "losses.py").unlink()
+    else:
+        path = package[0] / ("losses.py" if change == "edited" else "new.py")
+        path.write_text("WEIGHT = 23\n")
+    assert not is_named(sources)
+    # The next start has other code.
+    assert is_named(origins.Sources(later()))
+
+
+def test_a_file_that_is_younger_than_the_process_has_no_name(package):
+    assert not is_named(origins.Sources(time.time() - 60))
+
+
+def test_names_of_the_code_follow_its_text(package):
+    folder, known = package
+    names = [origins.Sources(later()).name()]
+    (folder / "losses.py").write_text("WEIGHT = 2\n")
+    names.append(origins.Sources(later()).name())
+    config = known[CONFIG_MODULE] = str(folder.parent / "mine.py")
+    for text in ("a = 1", "a = 2"):
+        Path(config).write_text(text)
+        names.append(origins.Sources(later()).name())
+    assert len(set(names)) == 4
+    (folder / "losses.py").write_text("WEIGHT = 1\n")
+    # What an editor leaves while a file is changed.
+    (folder / ".#losses.py").symlink_to("nowhere")
+    del known[CONFIG_MODULE]
+    again = origins.Sources(later()).name()
+    assert again.splitlines()[:-1] == names[0].splitlines()[:-1]
+
+
+@pytest.mark.parametrize("own", ["a program", "a program read from a pipe", "a module"])
+def test_where_a_persons_own_code_is_loaded_nothing_has_a_name(package, own, monkeypatch):
+    folder, known = package
+    path = folder.parent / "own.py"
+    path.write_text("")
+    if own == "a module":
+        known["of_a_lab"] = str(path)
+    else:
+        known["__main__"] = str(path) if own == "a program" else "<stdin>"
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", known["__main__"])
+    assert not is_named(origins.Sources(later()))
+
+
+def test_the_programs_of_the_repository_are_named(package, monkeypatch):
+    folder, known = package
+    (folder.parent / "experiments").mkdir()
+    (folder.parent / "bin").mkdir()
+    for name in ("experiments/train.py", "bin/cberl"):
+        path = folder.parent / name
+        path.write_text("")
+        # Some library lists the program under another name, too.
+        known["__main__"] = known["__mp_main__"] = str(path)
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", str(path))
+        assert is_named(origins.Sources(later()))
+
+
+def test_only_commands_keep_their_programs(tmp_path, package, monkeypatch):
     open_ = compiled._open.__wrapped__
-    monkeypatch.setattr(compiled, "compilation_cache", None)  # jax's own stays as it is
-    assert open_() is None
-    monkeypatch.setattr(compiled, "_kept", True)
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    assert open_() is None
     before = jax.config.jax_compilation_cache_dir
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "a program", raising=False)
     try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "kept"))
+        # In a process of the Python interface nobody has asked for it.
+        assert open_() is None
+        compiled.keep_compiled(later())
+        assert open_() == tmp_path / "kept" and not list((tmp_path / "kept").iterdir())
+        assert open_() is None and not jax.config.jax_enable_compilation_cache
+        jax.config.update("jax_enable_compilation_cache", True)
         jax.config.update("jax_compilation_cache_dir", "gs://bucket/programs")
         assert open_() is None
+        (tmp_path / "file").write_text("")
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "in it"))
+        assert open_() is None
     finally:
+        monkeypatch.setattr(compiled, "_sources", None)
         jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
 
 
 def of_member(state, shared, hyper):
@@ -314,54 +459,35 @@ def test_a_fleet_that_splits_a_batch_reads_its_program(folder):
     assert len(traced) == 3
 
 
+# A program of a person's own, which replaces a function of the package.
 OWN_PROGRAM = """
-import atexit
-import sys
-
-import jax
-
+import os
 from cberl_jax.commands import run
 from cberl_jax.training import joint_step
 
-names = []
-
-
-def note(event, seconds, fun_name="", **more):
-    if event.endswith("jaxpr_trace_duration"):
-        names.append(fun_name)
-
-
-jax.monitoring.register_event_duration_secs_listener(note)
-atexit.register(lambda: print("traced:", *names, file=sys.stderr))
-{changed}
+focal_loss = joint_step.focal_loss
+factor = float(os.environ["FACTOR"])
+joint_step.focal_loss = lambda *given, **named: factor * focal_loss(*given, **named)
 run("train")
 """
-CHANGED = """
-focal_loss = joint_step.focal_loss
-joint_step.focal_loss = lambda *given, **named: 2.0 * focal_loss(*given, **named)
-"""
-
-
-# Functions of the package that a whole run traces; the others that jax lists are single operations.
+# Functions that a whole run traces; the others that jax lists are single operations.
 OURS = {"create_state", "gan", "joint", "of_member", "forward", "_make"}
 
 
-def train(workdir, environment, changed="", **settings):
-    """Trains by a program of a person's own; its metrics, and which of ``OURS`` it has traced."""
-    program = workdir.parent / "own.py"
-    program.write_text(OWN_PROGRAM.format(changed=changed))
+def train(workdir, environment, program=("-m", "cberl_jax", "train"), **settings):
+    """Trains in a process of its own; its metrics, and which of ``OURS`` it has traced."""
     flags = ["--config=demo", f"--workdir={workdir}"]
     flags += [f"--config.{name}={value}" for name, value in (TINY | BARE | settings).items()]
     done = subprocess.run(
-        [sys.executable, str(program), *flags],
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, *program, *flags],
+        env=environment | {"PYTHONPATH": str(ROOT), "JAX_LOG_COMPILES": "1"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    (names,) = (line for line in done.stderr.splitlines() if line.startswith("traced:"))
-    return (workdir / "metrics.jsonl").read_text(), OURS & set(names.split())
+    names = re.findall(r"Finished tracing (\w+) for jit", done.stderr)
+    return (workdir / "metrics.jsonl").read_text(), OURS & set(names)
 
 
 @pytest.mark.slow
@@ -377,13 +503,19 @@ def test_a_second_start_traces_nothing_of_a_run(tmp_path, program_environment):
 
 
 @pytest.mark.slow
-def test_a_function_that_a_person_has_changed_is_traced(tmp_path, program_environment):
+def test_a_function_that_a_person_has_replaced_is_traced(tmp_path, program_environment):
     environment = program_environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "kept")}
     few = NO_PARTS | {"train.epochs": 2}
     first, _ = train(tmp_path / "first", environment, **few)
     second, traced_second = train(tmp_path / "second", environment, **few)
     assert first == second and not traced_second
-    changed, traced_changed = train(tmp_path / "changed", environment, CHANGED, **few)
-    environment = program_environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "empty")}
-    alone, _ = train(tmp_path / "alone", environment, CHANGED, **few)
-    assert "joint" in traced_changed and changed == alone != first
+    own = tmp_path / "own.py"
+    own.write_text(OWN_PROGRAM)
+    losses = []
+    for factor in ("1", "3"):
+        text, names = train(
+            tmp_path / factor, environment | {"FACTOR": factor}, program=(str(own),), **few
+        )
+        assert "joint" in names
+        losses.append(text)
+    assert losses[0] == first != losses[1]
