@@ -23,6 +23,7 @@ import os
 import pathlib
 import pickle
 import stat
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -34,11 +35,9 @@ from absl import logging
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from cberl_jax.errors import UserError
-from cberl_jax.runtime.files import replacing
 from cberl_jax.runtime.origins import Sources, Unnamed, name_settings, name_shapes, name_value
 
-TRACE, SHAPES, PROGRAM, PROBE = ".trace", ".shapes", ".program", ".probe"
+TRACE, SHAPES, PROGRAM, DRAFT = ".trace", ".shapes", ".program", ".draft"
 LARGEST = 2 * 2**30  # bytes of all files; beyond it those that were not used for longest go
 FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -57,7 +56,8 @@ def keep_compiled(started: float) -> None:
       started: seconds since 1970, before any code of the package was loaded.
     """
     global _sources
-    _sources = Sources(started)
+    with contextlib.suppress(OSError):  # A file that an editor has just replaced.
+        _sources = Sources(started)
 
 
 def find_or_trace(
@@ -85,11 +85,10 @@ def find_or_trace(
     named = devices[0].platform == "cpu" and _name((function, made_for))
     if not named:
         return functools.partial(lower().compile, options)
-    folder, source = named
-    target = name_value((options, [device.id for device in devices]))
+    target = f"{options} {[device.id for device in devices]}"
     rest = f"{name_settings()}\n{target}\n{name_shapes(arguments)}"
     given = jax.tree.structure((arguments, {}))
-    return _Files(folder, source, rest, given, tuple(devices), options).find_or_trace(lower)
+    return _Files(*named, rest, given, tuple(devices), options).find_or_trace(lower)
 
 
 def shapes_of(function: Callable, *arguments: Any) -> Any:
@@ -102,13 +101,13 @@ def shapes_of(function: Callable, *arguments: Any) -> Any:
     named = _name(function)
     if not named:
         return jax.eval_shape(function, *arguments)
-    folder, source = named
-    path = folder / _file_name((name_settings(), name_shapes(arguments), source), SHAPES)
+    folder, code, source = named
+    path = folder / _file_name((name_settings(), name_shapes(arguments), code, source), SHAPES)
     shapes = _read(path)
     if shapes is None:
         shapes = jax.eval_shape(function, *arguments)
         with _going_on(path):
-            _write(path, shapes)
+            _write(path, shapes, code)
     return shapes
 
 
@@ -118,7 +117,8 @@ class _Files:
 
     Attributes:
       folder: that they lie in.
-      source: a name of all that is traced.
+      code: a name of all code that the function may be traced through.
+      source: a name of the function.
       rest: a name of all else that the program depends on.
       given: the structure of its arguments.
       devices: that it runs on.
@@ -126,6 +126,7 @@ class _Files:
     """
 
     folder: pathlib.Path
+    code: str
     source: str
     rest: str
     given: Any
@@ -134,7 +135,7 @@ class _Files:
 
     def find_or_trace(self, lower: Lower) -> Callable[[], Compiled]:
         """Does what the function of the same name says."""
-        trace = self.folder / _file_name((self.rest, self.source), TRACE)
+        trace = self.folder / _file_name((self.rest, self.code, self.source), TRACE)
         known = _read(trace)
         kept = None if known is None else self._load(known[0], jax.tree.structure(known[1]))
         if kept is not None:
@@ -150,9 +151,11 @@ class _Files:
             program = compiled or lowered.compile(self.options)
             with _going_on(trace):
                 if name and compiled is None:
-                    _write(self.folder / name, serialize_executable.serialize(program)[0])
+                    content = serialize_executable.serialize(program)[0]
+                    _write(self.folder / name, content, self.code)
                 if name:
-                    _write(trace, (name, results.unflatten(range(results.num_leaves))))
+                    tree = results.unflatten(range(results.num_leaves))
+                    _write(trace, (name, tree), self.code)
                     _remove_oldest(self.folder)
             return program
 
@@ -180,8 +183,8 @@ def _name_lowered(lowered: jax.stages.Lowered) -> str:
     return f"{[sorted(unsaid[0]), *unsaid[1:]]}\n{lowered.as_text()}"
 
 
-def _name(value: Any) -> tuple[pathlib.Path, str] | None:
-    """The folder of the programs, and a name of all that is traced with a value.
+def _name(value: Any) -> tuple[pathlib.Path, str, str] | None:
+    """The folder of the programs, and names of all code and of a value that is traced.
 
     None where there is no certain name, or nothing is kept.
     """
@@ -189,29 +192,28 @@ def _name(value: Any) -> tuple[pathlib.Path, str] | None:
     if folder is None or _sources is None:
         return None
     try:
-        return folder, f"{_sources.name()}\n{name_value(value)}"
-    except (Unnamed, RecursionError, OSError):
+        return folder, _sources.name(), name_value(value)
+    except Exception:  # Such as a module whose attributes cannot be read.
         return None
 
 
 @functools.cache
 def _open() -> pathlib.Path | None:
-    """The folder of the programs; None where they are left to jax."""
+    """The folder of the programs; None where they are left to jax, whose cache is off otherwise."""
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     wanted = jax.config.jax_enable_compilation_cache and folder  # type: ignore[attr-defined]
     alone = jax.process_count() == 1 and jax.default_backend() == "cpu"
     if _sources is None or not wanted or not alone or "://" in folder:
         return None
     path = pathlib.Path(folder)
-    probe = path / f"{os.getpid()}{PROBE}"
+    probe = path / f"{os.getpid()}{DRAFT}"
     try:
-        _sources.name()
         path.mkdir(parents=True, exist_ok=True)
         # A file system may not say whose its files are.
-        _write(probe, True)
+        _write(probe, True, _sources.name())
         private = _read(probe)
         probe.unlink()
-    except (Unnamed, UserError, OSError):
+    except Exception:  # Such as code of a person's own, or a full disk.
         private = None
     if not private:
         return None
@@ -225,7 +227,7 @@ def _open() -> pathlib.Path | None:
 
 @contextlib.contextmanager
 def _going_on(path: pathlib.Path) -> Iterator[None]:
-    """Reports any failure within the block, after which a program is compiled as usual."""
+    """Reports any failure within the block: without the file the next start takes longer."""
     try:
         yield
     except Exception as error:
@@ -233,7 +235,7 @@ def _going_on(path: pathlib.Path) -> Iterator[None]:
 
 
 def _read(path: pathlib.Path) -> Any:
-    """What ``_write`` has written; None where the file is not there, damaged, or not the user's."""
+    """What ``_write`` has written; None where it is missing, damaged, or may be a stranger's."""
     try:
         with path.open("rb") as file:
             state = os.fstat(file.fileno())
@@ -242,7 +244,7 @@ def _read(path: pathlib.Path) -> Any:
                 return None
             content = file.read()
         stated, packed = content[:32], content[32:]
-        if hashlib.sha256(packed).digest() != stated:
+        if _sum(path.name, packed) != stated:
             return None
         os.utime(path)  # It was used.
         return pickle.loads(zlib.decompress(packed))
@@ -250,23 +252,40 @@ def _read(path: pathlib.Path) -> Any:
         return None
 
 
-def _write(path: pathlib.Path, content: Any) -> None:
+def _write(path: pathlib.Path, content: Any, code: str) -> None:
+    """Writes a file that only the user may read, whole or not at all.
+
+    Raises:
+      Unnamed: the code is not what its name says any more.
+    """
     packed = zlib.compress(pickle.dumps(content), level=1)
-    with replacing(path) as file:
-        file.write(hashlib.sha256(packed).digest() + packed)
-    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=DRAFT)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_sum(path.name, packed) + packed)
+        if _sources is None or _sources.name() != code:
+            raise Unnamed("the code has changed")
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
 
 
 def _remove_oldest(folder: pathlib.Path) -> None:
     """Removes the files that were not used for longest, as far as all are too large."""
-    paths = [path for path in folder.iterdir() if path.suffix in (TRACE, SHAPES, PROGRAM)]
-    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in paths)
-    total = sum(size for _, size, _ in files)
-    for _, size, path in files:
-        if total <= LARGEST:
-            break
-        path.unlink(missing_ok=True)
-        total -= size
+    paths = [path for path in folder.iterdir() if path.suffix in (TRACE, SHAPES, PROGRAM, DRAFT)]
+    with contextlib.suppress(FileNotFoundError):  # Another process removes them, too.
+        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in paths)
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if total <= LARGEST:
+                break
+            path.unlink()
+            total -= size
+
+
+def _sum(name: str, packed: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + packed).digest()
 
 
 def _file_name(parts: Sequence[str], ending: str) -> str:

@@ -33,7 +33,7 @@ EXPERIMENTS = PACKAGE.parent / "experiments"
 # Libraries that a function is traced through.
 TRACED = ("jax", "flax", "optax", "jraph")
 # Variables of the environment that begin so change what is traced or compiled.
-VARIABLES = ("JAX_", "XLA_", "TF_", "FLAX_", "NNX_")
+VARIABLES = ("JAX_", "XLA_", "TF_", "FLAX_", "NNX_", "NPROC")
 # Settings with such a name say where programs are kept, or the device, which is named apart.
 NO_MATTER = ("cache", "default_device")
 
@@ -43,10 +43,10 @@ class Unnamed(Exception):
 
 
 class Sources:
-    """The code of this process, which its files hold as long as they do not change.
+    """The code of this process; its files hold the same, unless they have changed since the start.
 
     Code of a person's own may replace functions of the package in memory, as it likes: where any is
-    loaded, nothing has a name. A config file is an exception: its text is part of the name.
+    loaded, no function has a name. A config file is an exception: its text is part of the name.
     """
 
     def __init__(self, started: float):
@@ -68,6 +68,8 @@ class Sources:
             raise Unnamed("a file has changed")
         if self._text is None:
             hashes = [f"{p} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in own | package]
+            if _stamps(own | package) != own | package:
+                raise Unnamed("a file has changed while it was read")
             self._text = "\n".join([*hashes, str(_stamps(_list_installed_files()))])
         return self._text
 
@@ -79,13 +81,15 @@ def _python_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _stamps(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, tuple[int, int]]:
     """File -> time of its last change in ns, and size."""
     states = {path: path.stat() for path in paths}
-    return {path: (state.st_mtime_ns, state.st_size) for path, state in states.items()}
+    # A copy may keep the time of its source, but not the time at which it was made.
+    return {p: (max(s.st_mtime_ns, s.st_ctime_ns), s.st_size) for p, s in states.items()}
 
 
 def _loaded_files() -> dict[str, str]:
     """Loaded module -> its file, of those that have one."""
-    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    return {name: file for name, file in files.items() if file}
+    # Some modules load others when an attribute is asked for.
+    named = {n: getattr(m, "__dict__", {}).get("__file__") for n, m in list(sys.modules.items())}
+    return {name: str(file) for name, file in named.items() if file}
 
 
 @functools.cache
@@ -127,7 +131,7 @@ def _list_installed_files() -> list[pathlib.Path]:
 
 
 def name_settings() -> str:
-    """A name of the versions, the processor, and the settings of jax, flax and XLA."""
+    """A name of versions, processor, jax's settings, and variables that jax, flax and XLA read."""
     variables = {n: value for n, value in os.environ.items() if n.startswith(VARIABLES)}
     values = variables | jax.config.values
     used = [n for n in sorted(values) if not any(word in n.lower() for word in NO_MATTER)]
@@ -168,14 +172,14 @@ def name_value(value: Any) -> str:
     # Not at the top: a command that trains nothing does not load it.
     from flax import linen as nn
 
-    if value is None or isinstance(value, bool | int | float | str | np.dtype):
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, np.dtype):
         return repr(value)
     if isinstance(value, tuple | list):
-        return f"{type(value).__qualname__}({', '.join(map(name_value, value))})"
+        return f"{_name_type(value)}[{', '.join(map(name_value, value))}]"
     if isinstance(value, Mapping):
-        return name_value([(key, own) for key, own in value.items()])
+        return f"{_name_type(value)}{name_value([(key, own) for key, own in value.items()])}"
     if isinstance(value, functools.partial):
-        return f"partial{name_value([value.func, value.args, value.keywords])}"
+        return f"{_name_type(value)}{name_value([value.func, value.args, value.keywords])}"
     if isinstance(value, types.MethodType):
         return f"method{name_value([value.__func__, value.__self__])}"
     if isinstance(value, types.FunctionType):
@@ -187,9 +191,9 @@ def name_value(value: Any) -> str:
         return f"{_name_code(value.__code__)} {name_value(rest)}"
     if isinstance(value, nn.Module):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return f"{name_value(type(value))}{name_value(fields)}"
+        return f"{_name_type(value)}{name_value(fields)}"
     if type(value).__module__.startswith("cberl_jax.") and hasattr(value, "__dict__"):
-        return f"{name_value(type(value))}{name_value(vars(value))}"
+        return f"{_name_type(value)}{name_value(vars(value))}"
     if isinstance(value, jax.sharding.Sharding):
         return repr(value)
     # What a module holds: classes, and functions of jax and of C.
@@ -197,6 +201,10 @@ def name_value(value: Any) -> str:
     if module in sys.modules and getattr(sys.modules[module], name, None) is value:
         return f"{module}.{name}"
     raise Unnamed(f"{type(value)}")
+
+
+def _name_type(value: Any) -> str:
+    return name_value(type(value))
 
 
 def _name_code(code: types.CodeType) -> str:

@@ -91,6 +91,19 @@ def added(x, value=1.0, *, other=2.0):
     return x + value + other
 
 
+class Swapped(NamedTuple):
+    rest: float
+    first: float
+
+
+def of_first(pair):
+    return lambda x: x * pair.first
+
+
+def of_kind(values):
+    return lambda x: x + float(isinstance(values, dict))
+
+
 def first_and_second():
     """Two functions in one line."""
     return (lambda x: x + 1.0), (lambda x: x + 2.0)
@@ -114,6 +127,8 @@ def with_keyword(other):
         first_and_second(),
         (functools.partial(jnp.sum, axis=0), functools.partial(jnp.prod, axis=0)),
         (jnp.sin, jnp.cos),
+        (of_first(Pair(2.0, 5.0)), of_first(Swapped(2.0, 5.0))),
+        (of_kind({"a": 1}), of_kind([("a", 1)])),
         (jax.nn.relu, jax.nn.gelu),
     ],
 )
@@ -194,6 +209,26 @@ def test_a_function_that_calls_python_runs_and_is_not_kept(folder, caplog):
     assert "a compiled program is not kept" in caplog.text
 
 
+def test_a_program_whose_code_changes_while_it_is_traced_is_not_kept(folder, monkeypatch):
+    class Edited(Loaded):
+        def name(self):
+            return f"code {len(traced)}"
+
+    monkeypatch.setattr(compiled, "_sources", Edited())
+    for number in (1, 2):
+        np.testing.assert_array_equal(run(functools.partial(scale, 2.0), X).first, 2 * X)
+        assert len(traced) == number and not list(folder.iterdir())
+
+
+def test_a_file_under_the_name_of_another_one_is_not_read(folder):
+    run(functools.partial(scale, 2.0), X)
+    (first,) = programs(folder)
+    run(functools.partial(scale, 3.0), X)
+    (second,) = set(programs(folder)) - {first}
+    os.replace(first, second)
+    np.testing.assert_array_equal(run(functools.partial(scale, 3.0), X).first, 3 * X)
+
+
 def plus(array, x):
     traced.append("plus")
     return x + array
@@ -249,7 +284,7 @@ def test_a_file_that_may_be_a_strangers_is_not_read(folder, whose):
     run(double, X)
     (path,) = programs(folder)
     assert path.stat().st_mode & 0o777 == 0o600
-    compiled._write(path, Payload())
+    compiled._write(path, Payload(), "all code")
     if whose == "writable by others":
         path.chmod(0o620)
     elif whose == "of another person":
