@@ -11,8 +11,8 @@ This is for commands with one process on a CPU. jax's own cache is off meanwhile
 has read from its cache cannot be written by another (jaxlib 0.10). On accelerators, with several
 processes, in the Python interface and in programs of a person's own, jax's cache serves alone.
 
-A file holds machine code, and is read by pickle. It is only read if it belongs to the user, and
-nobody else may write it.
+A file holds machine code, and is read by pickle: only if the user owns it, and others have no right
+to write it.
 """
 
 import contextlib
@@ -231,7 +231,7 @@ def _going_on(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logging.warning("%s: a compiled program is not kept (%s)", path, error)
+        logging.warning("%s: a compiled program is not kept, or not read (%s)", path, error)
 
 
 def _read(path: pathlib.Path) -> Any:

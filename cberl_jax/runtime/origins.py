@@ -8,7 +8,6 @@ under a wrong name would compute something else without a message.
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import os
 import pathlib
@@ -26,6 +25,7 @@ import numpy as np
 from jax.api_util import shaped_abstractify
 
 from cberl_jax.config import CONFIG_MODULE
+from cberl_jax.runtime.files import hash_file
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 # Beside the package in the repository: programs that run its commands.
@@ -67,7 +67,7 @@ class Sources:
         if package != self._package or latest >= self._started * 1e9:
             raise Unnamed("a file has changed")
         if self._text is None:
-            hashes = [f"{p} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in own | package]
+            hashes = [f"{path} {hash_file(path)}" for path in own | package]
             if _stamps(own | package) != own | package:
                 raise Unnamed("a file has changed while it was read")
             self._text = "\n".join([*hashes, str(_stamps(_list_installed_files()))])

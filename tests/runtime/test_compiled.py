@@ -429,7 +429,7 @@ def test_only_commands_keep_their_programs(tmp_path, package, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path / "kept"))
-        # In a process of the Python interface nobody has asked for it.
+        # The Python interface does not call ``keep_compiled``.
         assert open_() is None
         compiled.keep_compiled(later())
         assert open_() == tmp_path / "kept" and not list((tmp_path / "kept").iterdir())
