@@ -338,8 +338,9 @@ def package(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "__main__.py").write_text("")
     (folder / "losses.py").write_text("WEIGHT = 1\n")
-    own = {name for name, file in origins._loaded_files().items() if str(ROOT) in file}
-    known = {n: f for n, f in origins._loaded_files().items() if n not in own | {"__main__"}}
+    # Other tests of this process may have loaded a config, or a module of their own.
+    installed = origins._installed_folders()
+    known = {n: f for n, f in origins._loaded_files().items() if f.startswith(installed)}
     monkeypatch.setattr(origins, "_loaded_files", lambda: known)
     monkeypatch.setattr(origins, "PACKAGE", folder)
     monkeypatch.setattr(origins, "EXPERIMENTS", tmp_path / "experiments")
