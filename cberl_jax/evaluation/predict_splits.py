@@ -46,13 +46,13 @@ def predict_splits(
     folds, corpora = splits
     corpus = corpora[0]
     rows = _pack(splits, program.rows)
-    place, folded = fleet.place, bool(folds)
+    parts, folded = fleet.parts, bool(folds)
 
     def of_member(variables, shared, fold):
         table, rows = shared
         if folded:
             table, rows = table._replace(fold=fold), jax.tree.map(lambda leaf: leaf[fold], rows)
-        return predict(program, variables, table, rows, place)
+        return predict(program, variables, table, rows, parts)
 
     variables = fleet.shard({**state.joint.variables, "params": state.joint.best})
     number = np.arange(members, dtype=np.int32) % len(corpora)

@@ -19,8 +19,9 @@ from cberl_jax.models.djvae import DJVAE, LatentState
 from cberl_jax.models.ensemble import Ensemble
 from cberl_jax.models.graphs import conversation_graph
 from cberl_jax.models.layers import Dropout, HiddenLayer, draw_dropout
-from cberl_jax.models.masking import Masking
+from cberl_jax.models.masking import Masking, donate
 from cberl_jax.models.mgnn import GraphEncoder, MaskTokens, NodeDecoder
+from cberl_jax.models.parts import ONLY, WHOLE, Part, Parts
 
 # Part of the model -> the modules that it is made of.
 PARTS = {
@@ -157,6 +158,7 @@ class CBERL(nn.Module):
         masking: Masking,
         rate: jax.typing.ArrayLike = 0.0,
         input_rate: jax.typing.ArrayLike = 0.0,
+        parts: Parts = WHOLE,
     ) -> tuple[jax.Array, Intermediates]:
         """Classifies every utterance.
 
@@ -166,32 +168,50 @@ class CBERL(nn.Module):
           rate: [] dropout rate, without effect unless a ``dropout`` stream is given.
           input_rate: [] likewise, of the features that are fused; the classifiers' own are dropped
             at ``rate``.
+          parts: in which the rows are computed.
 
         Returns:
           Logits [B, L, K, C] of the weak classifiers, and the Intermediates.
         """
-        dropout = Dropout()
+        dropout, donated = Dropout(), {}
+        if self.settings.reconstruction:
+            donated = parts.keep_whole(donate(conversations.features, masking))
+        run = functools.partial(self.clone(parent=None).apply, method="forward")
         if self.has_rng("dropout"):
-            run = functools.partial(self.clone(parent=None).apply, method="forward")
-            arguments = (self.variables, conversations, masking)
+            arguments = (self.variables, conversations, masking, donated)
             shape, key = conversations.segment.shape, self.make_rng("dropout")
             dropout = draw_dropout(run, arguments, key, shape, rate, input_rate)
-        return self.forward(conversations, masking, dropout)
+        if parts.count == 1:
+            return self.forward(conversations, masking, donated, dropout)
+        streams = {n: self.scope.rngs[n].as_jax_rng() for n in ("latent",) if self.has_rng(n)}
+
+        def run_part(params, batch, part):
+            *given, bits = batch
+            dropout = Dropout(bits, rate, input_rate)
+            return run({**self.variables, "params": params}, *given, dropout, part, rngs=streams)
+
+        batch = (conversations, masking, donated, dropout.bits)
+        return parts.map(run_part, self.variables["params"], batch)
 
     @nn.compact
     def forward(
-        self, conversations: Conversations, masking: Masking, dropout: Dropout
+        self,
+        conversations: Conversations,
+        masking: Masking,
+        donated: Mapping[str, jax.Array],
+        dropout: Dropout,
+        part: Part = ONLY,
     ) -> tuple[jax.Array, Intermediates]:
-        """The same with a dropout that is already drawn."""
+        """The same of one part of a batch, whose donors are found and whose dropout is drawn."""
         s = self.settings
         present = conversations.present
         # By name: jit sorts the keys of a dict, and the layers below concatenate.
         features = {m: conversations.features[m] for m in sorted(conversations.features)}
         if s.reconstruction:
-            features = MaskTokens(name="mask_tokens")(features, masking)
+            features = MaskTokens(name="mask_tokens")(features, donated, masking)
         features = {m: jnp.where(present[m][..., None], x, 0.0) for m, x in features.items()}
 
-        fused, latent = self._fuse(features, present, dropout)
+        fused, latent = self._fuse(features, present, dropout, part)
         code = fused
         if s.bilstm:
             lstm = BiLSTM(s.hidden, s.causal, s.unroll, name="bilstm")
@@ -216,13 +236,14 @@ class CBERL(nn.Module):
         features: Mapping[str, jax.Array],
         present: Mapping[str, jax.Array],
         dropout: Dropout,
+        part: Part,
     ) -> tuple[jax.Array, LatentState | None]:
         """The fused feature [B, L, hidden], and the autoencoder's state if it is there."""
         s = self.settings
         # With wide features of few dialogues the layers that fuse them would overfit.
         thinned = {m: dropout.drop_inputs(x) for m, x in features.items()}
         if s.djvae:
-            return DJVAE(s.hidden, s.latent, name="djvae")(thinned, present, dropout)
+            return DJVAE(s.hidden, s.latent, name="djvae")(thinned, present, dropout, part)
         joined = jnp.concatenate(list(thinned.values()), axis=-1)
         return HiddenLayer(s.hidden, name="concatenation")(joined, dropout), None
 

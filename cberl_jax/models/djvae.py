@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cberl_jax.models.layers import Dropout, HiddenLayer
+from cberl_jax.models.parts import ONLY, Part
 
 # Experts narrower or wider than this add nothing but overflow.
 LOG_VARIANCE_RANGE = (-6.0, 4.0)
@@ -83,6 +84,7 @@ class DJVAE(nn.Module):
         features: Mapping[str, jax.Array],
         present: Mapping[str, jax.Array],
         dropout: Dropout,
+        part: Part = ONLY,
     ) -> tuple[jax.Array, LatentState]:
         """Fuses the modalities of every utterance.
 
@@ -92,6 +94,7 @@ class DJVAE(nn.Module):
           features: modality -> [..., d_m].
           present: modality -> [...] bool.
           dropout: of this pass.
+          part: that these utterances are of their batch.
 
         Returns:
           The fused feature [..., hidden], and the LatentState.
@@ -109,7 +112,8 @@ class DJVAE(nn.Module):
         latent = joint.mean
         if self.has_rng("latent"):
             # Drawn flat, which compiles faster.
-            noise = jax.random.normal(self.make_rng("latent"), (latent.size,))
+            noise = jax.random.normal(self.make_rng("latent"), (part.count * latent.size,))
+            noise = part.take(noise)
             latent = latent + noise.reshape(latent.shape) * jnp.exp(0.5 * joint.log_variance)
         reconstruction = {
             modality: nn.Dense(values.shape[-1], name=f"decoder_{modality}")(

@@ -19,6 +19,7 @@ class Dropout:
     Attributes:
       rate: [] share of a layer's values that is dropped.
       input_rate: [] share of the model's input that is dropped.
+      bits: [B, L, width] uint8, or None: then nothing is dropped.
     """
 
     def __init__(
@@ -27,9 +28,9 @@ class Dropout:
         rate: jax.typing.ArrayLike = 0.0,
         input_rate: jax.typing.ArrayLike = 0.0,
     ):
-        """Args: bits [B, L, width] uint8, or None: then nothing is dropped; the two rates."""
+        """Args: as of the attributes."""
         self.rate, self.input_rate = rate, input_rate
-        self._bits = bits
+        self.bits = bits
         self._left = 0 if bits is None else bits.shape[-1]
 
     def __call__(self, values: jax.Array) -> jax.Array:
@@ -45,10 +46,10 @@ class Dropout:
         return self._drop(values, self.input_rate)
 
     def _drop(self, values: jax.Array, rate: jax.typing.ArrayLike) -> jax.Array:
-        if self._bits is None:
+        if self.bits is None:
             return values
-        width = values.size // (self._bits.shape[0] * self._bits.shape[1])
-        bits = self._bits[..., self._left - width : self._left].reshape(values.shape)
+        width = values.size // (self.bits.shape[0] * self.bits.shape[1])
+        bits = self.bits[..., self._left - width : self._left].reshape(values.shape)
         self._left -= width
         dropped = jnp.round(jnp.asarray(rate) * 256)
         keep = bits >= dropped.astype(jnp.uint8)

@@ -1,5 +1,6 @@
 """Which nodes are masked, and what stands in for them (the sampling strategy of section 3.4)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -88,6 +89,11 @@ def draw_masking(
     donor = listed[(for_donor * count.astype(for_donor.dtype)).astype(jnp.int32)]
     swapped = masked & (for_swap < swap) & (count > 0)
     return Masking(masked, swapped, donor)
+
+
+def donate(features: Mapping[str, jax.Array], masking: Masking) -> dict[str, jax.Array]:
+    """Modality -> [B, L, d_m], the features of each node's donor, of those of the batch."""
+    return {m: x.reshape(-1, x.shape[-1])[masking.donor] for m, x in features.items()}
 
 
 def no_masking(shape: tuple[int, int]) -> Masking:

@@ -29,15 +29,26 @@ class MaskTokens(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Mapping[str, jax.Array], masking: Masking
+        self,
+        features: Mapping[str, jax.Array],
+        donated: Mapping[str, jax.Array],
+        masking: Masking,
     ) -> Mapping[str, jax.Array]:
-        """Returns the features, modality -> [B, L, d_m], with masked nodes hidden."""
+        """Hides masked nodes.
+
+        Args:
+          features: modality -> [B, L, d_m].
+          donated: likewise, those of each node's donor, from ``donate``.
+          masking: the masked nodes.
+
+        Returns:
+          modality -> [B, L, d_m].
+        """
         hidden = {}
         for modality, values in features.items():
             width = values.shape[-1]
             token = self.param(f"token_{modality}", nn.initializers.normal(0.02), (width,))
-            donor = values.reshape(-1, width)[masking.donor]
-            cover = jnp.where(masking.swapped[..., None], donor, token)
+            cover = jnp.where(masking.swapped[..., None], donated[modality], token)
             hidden[modality] = jnp.where(masking.masked[..., None], cover, values)
         return hidden
 

@@ -20,16 +20,30 @@ HEARTBEAT_SECONDS = 30
 LOST_STATUS = 1
 
 
-def divide_cpu(members: int) -> int:
-    """How many devices the CPU is divided into: one per core where each gets a member.
+# Devices of a CPU that share a member's batches. More were not measured.
+PARTS = 2
 
-    A core that trains its own members waits for no other one. It changes nothing where jax finds an
-    accelerator, or where ``XLA_FLAGS`` say how many devices there are.
+
+def count_used(members: int, cores: int) -> int:
+    """How many cores of a CPU train so many members, each a device of its own.
+
+    A core that trains its own members waits for no other one. Where there are twice as many cores
+    as members, two train one member.
+    """
+    each = PARTS if PARTS * members <= cores else 1
+    return min(cores, each * members)
+
+
+def divide_cpu(members: int) -> int:
+    """How many devices the CPU is divided into for so many members.
+
+    It changes nothing where jax finds an accelerator, or where ``XLA_FLAGS`` say how many devices
+    there are.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return cores if members >= cores else 1
+    return count_used(members, cores)
 
 
 def start_processes(

@@ -327,12 +327,12 @@ class Model(Summarised):
     def _compiled(self, shape: tuple[int, int], shared: Any) -> Callable[..., Any]:
         """The compiled program for rows [R, L] and their own utterances."""
         program = dataclasses.replace(self._program, rows=shape[0])
-        place, folded = self._fleet.place, self.fold is not None
+        parts, folded = self._fleet.parts, self.fold is not None
 
         def of_member(variables: Any, shared: tuple[Table, Rows], fold: Any) -> jax.Array:
             table, rows = shared
             table = table._replace(fold=fold) if folded else table
-            return predict(program, variables, table, rows, place)
+            return predict(program, variables, table, rows, parts)
 
         name = f"predict {shape}"
         arguments = (self._spread, shared, self._number)

@@ -32,7 +32,7 @@ from cberl_jax.data.simulate import SIZES, SimulatedSize, create_process, simula
 from cberl_jax.models.mgnn import ATTENTIONS
 from cberl_jax.reports.benchmark import format_benchmark
 from cberl_jax.runtime.files import write_json, write_text
-from cberl_jax.runtime.processes import divide_cpu
+from cberl_jax.runtime.processes import count_used, divide_cpu
 from cberl_jax.runtime.progress import print_now
 from cberl_jax.training.epoch import joint_epoch
 from cberl_jax.training.fleet import Fleet
@@ -57,8 +57,7 @@ Reference = Callable[[Prepared, Mapping[str, float], int], Any]
 class Contestant:
     """S members of one program, ready to run epochs one after the other.
 
-    They are trained on all devices, as the commands train them: on a CPU that is divided, members
-    that are fewer than its devices have one.
+    They are trained on the devices that the commands would train them on.
     """
 
     def __init__(self, prepared: Prepared, config: ConfigDict, members: int, budget: int = 0):
@@ -68,8 +67,8 @@ class Contestant:
         """
         self.members = list_members(config, range(members))
         devices = jax.devices()
-        if not _on_accelerator() and members < len(devices):
-            devices = devices[:1]
+        if not _on_accelerator():
+            devices = devices[: count_used(members, len(devices))]
         self.fleet = Fleet(prepared.program, members, devices)
         start = time.perf_counter()
         state = self.fleet.create(self.members.seeds, self.members.hyper)
@@ -422,8 +421,7 @@ def _begin(devices: int) -> None:
         jax.config.update("jax_num_cpu_devices", devices)
 
 
-# Of these the CPU is divided into a device per core, as the commands do it; the others compare what
-# one device does.
+# Of these the CPU is divided as the commands do it; the others compare what one device does.
 DIVIDED = ("reference", "members")
 SECTIONS = ("reference", "members", "attention", "streaming", "limit", "start", "growth")
 

@@ -24,6 +24,7 @@ from cberl_jax.models.ensemble import average_probability
 from cberl_jax.models.flow import Flow
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
+from cberl_jax.models.parts import WHOLE, Parts
 from cberl_jax.models.precision import DEFAULT
 from cberl_jax.runtime.numerics import random_key
 from cberl_jax.training import gan_step as gan_steps
@@ -40,8 +41,6 @@ from cberl_jax.training.generation import (
 from cberl_jax.training.joint_step import Batch, Objective, joint_optimizer, joint_step
 
 Hyper = Mapping[str, jax.Array]
-# Places the leading axis of a batch on devices, when the batch is split over them.
-Place = Callable[[Any], Any]
 # Streams of random numbers, folded into a member's key.
 INIT, GAN_STAGE, JOINT_STAGE, BOOTSTRAP, GATE = range(5)
 NEVER = -1
@@ -142,11 +141,6 @@ class MemberState(flax.struct.PyTreeNode):
     seed: jax.Array
     gan: GanState | None
     joint: JointState
-
-
-def _here(batch: Any) -> Any:
-    """Leaves a batch where it is."""
-    return batch
 
 
 def create_state(program: Program, seed: jax.Array, hyper: Hyper) -> MemberState:
@@ -312,7 +306,7 @@ def look_up(table: Table, rows: Rows, made: Made | None = None) -> Conversations
 
 
 def predict(
-    program: Program, variables: Any, table: Table, rows: Rows, place: Place = _here
+    program: Program, variables: Any, table: Table, rows: Rows, parts: Parts = WHOLE
 ) -> jax.Array:
     """Probabilities [R, L, C] of packed rows, a batch of ``program.rows`` at a time.
 
@@ -320,7 +314,7 @@ def predict(
     """
 
     def of_batch(batch):
-        conversations = look_up(table, place(batch))
+        conversations = look_up(table, parts.place(batch))
         masking = no_masking(batch.index.shape)
         logits, _ = program.model.apply(variables, conversations, masking, 0.0)
         return average_probability(logits)
@@ -331,10 +325,10 @@ def predict(
 
 
 def predict_classes(
-    program: Program, variables: Any, table: Table, rows: Rows, place: Place = _here
+    program: Program, variables: Any, table: Table, rows: Rows, parts: Parts = WHOLE
 ) -> jax.Array:
     """[R, L] int, the classes with the highest of the probabilities of ``predict``."""
-    return jnp.argmax(predict(program, variables, table, rows, place), axis=-1)
+    return jnp.argmax(predict(program, variables, table, rows, parts), axis=-1)
 
 
 def _draw_bootstrap(program: Program, seed: jax.Array, utterances: int) -> jax.Array:
@@ -397,7 +391,7 @@ def make_step(
     data: Dataset,
     hyper: Hyper,
     plan: Plan,
-    place: Place = _here,
+    parts: Parts = WHOLE,
 ) -> Callable[[Any, tuple[jax.Array, jax.Array]], tuple[Any, dict[str, jax.Array]]]:
     """The step of a joint epoch, as ``lax.scan`` takes it.
 
@@ -407,7 +401,7 @@ def make_step(
       data: the packed corpus.
       hyper: numeric settings.
       plan: of the epoch.
-      place: where the leading axis of a batch lies.
+      parts: in which the rows of a batch are computed.
 
     Returns:
       A function of (variables, optimiser state, average) and of (the step's rows [B] int, its
@@ -417,18 +411,20 @@ def make_step(
     batches = len(plan.order)
     total = hyper["train.epochs"] * batches
     counts = class_mass(data, hyper)
-    objective = Objective(program.model, counts, total, hyper, program.frozen)
+    objective = Objective(program.model, counts, total, hyper, program.frozen, parts)
 
     def step(carry, inputs):
         variables, optimizer, average = carry
         chosen, number = inputs
-        batch_rows = place(jax.tree.map(lambda x: x[chosen], data.train))
+        batch_rows = jax.tree.map(lambda x: x[chosen], data.train)
         batch = Batch(
             look_up(data.table, batch_rows, plan.made),
             batch_rows.label,
             batch_rows.weight * label_weight(data, batch_rows.label, hyper),
             plan.bootstrap[batch_rows.index],
         )
+        # Who is masked and what stands in is chosen from all rows; the model's parts come later.
+        batch = parts.keep_whole(batch)
         done = (joint.epoch * batches + number).astype(jnp.float32)
         key = jax.random.fold_in(step_key, number)
         variables, optimizer, terms = joint_step(
@@ -445,7 +441,7 @@ def make_step(
 
 
 def joint_epoch(
-    program: Program, state: MemberState, data: Dataset, hyper: Hyper, place: Place = _here
+    program: Program, state: MemberState, data: Dataset, hyper: Hyper, parts: Parts = WHOLE
 ) -> tuple[MemberState, dict[str, jax.Array]]:
     """One epoch of the joint stage and its dev evaluation.
 
@@ -457,19 +453,19 @@ def joint_epoch(
       state: the member's state.
       data: the packed corpus.
       hyper: numeric settings.
-      place: where the leading axis of a batch lies.
+      parts: in which the rows of a batch are computed.
 
     Returns:
       The new state, and the record of the epoch: loss terms, ``dev_<metric>``, ``active``,
       and ``test_<metric>`` where test is looked at.
     """
     plan = plan_epoch(program, state, data, hyper)
-    step = make_step(program, state, data, hyper, plan, place)
+    step = make_step(program, state, data, hyper, plan, parts)
     inputs = plan.order, jnp.arange(len(plan.order))
     carry, steps = jax.lax.scan(step, first_carry(state), inputs)
     averaged = averaged_variables(carry)
     predicted = {
-        name: predict_classes(program, averaged, data.table, rows, place)
+        name: predict_classes(program, averaged, data.table, rows, parts)
         for name, rows in evaluated_rows(data).items()
     }
     return end_epoch(program, state, data, hyper, carry, steps, predicted)

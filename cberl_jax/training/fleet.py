@@ -6,8 +6,8 @@ of members times parts of a batch:
 
 - at least as many members as devices: every device has its share of the members, and nothing is
   exchanged between devices;
-- fewer members than devices: every batch is split over the devices of its member, and the compiler
-  averages the gradients between them.
+- fewer members than devices: every batch is split over the devices of its member, and the
+  gradients are summed between them.
 
 The epoch functions are vmapped over members, and compiled by ``jit`` for arrays that are sharded
 over the devices of all processes (``NamedSharding``). With one process that has no batch to split
@@ -31,11 +31,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cberl_jax.data.folded_dataset import dataset_of
+from cberl_jax.models.parts import WHOLE, Parts
 from cberl_jax.models.precision import with_precision
 from cberl_jax.runtime.compiled import find_or_trace, shapes_of
 from cberl_jax.training.epoch import (
     MemberState,
-    Place,
     Program,
     create_state,
     gan_epoch,
@@ -48,6 +48,8 @@ MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
 CPU_MEMORY_SHARE = 0.5
 # On a CPU. The third level, XLA's own choice, compiles longer, and its epochs are no faster.
 LEVEL_OPTION, LEVEL = "xla_backend_optimization_level", 2
+# Stages whose batches are not split: on a CPU a device of each member computes them alone.
+UNSPLIT = ("gan",)
 
 
 def members_like(program: Program, seeds: np.ndarray, hyper: Hyper) -> MemberState:
@@ -92,8 +94,21 @@ class Fleet:
       padded_members: members that one call computes, copies included.
     """
 
-    def __init__(self, program: Program, members: int, devices: Sequence[jax.Device] | None = None):
-        """Lays out devices for up to ``members`` members; by default all devices there are."""
+    def __init__(
+        self,
+        program: Program,
+        members: int,
+        devices: Sequence[jax.Device] | None = None,
+        pmap: bool = True,
+    ):
+        """Lays out devices for up to ``members`` members; by default all devices there are.
+
+        Args:
+          program: the static settings.
+          members: S.
+          devices: of all processes.
+          pmap: whether members may be sharded by pmap, whose arrays have an axis more.
+        """
         devices = tuple(jax.devices() if devices is None else devices)
         self.program = program
         self.split = choose_split(members, len(devices), program.rows)
@@ -104,6 +119,10 @@ class Fleet:
         self._each = -(-members // self._shards)
         self.padded_members = self._shards * self._each
         self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
+        self._may_pmap = pmap
+        self._alone: Fleet | None = None
+        if self.split > 1 and jax.process_count() == 1 and devices[0].platform == "cpu":
+            self._alone = Fleet(program, members, devices[:: self.split], pmap=False)
         self._compiled: dict[str, concurrent.futures.Future[Callable]] = {}
         self._create: Callable | None = None
         self._state: Any = None
@@ -111,10 +130,10 @@ class Fleet:
     @property
     def stages(self) -> dict[str, Callable]:
         """Stage -> its epoch as a function of one member's state, data and settings, in order."""
-        program, place = self.program, self.place
+        program, parts = self.program, self.parts
 
         def joint(state, data, hyper):
-            return joint_epoch(program, state, dataset_of(data, hyper), hyper, place)
+            return joint_epoch(program, state, dataset_of(data, hyper), hyper, parts)
 
         def gan(state, data, hyper):
             return gan_epoch(program, state, dataset_of(data, hyper), hyper)
@@ -140,7 +159,8 @@ class Fleet:
     @property
     def _pmapped(self) -> bool:
         """Whether members are sharded by pmap."""
-        return self.split == 1 and len(self.devices) > 1 and jax.process_count() == 1
+        several = self.split == 1 and len(self.devices) > 1
+        return several and self._may_pmap and jax.process_count() == 1
 
     def _sharding(self, *axes: str) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
@@ -252,13 +272,36 @@ class Fleet:
         return self.gather(tree, members) if jax.process_count() == 1 else tree
 
     @property
-    def place(self) -> Place:
-        """Splits the leading axis of a batch, as one member sees it, over the member's devices."""
-        return functools.partial(_place, None if self.split == 1 else self._sharding("rows"))
+    def parts(self) -> Parts:
+        """How a batch, as one member sees it, is split over the member's devices."""
+        return WHOLE if self.split == 1 else Parts(self.split, self._sharding("rows"))
 
     def has_compiled(self, name: str) -> bool:
         """Whether this stage's program is there, so that ``compile`` takes no time."""
-        return name in self._compiled and self._compiled[name].done()
+        compiled = self._computing(name)._compiled
+        return name in compiled and compiled[name].done()
+
+    def _computing(self, name: str) -> "Fleet":
+        """The fleet that computes a stage: this one, or one device of each of its members."""
+        return self if self._alone is None or name not in UNSPLIT else self._alone
+
+    def _take(self, tree: Any) -> Any:
+        """What ``shard`` and ``replicate`` of a fleet with split batches have on these devices.
+
+        Shapes stay shapes, of arrays that lie there.
+        """
+
+        def take(leaf):
+            sharding = NamedSharding(self._mesh, leaf.sharding.spec)
+            if leaf.sharding == sharding:
+                return leaf
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            own = {shard.device: shard.data for shard in leaf.addressable_shards}
+            parts = [own[device] for device in self.devices]
+            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
+
+        return jax.tree.map(take, tree)
 
     def compile(
         self,
@@ -282,7 +325,21 @@ class Fleet:
           The compiled function of such arguments.
         """
         self.compile_ahead(name, function, arguments, keep, options)
-        return self._compiled[name].result()
+        computing = self._computing(name)
+        compiled = computing._compiled[name].result()
+        if self._alone is None:
+            return compiled
+
+        def call(state: Any, *others: Any) -> Any:
+            if computing is not self:
+                # The state stays there, since the next epoch is likely to be of this stage.
+                return compiled(*computing._take((state, *others)))
+            own = self._sharding("member")
+            if jax.tree.leaves(state)[0].sharding != own:
+                state = jax.device_put(state, own)
+            return compiled(state, *others)
+
+        return call
 
     def compile_ahead(
         self,
@@ -293,6 +350,10 @@ class Fleet:
         options: Mapping[str, str] | None = None,
     ) -> None:
         """Begins what ``compile``, of the same arguments, ends; the compiler has its own thread."""
+        computing = self._computing(name)
+        if computing is not self:
+            taken = computing._take(arguments)
+            return computing.compile_ahead(name, function, taken, keep, options)
         if name in self._compiled:
             return
         given = () if keep else (0,)
@@ -322,16 +383,10 @@ class Fleet:
 
     def memory(self, name: str) -> tuple[int, int]:
         """Bytes on one device that a compiled stage needs: per member, and for all of them."""
-        stats = self._compiled[name].result().memory_analysis()
+        stats = self._computing(name)._compiled[name].result().memory_analysis()
         total = stats.argument_size_in_bytes + stats.temp_size_in_bytes
         total += stats.output_size_in_bytes - stats.alias_size_in_bytes
         return total // self._each, total
-
-
-def _place(rows: NamedSharding | None, batch: Any) -> Any:
-    if rows is None:
-        return batch
-    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, rows), batch)
 
 
 def _in_thread(compiler: Callable[[], Callable]) -> concurrent.futures.Future[Callable]:

@@ -24,6 +24,7 @@ from cberl_jax.models.cberl import CBERL, PARTS, Conversations
 from cberl_jax.models.djvae import LatentState
 from cberl_jax.models.gan import join
 from cberl_jax.models.masking import Masking, class_mask_probability, draw_masking, no_masking
+from cberl_jax.models.parts import WHOLE, Parts
 
 Hyper = Mapping[str, jax.Array]
 # The losses in a step's record, parts before their sum; a part that is switched off is not there.
@@ -55,6 +56,7 @@ class Objective(NamedTuple):
       steps: optimiser steps of the whole training.
       hyper: numeric settings.
       frozen: parts of the model that keep their parameters.
+      parts: in which the rows of a batch are computed.
     """
 
     model: CBERL
@@ -62,6 +64,7 @@ class Objective(NamedTuple):
     steps: jax.Array | float
     hyper: Hyper
     frozen: tuple[str, ...] = ()
+    parts: Parts = WHOLE
 
 
 def joint_optimizer(
@@ -181,6 +184,7 @@ def joint_loss(
         masking,
         hyper["optim.dropout"],
         hyper["optim.input_dropout"],
+        objective.parts,
         rngs=keys,
     )
     focal = focal_loss(
@@ -238,7 +242,7 @@ def joint_step(
     Returns:
       New variables, new optimiser state, the loss terms.
     """
-    model, counts, steps, hyper, frozen = objective
+    model, counts, steps, hyper, frozen, parts = objective
     mask_key, dropout_key, latent_key = jax.random.split(key, 3)
     masking = no_masking(batch.label.shape)
     if model.settings.reconstruction:
@@ -250,6 +254,7 @@ def joint_step(
             rate=hyper["mask.rate"],
             swap=hyper["mask.swap"],
         )
+        masking = parts.keep_whole(masking)
     warm = jnp.minimum(1.0, progress / jnp.maximum(hyper["loss.kl_warmup"], 1e-9))
     keys = {"dropout": dropout_key, "latent": latent_key}
 

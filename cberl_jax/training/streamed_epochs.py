@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cberl_jax.data.dataset import Dataset, own_table
+from cberl_jax.models.parts import Parts
 from cberl_jax.models.precision import with_precision
 from cberl_jax.runtime.compiled import shapes_of
 from cberl_jax.training.epoch import (
     Hyper,
     MemberState,
-    Place,
     Plan,
     Program,
     averaged_variables,
@@ -100,7 +100,7 @@ def list_terms(
     return {name: jnp.zeros(len(plan.order), value.dtype) for name, value in terms.items()}
 
 
-def run_block(program: Program, done: Any, shared: tuple, inputs: tuple, place: Place):
+def run_block(program: Program, done: Any, shared: tuple, inputs: tuple, parts: Parts):
     """Takes the steps of a block, from the first to before the last.
 
     Args:
@@ -108,13 +108,13 @@ def run_block(program: Program, done: Any, shared: tuple, inputs: tuple, place: 
       done: what the steps before have left: the carry, and their terms.
       shared: the data, and the first and the last step.
       inputs: the state at the beginning of the epoch, settings, plan, the utterances of the steps.
-      place: where the leading axis of a batch lies.
+      parts: in which the rows of a batch are computed.
 
     Returns:
       What the steps leave, and their number, which is there when they are computed.
     """
     (data, first, last), (state, hyper, plan, sent) = shared, inputs
-    step = make_step(program, state, with_part(data, sent), hyper, plan, place)
+    step = make_step(program, state, with_part(data, sent), hyper, plan, parts)
 
     def take(number, done):
         carry, terms = done
@@ -124,9 +124,9 @@ def run_block(program: Program, done: Any, shared: tuple, inputs: tuple, place: 
     return jax.lax.fori_loop(first, last, take, done), last - first
 
 
-def predict_block(program: Program, done: Any, shared: tuple, _: Hyper, place: Place) -> jax.Array:
+def predict_block(program: Program, done: Any, shared: tuple, _: Hyper, parts: Parts) -> jax.Array:
     """[r, L] int, the classes of rows, given the table that they point into, after all steps."""
-    return predict_classes(program, averaged_variables(done[0]), *shared, place)
+    return predict_classes(program, averaged_variables(done[0]), *shared, parts)
 
 
 def end_joint(program: Program, state: MemberState, data: Dataset, inputs: tuple):
@@ -243,11 +243,11 @@ class Streamed:
 
         nothing = {m: np.zeros((self._members, *t.shape), t.dtype) for m, t in terms.items()}
         span = fleet.replicate((np.int32(0), np.int32(0)))
-        run = functools.partial(run_block, place=fleet.place)
+        run = functools.partial(run_block, parts=fleet.parts)
         inputs = state, hyper, plan, rows
         predict, predicted = {}, {}
         for name, all_rows in evaluated_rows(self.data).items():
-            look = functools.partial(predict_block, place=fleet.place)
+            look = functools.partial(predict_block, parts=fleet.parts)
             first = cut_rows(self._table, all_rows, fleet.program.rows, self._budget)[0]
             own = fleet.replicate(own_table(self._table, first))
             predict[name] = self._compile(f"predict {name}", look, done, own, hyper)

@@ -17,7 +17,7 @@ from cberl_jax.models.djvae import DJVAE, Gaussian, product_of_experts
 from cberl_jax.models.ensemble import Ensemble, average_probability, draw_subspaces
 from cberl_jax.models.graphs import conversation_graph
 from cberl_jax.models.layers import Dropout, draw_dropout
-from cberl_jax.models.masking import Masking, draw_masking, no_masking
+from cberl_jax.models.masking import Masking, donate, draw_masking, no_masking
 from cberl_jax.models.mgnn import NodeDecoder
 
 NOTHING_DROPPED = Dropout()
@@ -638,7 +638,8 @@ def test_a_pass_uses_all_bits_that_are_drawn_for_it(changes):
     model = make_model(**changes)
     variables, masking = make_variables(model, PACKED), no_masking(PACKED.segment.shape)
     run = functools.partial(model.apply, method="forward")
-    arguments, shape = (variables, PACKED, masking), PACKED.segment.shape
+    arguments = (variables, PACKED, masking, donate(PACKED.features, masking))
+    shape = PACKED.segment.shape
     dropout = draw_dropout(run, arguments, jax.random.key(0), shape, 0.5)
     run(*arguments, dropout)
     assert dropout._left == 0

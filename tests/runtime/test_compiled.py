@@ -453,9 +453,9 @@ def of_member(state, shared, hyper):
     return {"sum": state["sum"] + hyper * shared.sum(), "count": state["count"] + 1}
 
 
-def split_rows(place, state, shared, hyper):
+def split_rows(parts, state, shared, hyper):
     traced.append("split_rows")
-    return state + hyper * place(shared).sum()
+    return state + hyper * parts.place(shared).sum()
 
 
 def test_a_fleet_reads_the_program_of_its_devices(folder):
@@ -490,7 +490,7 @@ def test_a_fleet_that_splits_a_batch_reads_its_program(folder):
         assert fleet.split == used
         one = np.ones(1, np.float32)
         arguments = fleet.shard(one), fleet.replicate(shared), fleet.shard(one)
-        step = fleet.compile("step", functools.partial(split_rows, fleet.place), arguments)
+        step = fleet.compile("step", functools.partial(split_rows, fleet.parts), arguments)
         np.testing.assert_array_equal(fleet.gather(step(*arguments), 1), [29.0])
     assert len(traced) == 3
 

@@ -15,8 +15,11 @@ from cberl_jax.runtime.processes import divide_cpu
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("cores, seeds, devices", [(1, 8, 1), (2, 1, 1), (2, 2, 2), (4, 9, 4)])
-def test_each_core_has_members_of_its_own_or_all_work_on_one(monkeypatch, cores, seeds, devices):
+@pytest.mark.parametrize(
+    "cores, seeds, devices",
+    [(1, 8, 1), (1, 1, 1), (2, 1, 2), (2, 2, 2), (4, 3, 3), (4, 9, 4), (16, 1, 2)],
+)
+def test_each_core_has_members_of_its_own_or_two_have_one(monkeypatch, cores, seeds, devices):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
     monkeypatch.setenv("XLA_FLAGS", "")
     assert divide_cpu(seeds) == devices

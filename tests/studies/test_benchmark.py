@@ -12,7 +12,7 @@ from tiny import NO_PARTS, tiny_config
 from cberl_jax.data.readers.npz import write_npz
 from cberl_jax.data.simulate import SimulatedSize, create_process, simulate_corpus
 from cberl_jax.reports.benchmark import format_benchmark
-from cberl_jax.runtime.processes import divide_cpu
+from cberl_jax.runtime.processes import count_used, divide_cpu
 from cberl_jax.studies.benchmark import (
     Contestant,
     benchmark,
@@ -127,8 +127,8 @@ def test_pytorch_is_given_as_many_steps_an_epoch(config):
         assert row["times_faster"] == pytest.approx(
             found["PyTorch"]["epoch_s"] / row["per_member_s"]
         )
-    # A member has one of the devices, many have all.
-    assert [row["devices"] for row in found.values()] == [1, 1, len(jax.devices())]
+    # A member has two of the devices, many have all.
+    assert [row["devices"] for row in found.values()] == [1, 2, len(jax.devices())]
 
 
 # A compilation in a fresh process.
@@ -144,8 +144,7 @@ def test_the_command_measures_members_with_a_device_per_core(
         pytest.skip("needs two cores")
     result = benchmark(config, str(tmp_path), [], sections=["members"], repeats=1)
     assert [row["members"] for row in result["members"]] == [1, 4, 16]
-    cores = divide_cpu(16)
-    expected = [1, cores if cores <= 4 else 1, cores]
+    expected = [count_used(members, divide_cpu(16)) for members in (1, 4, 16)]
     assert [row["devices"] for row in result["members"]] == expected
     assert "| devices |" in (tmp_path / "benchmark.md").read_text()
     # The compiler was timed, not a file that was read.

@@ -15,7 +15,6 @@ import pytest
 from tiny import BARE, TINY, tiny_config, tiny_corpus
 
 from cberl_jax.studies.evaluate import evaluate_run
-from cberl_jax.training import epoch as epochs
 from cberl_jax.training.fleet import Fleet, choose_split
 from cberl_jax.training.prepare import list_members, prepare
 
@@ -42,8 +41,9 @@ def test_a_batch_is_split_as_far_as_members_devices_and_rows_allow(members, devi
 
 
 @pytest.mark.slow
-def test_members_with_split_batches_equal_members_on_one_device():
-    config = tiny_config(**{"augment.method": "none", "model.layers": 1})
+@pytest.mark.parametrize("method", ["none", "gan"])
+def test_members_with_split_batches_equal_members_on_one_device(method):
+    config = tiny_config(**{"augment.method": method, "model.layers": 1})
     prepared = prepare(config, tiny_corpus())
     members = list_members(config, [0, 1])
     results = {}
@@ -53,16 +53,17 @@ def test_members_with_split_batches_equal_members_on_one_device():
         state = fleet.shard(fleet.create(members.seeds, members.hyper))
         shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
 
-        def epoch(state, data, hyper, place=fleet.place):
-            return epochs.joint_epoch(prepared.program, state, data, hyper, place)
-
-        step = fleet.compile("joint", epoch, (state, shared, hyper))
-        if devices == 4:
-            # The batch is split indeed: gradients have to be summed over devices.
-            assert "all-reduce" in step.as_text()
-        for _ in range(2):
-            state, record = step(state, shared, hyper)
-        results[devices] = fleet.gather((state, record), 2)
+        stages, records = fleet.stages, []
+        steps = {n: fleet.compile(n, s, (state, shared, hyper)) for n, s in stages.items()}
+        # As a training does it, and once more.
+        for name in [*stages, *stages]:
+            state, record = steps[name](state, shared, hyper)
+            records.append(fleet.gather(record, 2))
+        results[devices] = fleet.gather(state, 2), records
+        text = fleet._compiled["joint"].result().as_text() if devices == 4 else ""
+    # The batch is split indeed: gradients are summed over devices, all at once, and so are weights;
+    # what is predicted is gathered or summed.
+    assert len(re.findall(r" all-(?:reduce|gather)\(", text)) == 3
     chex.assert_trees_all_close(results[1], results[4], rtol=2e-3, atol=2e-4)
 
 

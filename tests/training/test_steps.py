@@ -1,6 +1,7 @@
 """One optimiser step: who learns from what, and that nobody else moves."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -14,6 +15,7 @@ from cberl_jax.models.cberl import CBERL, Conversations
 from cberl_jax.models.djvae import Gaussian, LatentState
 from cberl_jax.models.gan import GAN
 from cberl_jax.models.masking import no_masking
+from cberl_jax.models.parts import WHOLE, Parts
 from cberl_jax.training import gan_step as gan_steps
 from cberl_jax.training.gan_step import LOSSES, Utterances, gan_optimizer, gan_step, update_group
 from cberl_jax.training.joint_step import (
@@ -156,10 +158,10 @@ def joint_case(hyper):
 MODEL = CBERL(SETTINGS, WIDTHS, CLASSES)
 
 
-@jax.jit
-def compiled_step(variables, optimizer, batch, key, hyper):
+@functools.partial(jax.jit, static_argnames="parts")
+def compiled_step(variables, optimizer, batch, key, hyper, parts=WHOLE):
     counts = jnp.array([5.0, 3.0, 2.0, 1.0])
-    objective = Objective(MODEL, counts, 10, hyper)
+    objective = Objective(MODEL, counts, 10, hyper, parts=parts)
     return joint_step(objective, variables, optimizer, batch, key, 0.5)
 
 
@@ -175,6 +177,23 @@ def test_a_joint_step_moves_every_part_and_leaves_the_constants(joint_case, hype
     for part, params in before["params"].items():
         moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), variables["params"][part], params)
         assert any(jax.tree.leaves(moved)), part
+
+
+def test_a_step_is_the_same_in_parts(joint_case, hyper):
+    """Each row on its own: draws, donors from other rows, and means over all rows included."""
+    variables, optimizer, batch = joint_case
+    segment = batch.conversations.segment.at[2, :4].set(1)
+    batch = batch._replace(
+        conversations=batch.conversations._replace(segment=segment),
+        weight=jnp.where(segment > 0, 1.0, 0.0),
+    )
+    often = {"mask.rate": 0.5, "mask.swap": 1.0, "optim.dropout": 0.4, "optim.input_dropout": 0.3}
+    hyper = hyper | {name: jnp.float32(value) for name, value in often.items()}
+    arguments = variables, optimizer, batch, jax.random.key(0), hyper
+    _, *whole = compiled_step(*arguments)
+    _, *apart = compiled_step(*arguments, parts=Parts(3))
+    # Adam's moments, which are the gradient after the first step, and the terms of the loss.
+    chex.assert_trees_all_close(apart, whole, rtol=1e-4, atol=1e-7)
 
 
 def stack(*trees):
