@@ -194,7 +194,7 @@ def define_devices() -> None:
     flags.DEFINE_integer(
         "cpu_devices",
         None,
-        "Devices that the CPU is divided into; by default one, or one per core for as many seeds.",
+        "Devices that the CPU is divided into; by default as many as the seeds can use.",
         1,
     )
     flags.DEFINE_string(

@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 
-__version__ = "0.8.7"
+__version__ = "0.8.8"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "numpy")
 
 
