@@ -35,7 +35,7 @@ from cberl_jax.runtime.files import write_json, write_text
 from cberl_jax.runtime.processes import count_used, divide_cpu
 from cberl_jax.runtime.progress import print_now
 from cberl_jax.training.epoch import joint_epoch
-from cberl_jax.training.fleet import Fleet
+from cberl_jax.training.fleet import UNSPLIT, Fleet
 from cberl_jax.training.loop import peak_memory
 from cberl_jax.training.prepare import Prepared, list_members, load_data, prepare
 from cberl_jax.training.streamed_epochs import Streamed
@@ -55,20 +55,31 @@ Reference = Callable[[Prepared, Mapping[str, float], int], Any]
 
 
 class Contestant:
-    """S members of one program, ready to run epochs one after the other.
+    """S members of one program, ready to run epochs one after the other."""
 
-    They are trained on the devices that the commands would train them on.
-    """
+    def __init__(
+        self,
+        prepared: Prepared,
+        config: ConfigDict,
+        members: int,
+        budget: int = 0,
+        devices: int | None = None,
+    ):
+        """Compiles the stages and deals the members out to devices.
 
-    def __init__(self, prepared: Prepared, config: ConfigDict, members: int, budget: int = 0):
-        """Compiles the stages and deals the members out to all devices.
-
-        With a budget, rows come from the host: as many bytes of features lie on a device.
+        Args:
+          prepared: the corpus.
+          config: the settings.
+          members: S.
+          budget: bytes of features that lie on a device; the other rows come from the host. 0 for
+            all.
+          devices: how many are used; by default those that the commands would train on.
         """
         self.members = list_members(config, range(members))
-        devices = jax.devices()
-        if not _on_accelerator():
-            devices = devices[: count_used(members, len(devices))]
+        there = jax.devices()
+        if devices is None:
+            devices = len(there) if _on_accelerator() else count_used(members, len(there))
+        devices = there[:devices]
         self.fleet = Fleet(prepared.program, members, devices)
         start = time.perf_counter()
         state = self.fleet.create(self.members.seeds, self.members.hyper)
@@ -84,7 +95,7 @@ class Contestant:
             arguments = (self.state, self.shared, self.hyper)
             stages = self.fleet.stages
             for name, stage in stages.items():
-                self.fleet.compile_ahead(name, stage, arguments)
+                self.fleet.compile_ahead(name, stage, arguments, unsplit=name in UNSPLIT)
             self.steps = {n: self.fleet.compile(n, s, arguments) for n, s in stages.items()}
         self.compile_s = time.perf_counter() - start
 
@@ -287,7 +298,8 @@ def measure_limit(config: ConfigDict, members: int, repeats: int) -> dict[str, f
     program itself, where loops have their lengths.
     """
     config, prepared = _prepare(config, **{"augment.method": "none"})
-    contestant = Contestant(prepared, config, members)
+    # The compiler states the cost of a device's part of a program: no batch is to be split.
+    contestant = Contestant(prepared, config, members, devices=min(members, len(jax.devices())))
     seconds = time_in_turns({"ours": contestant}, repeats)["ours"]
     steps = len(prepared.data.train.index) // prepared.program.rows
     one = jax.tree.map(lambda x: x[0], (contestant.state, contestant.hyper))

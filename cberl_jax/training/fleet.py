@@ -11,7 +11,8 @@ of members times parts of a batch:
 
 The epoch functions are vmapped over members, and compiled by ``jit`` for arrays that are sharded
 over the devices of all processes (``NamedSharding``). With one process that has no batch to split
-they are pmapped instead, which gives the same bits.
+they are pmapped instead, which gives the same bits. What does not split its batches may run on the
+first device of each shard alone.
 
 No other file depends on the number of members or devices.
 """
@@ -48,8 +49,7 @@ MEMORY_SHARE = 0.9  # of an accelerator's memory; a CPU's is shared with others
 CPU_MEMORY_SHARE = 0.5
 # On a CPU. The third level, XLA's own choice, compiles longer, and its epochs are no faster.
 LEVEL_OPTION, LEVEL = "xla_backend_optimization_level", 2
-# Stages whose batches are not split: on a CPU a device of each member computes them alone.
-UNSPLIT = ("gan",)
+UNSPLIT = ("gan",)  # stages whose batches are not split
 
 
 def members_like(program: Program, seeds: np.ndarray, hyper: Hyper) -> MemberState:
@@ -99,7 +99,7 @@ class Fleet:
         program: Program,
         members: int,
         devices: Sequence[jax.Device] | None = None,
-        pmap: bool = True,
+        firsts: bool = False,
     ):
         """Lays out devices for up to ``members`` members; by default all devices there are.
 
@@ -107,22 +107,25 @@ class Fleet:
           program: the static settings.
           members: S.
           devices: of all processes.
-          pmap: whether members may be sharded by pmap, whose arrays have an axis more.
+          firsts: whether they are the first devices of the shards of a fleet that splits batches,
+            so that this one has the same shards, and arrays of the same shapes.
         """
         devices = tuple(jax.devices() if devices is None else devices)
         self.program = program
-        self.split = choose_split(members, len(devices), program.rows)
-        if self.split == 1 and jax.process_count() == 1:
+        self.split = 1 if firsts else choose_split(members, len(devices), program.rows)
+        if self.split == 1 and jax.process_count() == 1 and not firsts:
             devices = devices[:members]
         self.devices = devices
         self._shards = len(devices) // self.split
         self._each = -(-members // self._shards)
         self.padded_members = self._shards * self._each
         self._mesh = Mesh(np.asarray(devices).reshape(self._shards, self.split), ("member", "rows"))
-        self._may_pmap = pmap
+        self._of_firsts = firsts
         self._alone: Fleet | None = None
-        if self.split > 1 and jax.process_count() == 1 and devices[0].platform == "cpu":
-            self._alone = Fleet(program, members, devices[:: self.split], pmap=False)
+        self._unsplit: set[str] = set()
+        on_cpu = jax.process_count() == 1 and devices[0].platform == "cpu"
+        if self.split > 1 and on_cpu and program.gan is not None:
+            self._alone = Fleet(program, members, devices[:: self.split], firsts=True)
         self._compiled: dict[str, concurrent.futures.Future[Callable]] = {}
         self._create: Callable | None = None
         self._state: Any = None
@@ -160,7 +163,7 @@ class Fleet:
     def _pmapped(self) -> bool:
         """Whether members are sharded by pmap."""
         several = self.split == 1 and len(self.devices) > 1
-        return several and self._may_pmap and jax.process_count() == 1
+        return several and not self._of_firsts and jax.process_count() == 1
 
     def _sharding(self, *axes: str) -> NamedSharding:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
@@ -282,8 +285,8 @@ class Fleet:
         return name in compiled and compiled[name].done()
 
     def _computing(self, name: str) -> "Fleet":
-        """The fleet that computes a stage: this one, or one device of each of its members."""
-        return self if self._alone is None or name not in UNSPLIT else self._alone
+        """The fleet that computes a stage: this one, or the first devices of its shards."""
+        return self._alone if self._alone is not None and name in self._unsplit else self
 
     def _take(self, tree: Any) -> Any:
         """What ``shard`` and ``replicate`` of a fleet with split batches have on these devices.
@@ -310,6 +313,7 @@ class Fleet:
         arguments: tuple[Any, Any, Any],
         keep: bool = False,
         options: Mapping[str, str] | None = None,
+        unsplit: bool = False,
     ) -> Callable:
         """Compiles ``function(state, shared, hyper)`` of one member for all members, once per name.
 
@@ -320,11 +324,13 @@ class Fleet:
             members' settings, from ``shard``; or their shapes.
           keep: whether the state is used again; otherwise its memory becomes the result's.
           options: of XLA.
+          unsplit: whether the function does not split batches, so that one device of each shard is
+            enough for it. Where they are a CPU's, all at once would slow each other down.
 
         Returns:
           The compiled function of such arguments.
         """
-        self.compile_ahead(name, function, arguments, keep, options)
+        self.compile_ahead(name, function, arguments, keep, options, unsplit)
         computing = self._computing(name)
         compiled = computing._compiled[name].result()
         if self._alone is None:
@@ -348,8 +354,11 @@ class Fleet:
         arguments: tuple[Any, Any, Any],
         keep: bool = False,
         options: Mapping[str, str] | None = None,
+        unsplit: bool = False,
     ) -> None:
         """Begins what ``compile``, of the same arguments, ends; the compiler has its own thread."""
+        if unsplit and self._alone is not None:
+            self._unsplit.add(name)
         computing = self._computing(name)
         if computing is not self:
             taken = computing._take(arguments)

@@ -26,7 +26,7 @@ from cberl_jax.runtime.progress import Epoch, Progress
 from cberl_jax.runtime.signals import GRACE_SECONDS, Stopper
 from cberl_jax.runtime.workdir import Workdir
 from cberl_jax.training.epoch import NEVER, GanState, MemberState
-from cberl_jax.training.fleet import Fleet, members_like
+from cberl_jax.training.fleet import UNSPLIT, Fleet, members_like
 from cberl_jax.training.prepare import Members, Prepared
 from cberl_jax.training.streamed_epochs import Streamed
 from cberl_jax.training.streaming import find_budget
@@ -236,7 +236,8 @@ class Training:
         with self.clock.measure("compile_s"), self.stopper.all_saved():
             # The last stage takes longest.
             for name in reversed(names):
-                self.fleet.compile_ahead(name, self.fleet.stages[name], arguments)
+                stage, unsplit = self.fleet.stages[name], name in UNSPLIT
+                self.fleet.compile_ahead(name, stage, arguments, unsplit=unsplit)
 
     def compile(self, name: str) -> Callable:
         """The compiled epoch of one stage."""
@@ -244,7 +245,8 @@ class Training:
         with self.clock.measure("compile_s"), self.stopper.all_saved():
             if self.streamed is not None:
                 return self.streamed.compile(name, *arguments)
-            return self.fleet.compile(name, self.fleet.stages[name], arguments)
+            stage, unsplit = self.fleet.stages[name], name in UNSPLIT
+            return self.fleet.compile(name, stage, arguments, unsplit=unsplit)
 
     def memory(self, name: str) -> tuple[int, int]:
         """Bytes on one device that a compiled stage needs: per member, and for all of them."""

@@ -1,4 +1,4 @@
-"""A device per core, as the commands divide a CPU."""
+"""Devices of a CPU, as the commands divide it."""
 
 import json
 import os

@@ -1,5 +1,6 @@
 """Fewer members than devices, several processes: the same numbers by other routes."""
 
+import dataclasses
 import json
 import re
 import socket
@@ -15,7 +16,7 @@ import pytest
 from tiny import BARE, TINY, tiny_config, tiny_corpus
 
 from cberl_jax.studies.evaluate import evaluate_run
-from cberl_jax.training.fleet import Fleet, choose_split
+from cberl_jax.training.fleet import UNSPLIT, Fleet, choose_split
 from cberl_jax.training.prepare import list_members, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,8 @@ def test_members_with_split_batches_equal_members_on_one_device(method):
         shared, hyper = fleet.replicate(prepared.data), fleet.shard(members.hyper)
 
         stages, records = fleet.stages, []
-        steps = {n: fleet.compile(n, s, (state, shared, hyper)) for n, s in stages.items()}
+        given = state, shared, hyper
+        steps = {n: fleet.compile(n, s, given, unsplit=n in UNSPLIT) for n, s in stages.items()}
         # As a training does it, and once more.
         for name in [*stages, *stages]:
             state, record = steps[name](state, shared, hyper)
@@ -65,6 +67,32 @@ def test_members_with_split_batches_equal_members_on_one_device(method):
     # what is predicted is gathered or summed.
     assert len(re.findall(r" all-(?:reduce|gather)\(", text)) == 3
     chex.assert_trees_all_close(results[1], results[4], rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "members, devices, rows", [(1, 2, 8), (2, 4, 8), (1, 4, 8), (1, 4, 2), (1, 4, 6)]
+)
+def test_what_is_not_split_runs_on_the_first_device_of_each_shard(members, devices, rows):
+    """Spare devices included, which have copies of members."""
+    program = prepare(tiny_config(**{"augment.method": "gan"}), tiny_corpus()).program
+    program = dataclasses.replace(program, rows=rows)
+    fleet = Fleet(program, members, jax.local_devices()[:devices])
+    assert fleet.split > 1
+
+    def stage(state, shared, hyper):
+        return {"sum": state["sum"] + hyper * shared.sum()}, state["sum"]
+
+    hyper, shared = 1 + np.arange(members, dtype=np.float32), np.ones(4, np.float32)
+    given = fleet.shard({"sum": 0 * hyper}), fleet.replicate(shared), fleet.shard(hyper)
+    steps = {n: fleet.compile(n, stage, given, unsplit=n == "gan") for n in ("gan", "joint")}
+    assert fleet.has_compiled("gan") and fleet.memory("gan")[1] > 0
+    state, *others = given
+    for done, name in enumerate(("gan", "gan", "joint", "gan", "joint")):
+        state, before = steps[name](state, *others)
+        used = fleet.devices[:: fleet.split] if name == "gan" else fleet.devices
+        assert state["sum"].sharding.device_set == set(used)
+        np.testing.assert_array_equal(fleet.gather(before, members), 4 * done * hyper)
+    np.testing.assert_array_equal(fleet.gather(state["sum"], members), 20 * hyper)
 
 
 @pytest.mark.slow

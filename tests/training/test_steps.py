@@ -184,16 +184,21 @@ def test_a_step_is_the_same_in_parts(joint_case, hyper):
     variables, optimizer, batch = joint_case
     segment = batch.conversations.segment.at[2, :4].set(1)
     batch = batch._replace(
-        conversations=batch.conversations._replace(segment=segment),
+        conversations=batch.conversations._replace(
+            segment=segment, present={m: segment > 0 for m, _ in WIDTHS}
+        ),
+        label=batch.label.at[2, :4].set(jnp.arange(4) % CLASSES),
         weight=jnp.where(segment > 0, 1.0, 0.0),
     )
     often = {"mask.rate": 0.5, "mask.swap": 1.0, "optim.dropout": 0.4, "optim.input_dropout": 0.3}
+    # A clipped gradient has the same length whatever it is multiplied with.
+    often["optim.clip"] = 1e9
     hyper = hyper | {name: jnp.float32(value) for name, value in often.items()}
     arguments = variables, optimizer, batch, jax.random.key(0), hyper
     _, *whole = compiled_step(*arguments)
     _, *apart = compiled_step(*arguments, parts=Parts(3))
     # Adam's moments, which are the gradient after the first step, and the terms of the loss.
-    chex.assert_trees_all_close(apart, whole, rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_close(apart, whole, rtol=1e-4, atol=1e-6)
 
 
 def stack(*trees):
