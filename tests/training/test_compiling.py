@@ -39,9 +39,9 @@ def test_stages_that_compile_side_by_side_train_to_the_same_numbers(tmp_path, mo
     train_and_evaluate(config, str(tmp_path / "alone"), [0, 1], QUIET, pictures=False)
     begun, compile_ahead = [], Fleet.compile_ahead
 
-    def record(fleet, name, *arguments):
+    def record(fleet, name, *arguments, **named):
         begun.append(name)
-        compile_ahead(fleet, name, *arguments)
+        compile_ahead(fleet, name, *arguments, **named)
 
     monkeypatch.setattr(Fleet, "compile_ahead", record)
     monkeypatch.setattr(Fleet, "compiles_ahead", True)
