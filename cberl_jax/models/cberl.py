@@ -183,7 +183,9 @@ class CBERL(nn.Module):
             dropout = draw_dropout(run, arguments, key, shape, rate, input_rate)
         if parts.count == 1:
             return self.forward(conversations, masking, donated, dropout)
-        streams = {n: self.scope.rngs[n].as_jax_rng() for n in ("latent",) if self.has_rng(n)}
+        streams = {}
+        if self.has_rng("latent"):
+            streams["latent"] = self.scope.rngs["latent"].as_jax_rng()
 
         def run_part(params, batch, part):
             *given, bits = batch

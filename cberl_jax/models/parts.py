@@ -91,11 +91,11 @@ def _copy(parts: Parts, params: Any) -> Any:
 
 
 def _copy_forward(parts: Parts, params: Any) -> tuple[Any, Any]:
-    return _copy(parts, params), jax.tree.map(jnp.zeros_like, params)
+    return _copy(parts, params), params
 
 
-def _copy_backward(parts: Parts, like: Any, gradients: Any) -> tuple[Any]:
-    _, unravel = ravel_pytree(like)
+def _copy_backward(parts: Parts, params: Any, gradients: Any) -> tuple[Any]:
+    _, unravel = ravel_pytree(params)
     each = [leaf.reshape(parts.count, -1) for leaf in jax.tree.leaves(gradients)]
     vectors = parts.place(jnp.concatenate(each, axis=1))
     return (unravel(jnp.sum(vectors, axis=0)),)
